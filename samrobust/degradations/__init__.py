@@ -1,0 +1,39 @@
+"""Prompts made from masks, by name; the built-ins and how others are added."""
+
+from samrobust.interfaces import Degradation
+from samrobust.registry import Entry, Registry
+
+DEGRADATIONS: Registry[type[Degradation]] = Registry(
+    "degradation",
+    {
+        "exact-box": Entry(
+            "samrobust.degradations.boxes:ExactBox",
+            "first and last column and row of the mask; no parameters",
+        ),
+        "box-noise": Entry(
+            "samrobust.degradations.boxes:BoxNoise",
+            "centre and sides of the box moved at random; shift, scale",
+        ),
+        "box-shift": Entry(
+            "samrobust.degradations.boxes:BoxShift",
+            "the box moved by a fraction of its sides in a random direction; amount",
+        ),
+        "box-scale": Entry(
+            "samrobust.degradations.boxes:BoxScale",
+            "the box scaled about its centre; factor",
+        ),
+        "random-points": Entry(
+            "samrobust.degradations.points:RandomPoints",
+            "points uniform over the mask, nested in their count; count, background",
+        ),
+        "centre-point": Entry(
+            "samrobust.degradations.points:CentrePoint",
+            "the pixel farthest from the outside; background",
+        ),
+        "border-points": Entry(
+            "samrobust.degradations.points:BorderPoints",
+            "points inside the object near its contour; count, band, background",
+        ),
+    },
+    group="samrobust.degradations",
+)

@@ -1,0 +1,166 @@
+"""Boxes, pixels and distances of one mask: what degradations draw prompts from.
+
+A mask is asked for the same pixels by every trial of every condition, so what is costly is kept for
+the last few read-only masks (`Instance` makes its mask read-only).
+"""
+
+import math
+from collections.abc import Callable
+from functools import lru_cache, wraps
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage
+
+from samrobust.types import Floats, Mask
+
+R = TypeVar("R")
+Pixels = npt.NDArray[np.int64]
+KEPT_RESULTS = 8
+
+
+def mask_to_box(mask: Mask) -> Floats:
+    """Return the (4,) float64 xyxy box of a mask: its first and last column and row, inclusive.
+
+    Args:
+        mask: (H, W) bool, not empty.
+    """
+    x = np.flatnonzero(mask.any(axis=0))
+    y = np.flatnonzero(mask.any(axis=1))
+    return np.array([x[0], y[0], x[-1], y[-1]], np.float64)
+
+
+def clip_box(box: Floats, size_hw: tuple[int, int], *, least_wh: Floats) -> npt.NDArray[np.float32]:
+    """Return a box inside the image that is neither inverted nor smaller than asked.
+
+    Args:
+        box: (4,) xyxy in pixels; x1 < x0 is read as an extent of 0 about the centre.
+        size_hw: of the image.
+        least_wh: (2,) the least x1 - x0 and y1 - y0 in pixels; where clipping leaves less, the box
+            grows about its centre and is pushed back inside.
+
+    Returns:
+        (4,) float32 xyxy with 0 <= x0 <= x1 <= W - 1, likewise y.
+    """
+    last = np.array(size_hw[::-1], np.float64) - 1
+    low = np.clip(box[:2], 0, last)
+    high = np.clip(box[2:], 0, last)
+    least = np.minimum(least_wh, last)
+    short = high - low < least
+    start = np.clip((low + high - least) / 2, 0, last - least)
+    low, high = np.where(short, start, low), np.where(short, start + least, high)
+    return np.concatenate([low, high]).astype(np.float32)
+
+
+def box_sides(box: Floats) -> Floats:
+    """Return (2,) the width and height that degradations scale by: x1 - x0 and y1 - y0, at least 1.
+
+    As sam-hq `train/utils/misc.py:box_noise` (facts/hq-sam.md 2.1), whose sides are differences of
+    inclusive indices. Differs: at least one pixel, so that one-pixel objects have noise too.
+    """
+    return np.maximum(box[2:] - box[:2], 1)
+
+
+def foreground_pixels(mask: Mask) -> Pixels:
+    """Return the flat indices (y * W + x) of a mask's pixels, ascending."""
+    return _foreground(mask)
+
+
+def border_pixels(mask: Mask, width: float) -> Pixels:
+    """Return the flat indices of the pixels inside a mask within `width` pixels of its contour.
+
+    The distance of a pixel is to the centre of the nearest pixel outside the mask, so a contour
+    pixel has distance 1. The image border counts as outside.
+    """
+    return _border(mask, width)
+
+
+def ring_pixels(mask: Mask, width: float) -> Pixels:
+    """Return the flat indices of the pixels outside a mask, at most `width` pixels from it."""
+    return _ring(mask, width)
+
+
+def deepest_pixel(mask: Mask) -> int:
+    """Return the flat index of the pixel farthest from the outside; the first in reading order.
+
+    Euclidean distance; the image border counts as outside.
+    """
+    return _deepest(mask)
+
+
+def flat_to_points(indices: npt.ArrayLike, width: int) -> npt.NDArray[np.float32]:
+    """Return (K, 2) float32 xy of flat indices into an image `width` pixels wide."""
+    y, x = np.divmod(np.asarray(indices, np.int64), width)
+    return np.stack([x, y], axis=-1).astype(np.float32)
+
+
+class _Same:
+    """A mask that equals only itself, so that it can be a key."""
+
+    def __init__(self, mask: Mask) -> None:
+        self.mask = mask
+
+    def __hash__(self) -> int:
+        return id(self.mask)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and self.mask is other.mask
+
+
+def _kept(fn: Callable[..., R]) -> Callable[..., R]:
+    """Keep the last few results for masks that nobody can write to."""
+
+    @lru_cache(maxsize=KEPT_RESULTS)
+    def of_same(same: _Same, *width: float) -> R:
+        return fn(same.mask, *width)
+
+    @wraps(fn)
+    def of_mask(mask: Mask, *width: float) -> R:
+        return fn(mask, *width) if mask.flags.writeable else of_same(_Same(mask), *width)
+
+    return of_mask
+
+
+@_kept
+def _foreground(mask: Mask) -> Pixels:
+    return np.flatnonzero(mask)
+
+
+@_kept
+def _border(mask: Mask, width: float) -> Pixels:
+    depth, offset_yx = _depth(mask)
+    return _to_flat((depth > 0) & (depth <= width), offset_yx, mask.shape[1])
+
+
+@_kept
+def _deepest(mask: Mask) -> int:
+    depth, (y0, x0) = _depth(mask)
+    y, x = np.unravel_index(int(depth.argmax()), depth.shape)
+    return int(y + y0) * mask.shape[1] + int(x + x0)
+
+
+@_kept
+def _ring(mask: Mask, width: float) -> Pixels:
+    x0, y0, x1, y1 = mask_to_box(mask).astype(int)
+    margin = math.ceil(width)
+    top, left = max(y0 - margin, 0), max(x0 - margin, 0)
+    outside = ~mask[top : y1 + margin + 1, left : x1 + margin + 1]
+    distance: Floats = ndimage.distance_transform_edt(outside)
+    return _to_flat(outside & (distance <= width), (top, left), mask.shape[1])
+
+
+def _depth(mask: Mask) -> tuple[Floats, tuple[int, int]]:
+    """Return distances to the outside within the mask's box, and that box's (y, x) corner.
+
+    Everything around the box is outside, so a frame of one pixel stands for all of it.
+    """
+    x0, y0, x1, y1 = mask_to_box(mask).astype(int)
+    framed = np.pad(mask[y0 : y1 + 1, x0 : x1 + 1], 1)
+    distance: Floats = ndimage.distance_transform_edt(framed)
+    return distance[1:-1, 1:-1], (int(y0), int(x0))
+
+
+def _to_flat(window: Mask, offset_yx: tuple[int, int], width: int) -> Pixels:
+    y, x = np.nonzero(window)
+    return (y + offset_yx[0]) * width + x + offset_yx[1]

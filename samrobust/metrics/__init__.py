@@ -1,0 +1,20 @@
+"""Scores of masks, by name; the built-ins and how others are added."""
+
+from samrobust.interfaces import Metric
+from samrobust.registry import Entry, Registry
+
+METRICS: Registry[Metric] = Registry(
+    "metric",
+    {
+        "iou": Entry("samrobust.metrics.overlap:IOU", "intersection over union with the target"),
+        "boundary-iou": Entry(
+            "samrobust.metrics.overlap:BOUNDARY_IOU",
+            "IoU of the inner boundary bands, 2 % of the image diagonal wide (Cheng et al. 2021)",
+        ),
+        "stability": Entry(
+            "samrobust.metrics.stability:STABILITY",
+            "mean IoU of an object's masks with their union, over trials; needs no target",
+        ),
+    },
+    group="samrobust.metrics",
+)

@@ -1,0 +1,101 @@
+"""Find segmenters, datasets, degradations and metrics by name: built-ins and installed plug-ins."""
+
+import difflib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
+from typing import Generic, TypeVar
+
+from samrobust.errors import SamrobustError, UnknownNameError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One built-in of a registry.
+
+    Attributes:
+        target: `module:attribute`, imported when the name is first used.
+        summary: what it is and what it accepts, in one line, known without importing it.
+    """
+
+    target: str
+    summary: str
+
+
+class Registry(Generic[T]):
+    """Names of one kind of thing, each imported when it is first asked for.
+
+    Args:
+        kind: what the names stand for, in the singular, for messages ("segmenter").
+        builtin: the names that the package itself owns.
+        group: the entry-point group in which installed packages add theirs.
+    """
+
+    def __init__(self, kind: str, builtin: Mapping[str, Entry], *, group: str) -> None:
+        self.kind = kind
+        self.group = group
+        self._builtin = dict(builtin)
+
+    def names(self) -> list[str]:
+        """Return every known name: built-ins in the order of their table, then plug-ins by name."""
+        return [*self._builtin, *sorted(self._plugins())]
+
+    def summary(self, name: str) -> str:
+        """Return the one-line description of a name, without importing what it stands for."""
+        if name in self._builtin:
+            return self._builtin[name].summary
+        plugin = self._plugins()[known(name, self.names(), kind=self.kind)]
+        return f"plug-in {plugin.value}" + (f" of {plugin.dist.name}" if plugin.dist else "")
+
+    def load(self, name: str) -> T:
+        """Import and return what a name stands for.
+
+        Raises:
+            UnknownNameError: nobody owns the name; the message has a near miss and the list.
+            SamrobustError: two packages own the name, or a plug-in cannot be imported.
+        """
+        known(name, self.names(), kind=self.kind)
+        plugins = self._plugins()
+        if name in self._builtin:
+            module, attribute = self._builtin[name].target.split(":")
+            found: T = getattr(import_module(module), attribute)
+            return found
+        try:
+            found = plugins[name].load()
+        except (ImportError, AttributeError) as error:
+            raise SamrobustError(
+                f"{self.kind} '{name}': plug-in {plugins[name].value} cannot be imported: {error}"
+            ) from error
+        return found
+
+    def _plugins(self) -> dict[str, EntryPoint]:
+        plugins: dict[str, EntryPoint] = {}
+        for point in entry_points(group=self.group):
+            owner = plugins.get(point.name)
+            if point.name in self._builtin:
+                raise SamrobustError(
+                    f"{self.kind} '{point.name}' is built in: plug-in {point.value} needs another"
+                )
+            if owner is not None and owner.value != point.value:
+                raise SamrobustError(
+                    f"{self.kind} '{point.name}' is owned twice: {owner.value} and {point.value}"
+                )
+            plugins[point.name] = point
+        return plugins
+
+
+def known(name: str, names: Iterable[str], *, kind: str) -> str:
+    """Return `name` if it is one of `names`.
+
+    Raises:
+        UnknownNameError: it is not; the message has the nearest name, if any is near, and the list.
+    """
+    candidates = list(names)
+    if name in candidates:
+        return name
+    near = difflib.get_close_matches(name, candidates, n=1)
+    hint = f" Did you mean '{near[0]}'?" if near else ""
+    raise UnknownNameError(f"unknown {kind} '{name}'.{hint} Known: {', '.join(sorted(candidates))}")

@@ -1,0 +1,27 @@
+"""Promptable segmenters behind one face; the built-ins and how others are added."""
+
+from samrobust.interfaces import SegmenterBuilder
+from samrobust.registry import Entry, Registry
+
+SEGMENTERS: Registry[SegmenterBuilder] = Registry(
+    "segmenter",
+    {
+        "box-fill": Entry(
+            "samrobust.segmenters.baselines:build_box_fill",
+            "control: the box itself, filled; accepts boxes",
+        ),
+        "ellipse": Entry(
+            "samrobust.segmenters.baselines:build_ellipse",
+            "control: the ellipse inscribed in the box; accepts boxes",
+        ),
+        "grabcut": Entry(
+            "samrobust.segmenters.baselines:build_grabcut",
+            "control: OpenCV's GrabCut, 3 iterations; accepts boxes, points",
+        ),
+        "sam": Entry(
+            "samrobust.segmenters.sam:build_sam",
+            "Segment Anything; accepts boxes, points; variants vit_b, vit_l, vit_h",
+        ),
+    },
+    group="samrobust.segmenters",
+)
