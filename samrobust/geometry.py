@@ -136,8 +136,8 @@ def _border(mask: Mask, width: float) -> Pixels:
 @_kept
 def _deepest(mask: Mask) -> int:
     depth, (y0, x0) = _depth(mask)
-    y, x = np.unravel_index(int(depth.argmax()), depth.shape)
-    return int(y + y0) * mask.shape[1] + int(x + x0)
+    y, x = divmod(int(depth.argmax()), int(depth.shape[1]))
+    return (y + y0) * int(mask.shape[1]) + x + x0
 
 
 @_kept

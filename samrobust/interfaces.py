@@ -175,6 +175,7 @@ class EvalProtocol:
         name: of the protocol ("noisy-box").
         version: raised whenever a number changes.
         summary: one line.
+        source: the paper or fact sheet that it follows.
         seed: the first part of every prompt's key.
         metrics: names of the metrics.
         selection: which candidate mask counts: the one-mask output, the candidate of best own
@@ -187,6 +188,7 @@ class EvalProtocol:
     name: str
     version: int
     summary: str
+    source: str
     seed: int
     metrics: tuple[str, ...]
     selection: Selection

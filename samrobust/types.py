@@ -261,3 +261,36 @@ class Score:
     metric: str
     value: float
     prompt_hash: str
+
+
+@dataclass(frozen=True)
+class RunManifest:
+    """Everything that a run is: one protocol, one data set, one segmenter, and with what.
+
+    Attributes:
+        protocol: what `describe_protocol` says of it.
+        reported: the published values of its protocol, as plain values.
+        dataset: the images.
+        segmenter: the model.
+        n_samples: images that the run is over.
+        limit: the N of `--limit N`, None where all images are taken.
+        trials: the T of `--trials T`, None where the protocol decides.
+        device: kind of device that predicted ("cpu", "cuda").
+        constants: of the metrics, that a score depends on.
+        versions: of samrobust, Python and the packages that a score depends on.
+        command: what was typed.
+        created: date and time, UTC, ISO 8601.
+    """
+
+    protocol: Mapping[str, Any]
+    reported: Sequence[Mapping[str, Any]]
+    dataset: DatasetInfo
+    segmenter: SegmenterInfo
+    n_samples: int
+    limit: int | None
+    trials: int | None
+    device: str
+    constants: Mapping[str, float]
+    versions: Mapping[str, str]
+    command: str
+    created: str

@@ -1,0 +1,146 @@
+"""Point prompts: random, at the centre and at the border, with background points if asked."""
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from samrobust.errors import DatasetError
+from samrobust.geometry import (
+    Pixels,
+    border_pixels,
+    deepest_pixel,
+    flat_to_points,
+    foreground_pixels,
+    ring_pixels,
+)
+from samrobust.seeding import uniform_indices
+from samrobust.types import BACKGROUND, FOREGROUND, Mask, Prompt, PromptKind
+
+RING_WIDTH = 0.1
+"""Width of the ring of background points, in square roots of the object's area.
+
+As in the training click sampler of RITM (facts/peers.md 1.3)."""
+LEAST_RING = 1.0
+"""Pixels; below, the ring around a tiny object would hold no pixel."""
+LEAST_BAND = 2.0
+"""Pixels; the least width of the band of border points (facts/peers.md 5.4)."""
+
+
+@dataclass(frozen=True)
+class RandomPoints:
+    """Points uniform over the mask, without replacement as long as there are pixels left.
+
+    Nested: the first k points of a trial are the same trial's k-point prompt. Facts: 1, 3 and 10
+    such points are Stable-SAM's point prompts (facts/stable-sam.md).
+
+    Attributes:
+        count: foreground points, >= 1.
+        background: extra points with label 0 in the ring around the object, >= 0.
+    """
+
+    family: ClassVar[str] = "random-points"
+    gives: ClassVar[frozenset[PromptKind]] = frozenset({"points"})
+    is_random: ClassVar[bool] = True
+    count: int
+    background: int = 0
+
+    def __post_init__(self) -> None:
+        _whole("count", self.count, least=1)
+        _whole("background", self.background, least=0)
+
+    def __call__(self, mask: Mask, rng: np.random.Generator) -> Prompt:
+        """Return `count` foreground points, then `background` background points."""
+        return _points(mask, foreground_pixels(mask), self.count, self.background, rng)
+
+
+@dataclass(frozen=True)
+class BorderPoints:
+    """Points uniform over the pixels inside the object that are near its contour. Nested.
+
+    Near is within max(2 px, band * sqrt(area)) of the nearest pixel outside (facts/peers.md 5.4);
+    the image border counts as outside.
+
+    Attributes:
+        count: foreground points, >= 1.
+        band: in square roots of the object's area, > 0.
+        background: extra points with label 0 in the ring around the object, >= 0.
+    """
+
+    family: ClassVar[str] = "border-points"
+    gives: ClassVar[frozenset[PromptKind]] = frozenset({"points"})
+    is_random: ClassVar[bool] = True
+    count: int
+    band: float = 0.05
+    background: int = 0
+
+    def __post_init__(self) -> None:
+        _whole("count", self.count, least=1)
+        _whole("background", self.background, least=0)
+        if not (math.isfinite(self.band) and self.band > 0):
+            raise ValueError(f"band must be a finite number above 0, got {self.band}")
+
+    def __call__(self, mask: Mask, rng: np.random.Generator) -> Prompt:
+        """Return `count` foreground points, then `background` background points."""
+        width = max(LEAST_BAND, self.band * math.sqrt(np.count_nonzero(mask)))
+        return _points(mask, border_pixels(mask, width), self.count, self.background, rng)
+
+
+@dataclass(frozen=True)
+class CentrePoint:
+    """The pixel farthest from the outside (Euclidean; the image border counts as outside).
+
+    Of equally deep pixels, the first in reading order.
+
+    Attributes:
+        background: extra points with label 0 in the ring around the object, >= 0.
+    """
+
+    family: ClassVar[str] = "centre-point"
+    gives: ClassVar[frozenset[PromptKind]] = frozenset({"points"})
+    background: int = 0
+
+    def __post_init__(self) -> None:
+        _whole("background", self.background, least=0)
+
+    @property
+    def is_random(self) -> bool:
+        """Return whether there are background points."""
+        return self.background > 0
+
+    def __call__(self, mask: Mask, rng: np.random.Generator) -> Prompt:
+        """Return the centre point, then `background` background points."""
+        deepest = np.array([deepest_pixel(mask)], np.int64)
+        return _points(mask, deepest, 1, self.background, rng)
+
+
+def _points(
+    mask: Mask, candidates: Pixels, count: int, background: int, rng: np.random.Generator
+) -> Prompt:
+    """Draw from the candidates and from the ring, each with a stream of its own.
+
+    So the foreground points do not depend on how many background points there are, nor the other
+    way round.
+    """
+    foreground_rng, background_rng = rng.spawn(2)
+    chosen = candidates[uniform_indices(foreground_rng, len(candidates), count)]
+    if background:
+        ring = _ring(mask)
+        drawn = ring[uniform_indices(background_rng, len(ring), background)]
+        chosen = np.concatenate([chosen, drawn])
+    labels = np.repeat(np.array([FOREGROUND, BACKGROUND], np.int32), [count, background])
+    return Prompt(points=flat_to_points(chosen, mask.shape[1]), labels=labels)
+
+
+def _ring(mask: Mask) -> Pixels:
+    width = max(LEAST_RING, RING_WIDTH * math.sqrt(np.count_nonzero(mask)))
+    ring = ring_pixels(mask, width)
+    if len(ring) == 0:
+        raise DatasetError("the object fills the image: there is no pixel for background points")
+    return ring
+
+
+def _whole(name: str, value: int, *, least: int) -> None:
+    if value < least:
+        raise ValueError(f"{name} must be a whole number of at least {least}, got {value}")

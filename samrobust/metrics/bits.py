@@ -1,0 +1,134 @@
+"""Masks packed 64 pixels to a word: counted and eroded without touching single pixels.
+
+On a CPU the words are NumPy's, whose bit operations need no threads and which can count bits; on an
+accelerator they are torch's. Erosion is written once, in operators that both have.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+Words = Any
+"""int64 arrays: NumPy's on a CPU, torch's elsewhere. Only what both can do is asked of them."""
+
+WORD = 64
+_BYTE = 8
+# Multiplying eight 0/1 bytes by this gathers them in the topmost byte, first byte lowest.
+_GATHER = 0x0102040810204080
+_PAIRS, _NIBBLES, _BYTES = 0x5555555555555555, 0x3333333333333333, 0x0F0F0F0F0F0F0F0F
+_ADD_BYTES = 0x0101010101010101
+
+
+def pack_masks(masks: Tensor, *, margin: int = 0) -> Words:
+    """Return masks as bits: (T, H, n) int64 words, pixel x of a row is bit x % 64 of word x // 64.
+
+    Args:
+        masks: (T, H, W) bool.
+        margin: zero bits wanted after the last pixel of each row; an erosion needs its reach.
+    """
+    if masks.device.type == "cpu":
+        return pack_with_numpy(masks.numpy(), margin)
+    return pack_with_torch(masks, margin)
+
+
+def count_bits(words: Words) -> Tensor:
+    """Return (T,) int64, the number of set bits in (T, H, n) words, on the device of the words."""
+    if isinstance(words, Tensor):
+        return count_with_torch(words)
+    counts = np.bitwise_count(words.view(np.uint64)).sum(axis=(1, 2), dtype=np.int64)
+    return torch.from_numpy(counts)
+
+
+def erode_bits(words: Words, reach: int) -> Words:
+    """Return packed masks without every pixel that has the outside within `reach` pixels.
+
+    Equals `reach` erosions by a 3x3 square; the outside of the image counts as outside the mask.
+    A run of k ones is found by ANDing runs of half its length: log2(k) steps instead of k.
+
+    Args:
+        words: (T, H, n) from `pack_masks` with a margin of at least `reach`.
+        reach: in pixels, >= 1.
+    """
+    trials, height, n = words.shape
+    window = 2 * reach + 1
+    eroded = words ^ words
+    if height < window:
+        return eroded
+    rows = _runs(words, window, lambda x, step: (x[:, :-step], x[:, step:]))
+    bits = rows.reshape(trials, -1)  # rows end in zeros: one long string of bits an image
+    bits = _runs(bits, window, lambda x, step: (x, _later(x, step)))
+    eroded[:, reach : height - reach] = _earlier(bits, reach).reshape(trials, -1, n)
+    return eroded
+
+
+def pack_with_numpy(masks: npt.NDArray[np.bool_], margin: int) -> npt.NDArray[np.int64]:
+    """Return `pack_masks` of (T, H, W) NumPy masks."""
+    trials, height, width = masks.shape
+    octets = np.packbits(masks, axis=-1, bitorder="little")
+    words = np.zeros((trials, height, _words_a_row(width + margin) * _BYTE), np.uint8)
+    words[..., : octets.shape[-1]] = octets
+    return words.view(np.int64)
+
+
+def pack_with_torch(masks: Tensor, margin: int) -> Tensor:
+    """Return `pack_masks` in torch operations alone, on any device."""
+    width = masks.shape[-1]
+    padded = _words_a_row(width + margin) * WORD
+    pixels = functional.pad(masks.view(torch.uint8), (0, padded - width))
+    eight_pixels = pixels.view(torch.int64)  # one byte each
+    octets = ((eight_pixels * _GATHER) >> (WORD - _BYTE)).to(torch.uint8)
+    return octets.view(torch.int64)
+
+
+def count_with_torch(words: Tensor) -> Tensor:
+    """Return `count_bits` in torch operations alone: sums of ever wider neighbours."""
+    pairs = words - ((words >> 1) & _PAIRS)
+    nibbles = (pairs & _NIBBLES) + ((pairs >> 2) & _NIBBLES)
+    octets = (nibbles + (nibbles >> 4)) & _BYTES
+    return (((octets * _ADD_BYTES) >> (WORD - _BYTE)) & 0xFF).sum(dim=(1, 2))
+
+
+def _words_a_row(bits: int) -> int:
+    return -(-bits // WORD)
+
+
+def _runs(x: Words, window: int, shifted: Callable[[Words, int], tuple[Words, Words]]) -> Words:
+    """Return where a run of `window` ones begins."""
+    length = 1
+    while length < window:
+        step = min(length, window - length)
+        here, there = shifted(x, step)
+        x = here & there
+        length += step
+    return x
+
+
+def _later(bits: Words, step: int) -> Words:
+    """Return (T, n) bit strings whose bit i is bit i + step of `bits`, zero beyond the end."""
+    whole, part = divmod(step, WORD)
+    moved, n = bits ^ bits, bits.shape[1] - whole
+    if part == 0:
+        moved[:, :n] = bits[:, whole:]
+        return moved
+    unsigned = (1 << (WORD - part)) - 1  # a right shift repeats the sign bit
+    moved[:, :n] = (bits[:, whole:] >> part) & unsigned
+    moved[:, : n - 1] |= bits[:, whole + 1 :] << (WORD - part)
+    return moved
+
+
+def _earlier(bits: Words, step: int) -> Words:
+    """Return (T, n) bit strings whose bit i is bit i - step of `bits`, zero before the start."""
+    whole, part = divmod(step, WORD)
+    moved, n = bits ^ bits, bits.shape[1] - whole
+    if part == 0:
+        moved[:, whole:] = bits[:, :n]
+        return moved
+    moved[:, whole:] = bits[:, :n] << part
+    unsigned = (1 << part) - 1
+    moved[:, whole + 1 :] |= (bits[:, : n - 1] >> (WORD - part)) & unsigned
+    return moved

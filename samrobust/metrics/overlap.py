@@ -1,0 +1,66 @@
+"""IoU and Boundary IoU of masks with their target, exact, on the device that holds the masks."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from samrobust.interfaces import Metric
+from samrobust.metrics.bits import Words, count_bits, erode_bits, pack_masks
+
+DILATION_RATIO = 0.02
+"""Width of the boundary band as a fraction of the image diagonal (Cheng et al. 2021, sec. 4)."""
+
+
+def boundary_width(height: int, width: int) -> int:
+    """Return the width of the boundary band of an image in pixels, at least 1.
+
+    Rounded half to even, as boundary-iou-api does (facts/performance.md 1).
+    """
+    return max(1, round(DILATION_RATIO * math.hypot(height, width)))
+
+
+def iou(masks: Tensor, target: Tensor) -> Tensor:
+    """Return the intersection over union of each mask with the target.
+
+    Args:
+        masks: (T, H, W) bool.
+        target: (H, W) bool, on the same device.
+
+    Returns:
+        (T,) float64 in [0, 1]; 1 where both are empty, 0 where one is.
+    """
+    return _ratio(pack_masks(masks), pack_masks(target[None]))
+
+
+def boundary_iou(masks: Tensor, target: Tensor) -> Tensor:
+    """Return the IoU of the inner boundary bands of each mask and the target.
+
+    The band of a mask is what `boundary_width` erosions by a 3x3 square take from it; the image
+    border counts as outside (Cheng et al. 2021, sec. 4; as sam-hq's evaluation, facts/hq-sam.md 2).
+
+    Args:
+        masks: (T, H, W) bool.
+        target: (H, W) bool, on the same device.
+
+    Returns:
+        (T,) float64 in [0, 1]; 1 where both bands are empty, 0 where one is.
+    """
+    width = boundary_width(*target.shape)
+    return _ratio(_bands(masks, width), _bands(target[None], width))
+
+
+def _bands(masks: Tensor, width: int) -> Words:
+    words = pack_masks(masks, margin=width)
+    return words & ~erode_bits(words, width)
+
+
+def _ratio(words: Words, target: Words) -> Tensor:
+    """Return (T,) float64 IoU of packed masks with a packed target; counts first, division last."""
+    common = count_bits(words & target)
+    either = count_bits(words) + count_bits(target) - common
+    return torch.where(either > 0, common.double() / either.clamp(min=1), 1.0)
+
+
+IOU = Metric("iou", iou)
+BOUNDARY_IOU = Metric("boundary-iou", boundary_iou)

@@ -1,0 +1,221 @@
+"""Protocol files: TOML in, a checked list of conditions out."""
+
+import dataclasses
+import hashlib
+import json
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast, get_args, get_type_hints
+
+from samrobust.degradations import DEGRADATIONS
+from samrobust.errors import ProtocolError, SamrobustError
+from samrobust.interfaces import Condition, Degradation, EvalProtocol, Reported
+from samrobust.metrics import METRICS
+from samrobust.registry import known
+from samrobust.types import Selection
+
+_PROTOCOL_KEYS = {
+    "name": str,
+    "version": int,
+    "summary": str,
+    "source": str,
+    "seed": int,
+    "trials": int,
+    "selection": str,
+    "metrics": list,
+    "conditions": list,
+    "reported": list,
+}
+_REPORTED_KEYS = {
+    "segmenter": str,
+    "dataset": str,
+    "condition": str,
+    "metric": str,
+    "value": float,
+    "source": str,
+}
+_WORDS = {
+    str: "text",
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    list: "a list",
+}
+
+
+def packaged_protocols() -> dict[str, Path]:
+    """Return name -> file of the protocols that come with the package."""
+    inside = Path(__file__).parent / "protocols"
+    folder = inside if inside.is_dir() else Path(__file__).parents[1] / "protocols"  # a checkout
+    return {file.stem: file for file in sorted(folder.glob("*.toml"))}
+
+
+def load_protocol(name: str) -> EvalProtocol:
+    """Return a packaged protocol by its name, or a user's own by the path of its file.
+
+    Raises:
+        ProtocolError: the file is missing or wrong; the message names file, condition and key.
+        UnknownNameError: no packaged protocol has that name.
+    """
+    if name.endswith(".toml") or "/" in name:
+        return _read(Path(name))
+    packaged = packaged_protocols()
+    return _read(packaged[known(name, packaged, kind="protocol")])
+
+
+def known_selection(name: str) -> Selection:
+    """Return `name` if it is a selection.
+
+    Raises:
+        UnknownNameError: it is not.
+    """
+    selections = get_args(Selection)
+    return cast(Selection, known(name, selections, kind="selection"))
+
+
+def with_trials(protocol: EvalProtocol, trials: int) -> EvalProtocol:
+    """Return the protocol with another number of trials for every random condition.
+
+    Raises:
+        ProtocolError: `trials` is less than 1.
+    """
+    if trials < 1:
+        raise ProtocolError(f"trials must be at least 1, got {trials}")
+    conditions = tuple(
+        dataclasses.replace(condition, trials=trials if condition.degradation.is_random else 1)
+        for condition in protocol.conditions
+    )
+    return dataclasses.replace(protocol, conditions=conditions, trials=trials)
+
+
+def describe_protocol(protocol: EvalProtocol) -> dict[str, Any]:
+    """Return all of a protocol that can change a score, as plain JSON values."""
+    return {
+        "name": protocol.name,
+        "version": protocol.version,
+        "seed": protocol.seed,
+        "selection": protocol.selection,
+        "metrics": list(protocol.metrics),
+        "conditions": [
+            {
+                "name": condition.name,
+                "degradation": condition.kind,
+                "parameters": dataclasses.asdict(condition.degradation),  # type: ignore[call-overload]
+                "trials": condition.trials,
+                "level": condition.level,
+            }
+            for condition in protocol.conditions
+        ],
+    }
+
+
+def protocol_hash(protocol: EvalProtocol) -> str:
+    """Return the SHA-256 of what `describe_protocol` says."""
+    text = json.dumps(describe_protocol(protocol), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _read(path: Path) -> EvalProtocol:
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ProtocolError(f"{path}: cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ProtocolError(f"{path}: is not TOML: {error}") from error
+    try:
+        return _build(table)
+    except (SamrobustError, ValueError) as error:
+        raise ProtocolError(f"{path.name}: {error}") from error
+
+
+def _build(table: Mapping[str, Any]) -> EvalProtocol:
+    table = {"reported": [], **table}
+    _check_keys(table, _PROTOCOL_KEYS)
+    for key in ("conditions", "reported"):
+        if not all(isinstance(row, dict) for row in table[key]):
+            raise ValueError(f"'{key}' must be a list of tables, each opened by [[{key}]]")
+    conditions = tuple(_condition(row, table["trials"]) for row in table["conditions"])
+    names = [condition.name for condition in conditions]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"condition '{twice[0]}' stands there twice")
+    for key in ("metrics", "conditions"):
+        if not table[key]:
+            raise ValueError(f"'{key}' must not be empty")
+    return EvalProtocol(
+        name=table["name"],
+        version=table["version"],
+        summary=table["summary"],
+        source=table["source"],
+        seed=table["seed"],
+        metrics=tuple(known(metric, METRICS.names(), kind="metric") for metric in table["metrics"]),
+        selection=known_selection(table["selection"]),
+        conditions=conditions,
+        reported=tuple(_reported(row, names) for row in table["reported"]),
+    )
+
+
+def _condition(row: dict[str, Any], default_trials: int) -> Condition:
+    parameters = dict(row)
+    name, kind = parameters.pop("name", None), parameters.pop("degradation", None)
+    if not (isinstance(name, str) and isinstance(kind, str)):
+        raise ValueError("each condition needs a name and a degradation, both text")
+    try:
+        trials = parameters.pop("trials", default_trials)
+        level = parameters.pop("level", None)
+        if not _is(trials, int) or trials < 1:
+            raise ValueError(f"trials must be a whole number of at least 1, got {trials!r}")
+        if level is not None and not _is(level, float):
+            raise ValueError(f"level must be a number, got {level!r}")
+        degradation = _degradation(kind, parameters)
+    except (SamrobustError, ValueError) as error:
+        raise ValueError(f"condition '{name}': {error}") from error
+    return Condition(
+        name=name,
+        degradation=degradation,
+        kind=kind,
+        trials=trials if degradation.is_random else 1,
+        level=None if level is None else float(level),
+    )
+
+
+def _degradation(kind: str, parameters: Mapping[str, Any]) -> Degradation:
+    build = DEGRADATIONS.load(kind)
+    fields = {field.name: field for field in dataclasses.fields(build)}  # type: ignore[arg-type]
+    hints = get_type_hints(build)
+    for key, value in parameters.items():
+        if key not in fields:
+            allowed = ", ".join(sorted(fields)) or "none"
+            raise ValueError(f"{kind} has no parameter '{key}'. Known: {allowed}")
+        if not _is(value, hints[key]):
+            raise ValueError(f"{kind}: {key} must be {_WORDS[hints[key]]}, got {value!r}")
+    for field in fields.values():
+        if field.name not in parameters and field.default is dataclasses.MISSING:
+            raise ValueError(f"{kind} needs the parameter '{field.name}'")
+    return build(**parameters)
+
+
+def _reported(row: dict[str, Any], conditions: list[str]) -> Reported:
+    _check_keys(row, _REPORTED_KEYS)
+    known(row["condition"], conditions, kind="condition in reported")
+    known(row["metric"], METRICS.names(), kind="metric in reported")
+    if not 0 <= row["value"] <= 1:
+        raise ValueError(f"a reported value must be in [0, 1], got {row['value']}")
+    return Reported(**row)
+
+
+def _check_keys(table: Mapping[str, Any], keys: Mapping[str, type]) -> None:
+    for key in table:
+        known(key, keys, kind="key")
+    for key, kind in keys.items():
+        if key not in table:
+            raise ValueError(f"the key '{key}' is missing")
+        if not _is(table[key], kind):
+            raise ValueError(f"'{key}' must be {_WORDS[kind]}, got {table[key]!r}")
+
+
+def _is(value: object, kind: type) -> bool:
+    """Return whether a TOML value is of a kind: whole numbers are numbers too, booleans are not."""
+    kinds = (int, float) if kind is float else kind
+    return isinstance(value, kinds) and (kind is bool or not isinstance(value, bool))
