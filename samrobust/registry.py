@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 
 from samrobust.errors import SamrobustError, UnknownNameError
 
-T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 
 
 @dataclass(frozen=True)
@@ -19,13 +19,15 @@ class Entry:
     Attributes:
         target: `module:attribute`, imported when the name is first used.
         summary: what it is and what it accepts, in one line, known without importing it.
+        takes_files: whether it is told where its files are (data roots, splits, checkpoints).
     """
 
     target: str
     summary: str
+    takes_files: bool = True
 
 
-class Registry(Generic[T]):
+class Registry(Generic[T_co]):
     """Names of one kind of thing, each imported when it is first asked for.
 
     Args:
@@ -50,7 +52,11 @@ class Registry(Generic[T]):
         plugin = self._plugins()[known(name, self.names(), kind=self.kind)]
         return f"plug-in {plugin.value}" + (f" of {plugin.dist.name}" if plugin.dist else "")
 
-    def load(self, name: str) -> T:
+    def takes_files(self, name: str) -> bool:
+        """Return whether a name is told where its files are; plug-ins are."""
+        return name not in self._builtin or self._builtin[name].takes_files
+
+    def load(self, name: str) -> T_co:
         """Import and return what a name stands for.
 
         Raises:
@@ -61,7 +67,7 @@ class Registry(Generic[T]):
         plugins = self._plugins()
         if name in self._builtin:
             module, attribute = self._builtin[name].target.split(":")
-            found: T = getattr(import_module(module), attribute)
+            found: T_co = getattr(import_module(module), attribute)
             return found
         try:
             found = plugins[name].load()

@@ -1,6 +1,7 @@
 """Generators made from keys, so that every segmenter sees the same prompts in any order."""
 
 import hashlib
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -49,3 +50,8 @@ def prompt_hash(prompt: Prompt) -> str:
     box = b"" if prompt.box is None else prompt.box.astype("<f4").tobytes()
     points = prompt.points.astype("<f4").tobytes() + prompt.labels.astype("<i4").tobytes()
     return hashlib.sha256(b"box" + box + b"points" + points).hexdigest()[:16]
+
+
+def combined_hash(hashes: Sequence[str]) -> str:
+    """Return 16 hex digits for several prompts in their order."""
+    return hashlib.sha256("\x1f".join(hashes).encode()).hexdigest()[:16]

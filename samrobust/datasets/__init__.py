@@ -25,6 +25,7 @@ DATASETS: Registry[DatasetBuilder] = Registry(
         "scenes": Entry(
             "samrobust.datasets.scenes:build_scenes",
             "scenes drawn in the package, no files; split N or NxWxH (images, width, height)",
+            takes_files=False,
         ),
         "coco": Entry(
             "samrobust.datasets.coco:build_coco",

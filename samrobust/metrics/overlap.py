@@ -30,7 +30,7 @@ def iou(masks: Tensor, target: Tensor) -> Tensor:
     Returns:
         (T,) float64 in [0, 1]; 1 where both are empty, 0 where one is.
     """
-    return _ratio(pack_masks(masks), pack_masks(target[None]))
+    return packed_iou(pack_masks(masks), pack_masks(target[None]))
 
 
 def boundary_iou(masks: Tensor, target: Tensor) -> Tensor:
@@ -47,19 +47,22 @@ def boundary_iou(masks: Tensor, target: Tensor) -> Tensor:
         (T,) float64 in [0, 1]; 1 where both bands are empty, 0 where one is.
     """
     width = boundary_width(*target.shape)
-    return _ratio(_bands(masks, width), _bands(target[None], width))
+    return packed_iou(_bands(masks, width), _bands(target[None], width))
+
+
+def packed_iou(words: Words, target: Words) -> Tensor:
+    """Return (T,) float64 IoU of (T, H, n) packed masks with a (1, H, n) packed target.
+
+    Counts first, division last; the empty cases are decided here and nowhere else.
+    """
+    common = count_bits(words & target)
+    either = count_bits(words) + count_bits(target) - common
+    return torch.where(either > 0, common.double() / either.clamp(min=1), 1.0)
 
 
 def _bands(masks: Tensor, width: int) -> Words:
     words = pack_masks(masks, margin=width)
     return words & ~erode_bits(words, width)
-
-
-def _ratio(words: Words, target: Words) -> Tensor:
-    """Return (T,) float64 IoU of packed masks with a packed target; counts first, division last."""
-    common = count_bits(words & target)
-    either = count_bits(words) + count_bits(target) - common
-    return torch.where(either > 0, common.double() / either.clamp(min=1), 1.0)
 
 
 IOU = Metric("iou", iou)

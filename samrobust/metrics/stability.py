@@ -1,12 +1,13 @@
 """The stability factor: how much the masks of one object agree when its prompts differ."""
 
+import operator
 from functools import reduce
 
-import torch
 from torch import Tensor
 
 from samrobust.interfaces import Metric
-from samrobust.metrics.overlap import iou
+from samrobust.metrics.bits import pack_masks
+from samrobust.metrics.overlap import packed_iou
 
 
 def stability_factor(masks: Tensor, target: Tensor) -> Tensor:  # noqa: ARG001
@@ -22,8 +23,9 @@ def stability_factor(masks: Tensor, target: Tensor) -> Tensor:  # noqa: ARG001
     Returns:
         (1,) float64 in [0, 1]; 1 where every mask is empty.
     """
-    union = reduce(torch.logical_or, masks.unbind())
-    return iou(masks, union).mean(dim=0, keepdim=True)
+    words = pack_masks(masks)
+    union = reduce(operator.or_, words)[None]
+    return packed_iou(words, union).mean(dim=0, keepdim=True)
 
 
 STABILITY = Metric("stability", stability_factor, over_trials=True)

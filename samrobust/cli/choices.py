@@ -1,0 +1,71 @@
+"""Options that several commands share, and what is built from them."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+import typer
+
+from samrobust.datasets import DATASETS, GROUPS
+from samrobust.errors import SamrobustError
+from samrobust.interfaces import Dataset, DatasetOptions
+from samrobust.registry import Registry, known
+
+T = TypeVar("T")
+
+Datasets = Annotated[
+    list[str] | None,
+    typer.Option(help="Data set or group, repeatable; default scenes. See: samrobust ls datasets"),
+]
+DataRoots = Annotated[
+    list[Path] | None,
+    typer.Option(help="Folder of a data set: once for all, or one a data set, in order."),
+]
+Splits = Annotated[
+    list[str] | None,
+    typer.Option(help="Split, as val2017: once for all, or one a data set, in order."),
+]
+DEFAULT_DATASETS = ["scenes"]
+
+
+def chosen_datasets(
+    names: list[str] | None, roots: list[Path] | None, splits: list[str] | None
+) -> list[Dataset]:
+    """Return the data sets that the options name, groups opened.
+
+    Raises:
+        SamrobustError: a name is unknown, options do not match names, or a data set is not there.
+    """
+    asked = names or DEFAULT_DATASETS
+    for name in asked:
+        known(name, [*DATASETS.names(), *GROUPS], kind="dataset")
+    root_of = for_each(asked, roots or [], option="--data-root", registry=DATASETS)
+    split_of = for_each(asked, splits or [], option="--split", registry=DATASETS)
+    return [
+        DATASETS.load(member)(DatasetOptions(root_of[place], split_of[place] or ""))
+        for place, name in enumerate(asked)
+        for member in GROUPS.get(name, (name,))
+    ]
+
+
+def for_each(
+    names: Sequence[str], values: Sequence[T], *, option: str, registry: Registry[object]
+) -> list[T | None]:
+    """Return the value of an option for each name: one for all, or one each, in order.
+
+    Names that are told of no files get None, unless one such name stands alone.
+
+    Raises:
+        SamrobustError: there is another number of values than of names that take one.
+    """
+    takes = [len(names) == 1 or registry.takes_files(name) for name in names]
+    if len(values) <= 1:
+        value = values[0] if values else None
+        return [value if take else None for take in takes]
+    if len(values) != sum(takes):
+        raise SamrobustError(
+            f"{option} is given {len(values)} times for {sum(takes)} {registry.kind}s that take it; "
+            "give it once for all, or once each"
+        )
+    left = iter(values)
+    return [next(left) if take else None for take in takes]

@@ -1,0 +1,256 @@
+"""`samrobust eval`: run protocols over data sets with segmenters, and store every score."""
+
+import itertools
+import os
+import platform
+import shlex
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from samrobust import __version__
+from samrobust.cli.choices import DataRoots, Datasets, Splits, chosen_datasets, for_each
+from samrobust.cli.report import print_report
+from samrobust.cli.terminal import note_line, progress_bar
+from samrobust.errors import SamrobustError
+from samrobust.interfaces import Dataset, EncoderDtype, EvalProtocol, Segmenter, SegmenterOptions
+from samrobust.protocol import (
+    describe_protocol,
+    known_selection,
+    load_protocol,
+    protocol_hash,
+    with_trials,
+)
+from samrobust.segmenters import SEGMENTERS
+from samrobust.types import Frame, RunManifest
+
+if TYPE_CHECKING:
+    from samrobust.evaluation import LoopOptions
+    from samrobust.store import RunWriter
+
+DEFAULT_PROTOCOLS = ["noisy-box"]
+DEFAULT_SEGMENTERS = ["box-fill", "ellipse", "grabcut"]
+MOST_WORKERS = 8
+"""More loading processes than this do not pay for one model."""
+VERSIONED = (
+    "numpy",
+    "opencv-python-headless",
+    "pillow",
+    "pycocotools",
+    "scipy",
+    "segment-anything",
+    "torch",
+    "torchvision",
+)
+"""Packages whose version a score can depend on; they stand in the manifest."""
+
+
+@dataclass(frozen=True)
+class _Settings:
+    results: Path
+    limit: int | None
+    device: str
+    loop: "LoopOptions"
+    quiet: bool
+
+
+@dataclass(frozen=True)
+class _Work:
+    sample_ids: Sequence[str]
+    writer: "RunWriter"
+
+
+def evaluate_command(
+    protocol: Annotated[
+        list[str] | None,
+        typer.Option(help="Protocol or path of a TOML file, repeatable; default noisy-box."),
+    ] = None,
+    segmenter: Annotated[
+        list[str] | None,
+        typer.Option(help="Segmenter, repeatable; default box-fill, ellipse and grabcut."),
+    ] = None,
+    variant: Annotated[
+        list[str] | None,
+        typer.Option(help="Variant, as vit_b: once for all segmenters that have some, or each."),
+    ] = None,
+    checkpoint: Annotated[
+        list[Path] | None,
+        typer.Option(help="Weights file: once, or one a segmenter; default: fetched and kept."),
+    ] = None,
+    dataset: Datasets = None,
+    data_root: DataRoots = None,
+    split: Splits = None,
+    *,
+    limit: Annotated[
+        int | None, typer.Option(help="Only the first N images in id order; marked in the results.")
+    ] = None,
+    trials: Annotated[
+        int | None, typer.Option(help="Trials instead of the protocol's own; marked likewise.")
+    ] = None,
+    selection: Annotated[
+        str | None,
+        typer.Option(help="Mask that counts: single, best-quality or oracle; marked likewise."),
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    dtype: Annotated[EncoderDtype, typer.Option(help="Of the image encoder.")] = "float32",
+    frame: Annotated[
+        Frame, typer.Option(help="How images reach a SAM: aspect kept, or squashed to a square.")
+    ] = "longest-side",
+    out: Annotated[Path, typer.Option(help="Folder of all runs.")] = Path("results"),
+    prompts_at_once: Annotated[int, typer.Option(help="Prompts in one call of the model.")] = 16,
+    workers: Annotated[
+        int | None, typer.Option(help="Processes that load images; default: 1 a core, at most 8.")
+    ] = None,
+    keep_going: Annotated[
+        bool, typer.Option("--keep-going", help="Record a broken image and go on.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
+) -> None:
+    """Evaluate every combination of the given protocols, data sets and segmenters.
+
+    The same command goes on where it was stopped. Scores are stored one a row under --out.
+
+    Example: samrobust eval --protocol noisy-box --segmenter sam --variant vit_b --dataset coco
+    --data-root COCO --split val2017 --limit 100
+    """
+    _check_number("--limit", limit, least=1)
+    _check_number("--prompts-at-once", prompts_at_once, least=1)
+    _check_number("--workers", workers, least=0)
+    protocols = [_load_protocol(name, trials, selection) for name in protocol or DEFAULT_PROTOCOLS]
+    datasets = chosen_datasets(dataset, data_root, split)
+
+    from samrobust.evaluation import LoopOptions
+    from samrobust.segmenters.allocator import keep_large_blocks
+    from samrobust.segmenters.device import resolve_device
+
+    keep_large_blocks()
+    options = SegmenterOptions(device=resolve_device(device), dtype=dtype, frame=frame)
+    segmenters = _build_segmenters(segmenter or DEFAULT_SEGMENTERS, variant, checkpoint, options)
+    loop = LoopOptions(prompts_at_once, _n_workers(workers), keep_going)
+    settings = _Settings(out, limit, options.device, loop, quiet)
+    folders = _run_all(protocols, datasets, segmenters, settings)
+    print_report(folders)
+
+
+def _check_number(option: str, value: int | None, *, least: int) -> None:
+    if value is not None and value < least:
+        raise SamrobustError(f"{option} must be at least {least}, got {value}")
+
+
+def _load_protocol(name: str, trials: int | None, selection: str | None) -> EvalProtocol:
+    protocol = load_protocol(name)
+    if trials is not None:
+        protocol = with_trials(protocol, trials)
+    if selection is not None:
+        protocol = replace(protocol, selection=known_selection(selection))
+    return protocol
+
+
+def _build_segmenters(
+    names: list[str],
+    variants: list[str] | None,
+    checkpoints: list[Path] | None,
+    options: SegmenterOptions,
+) -> list[Segmenter[Any]]:
+    builders = [SEGMENTERS.load(name) for name in names]
+    variant_of = for_each(names, variants or [], option="--variant", registry=SEGMENTERS)
+    checkpoint_of = for_each(names, checkpoints or [], option="--checkpoint", registry=SEGMENTERS)
+    return [
+        build(replace(options, variant=chosen or "", checkpoint=weights))
+        for build, chosen, weights in zip(builders, variant_of, checkpoint_of, strict=True)
+    ]
+
+
+def _n_workers(asked: int | None) -> int:
+    if asked is not None:
+        return asked
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return max(1, min(MOST_WORKERS, (cores or 1) - 1))
+
+
+def _run_all(
+    protocols: Sequence[EvalProtocol],
+    datasets: Sequence[Dataset],
+    segmenters: Sequence[Segmenter[Any]],
+    settings: _Settings,
+) -> list[Path]:
+    """Run every combination; what cannot be run is refused before anything is."""
+    from samrobust.evaluation import check_accepts
+    from samrobust.store import RunWriter
+
+    for protocol, segmenter in itertools.product(protocols, segmenters):
+        check_accepts(segmenter.info, protocol)
+    folders = []
+    for protocol, dataset, segmenter in itertools.product(protocols, datasets, segmenters):
+        sample_ids = dataset.ids()[: settings.limit]
+        manifest = _manifest(protocol, dataset, segmenter, sample_ids, settings)
+        with RunWriter(settings.results, manifest) as writer:
+            folders.append(writer.folder)
+            try:
+                _run(protocol, dataset, segmenter, _Work(sample_ids, writer), settings)
+            except KeyboardInterrupt:
+                note_line(f"interrupted; the same command goes on with {writer.folder}")
+                raise typer.Exit(130) from None
+    return folders
+
+
+def _run(
+    protocol: EvalProtocol,
+    dataset: Dataset,
+    segmenter: Segmenter[Any],
+    work: _Work,
+    settings: _Settings,
+) -> None:
+    """Evaluate the images that are not stored yet, and show how far it is."""
+    from samrobust.evaluation import Failure, evaluate
+
+    writer = work.writer
+    left = [sample_id for sample_id in work.sample_ids if sample_id not in writer.done]
+    n_prompts, started = 0, time.monotonic()
+    with progress_bar(quiet=settings.quiet) as progress:
+        title = f"{protocol.name} · {dataset.info.key} · {segmenter.info.label}"
+        total, done = len(work.sample_ids), len(work.sample_ids) - len(left)
+        task = progress.add_task(title, total=total, completed=done, speed="")
+        results = evaluate(segmenter, dataset, protocol, sample_ids=left, options=settings.loop)
+        for result in results:
+            if isinstance(result, Failure):
+                writer.fail(result.sample_id, result.reason)
+                note_line(f"failed: {result.reason}")
+            else:
+                writer.write(result.scores)
+                n_prompts += result.n_prompts
+            rate = n_prompts / (time.monotonic() - started)
+            progress.update(task, advance=1, speed=f"{rate:,.0f} prompts/s")
+
+
+def _manifest(
+    protocol: EvalProtocol,
+    dataset: Dataset,
+    segmenter: Segmenter[Any],
+    sample_ids: Sequence[str],
+    settings: _Settings,
+) -> RunManifest:
+    from samrobust.evaluation import SCORE_CONSTANTS
+
+    packages = {name: version(name) for name in VERSIONED}
+    return RunManifest(
+        protocol={**describe_protocol(protocol), "sha256": protocol_hash(protocol)},
+        reported=[asdict(row) for row in protocol.reported],
+        dataset=dataset.info,
+        segmenter=segmenter.info,
+        n_samples=len(sample_ids),
+        limit=settings.limit,
+        trials=protocol.trials,
+        device=settings.device.partition(":")[0],
+        constants=SCORE_CONSTANTS,
+        versions={"samrobust": __version__, "python": platform.python_version(), **packages},
+        command=shlex.join(["samrobust", *sys.argv[1:]]),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+    )

@@ -1,0 +1,58 @@
+"""`samrobust ls`: what there is to choose from."""
+
+from typing import Annotated, Literal
+
+import typer
+
+from samrobust.cli.terminal import out, print_table
+from samrobust.datasets import DATASETS, GROUPS
+from samrobust.degradations import DEGRADATIONS
+from samrobust.metrics import METRICS
+from samrobust.protocol import load_protocol, packaged_protocols
+from samrobust.registry import Registry
+from samrobust.segmenters import SEGMENTERS
+
+Kind = Literal["protocols", "segmenters", "datasets", "degradations", "metrics"]
+
+
+def ls_command(
+    kind: Annotated[Kind, typer.Argument(help="What to list.", show_default=False)],
+) -> None:
+    """List protocols, segmenters, datasets, degradations or metrics, one line each.
+
+    Example: samrobust ls protocols
+    """
+    rows = _rows(kind)
+    if out.is_terminal:
+        print_table(kind, [kind[:-1], "what it is"], rows)
+    else:
+        width = max(len(name) for name, _ in rows)
+        for name, summary in rows:
+            out.print(f"{name:<{width}}  {summary}", soft_wrap=True, markup=False)
+
+
+def _rows(kind: Kind) -> list[tuple[str, str]]:
+    if kind == "protocols":
+        return [_protocol_row(name) for name in packaged_protocols()]
+    if kind == "segmenters":
+        return _registry_rows(SEGMENTERS)
+    if kind == "datasets":
+        groups = [(name, f"the group {', '.join(members)}") for name, members in GROUPS.items()]
+        return _registry_rows(DATASETS) + groups
+    if kind == "degradations":
+        return _registry_rows(DEGRADATIONS)
+    return _registry_rows(METRICS)
+
+
+def _protocol_row(name: str) -> tuple[str, str]:
+    protocol = load_protocol(name)
+    prompts = sum(condition.trials for condition in protocol.conditions)
+    gives = {kind for condition in protocol.conditions for kind in condition.degradation.gives}
+    return name, (
+        f"{protocol.summary}; {len(protocol.conditions)} conditions, {prompts} prompts an object "
+        f"({', '.join(sorted(gives))})"
+    )
+
+
+def _registry_rows(registry: Registry[object]) -> list[tuple[str, str]]:
+    return [(name, registry.summary(name)) for name in registry.names()]

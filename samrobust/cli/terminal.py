@@ -1,0 +1,56 @@
+"""What every command prints with: tables and progress on a terminal, plain text elsewhere."""
+
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+
+def error_line(message: str) -> None:
+    """Print an error as one line on stderr."""
+    line = " ".join(message.split())
+    err.print(f"[bold red]error:[/] {escape(line)}", soft_wrap=True)
+
+
+def note_line(message: str) -> None:
+    """Print a remark as one line on stderr."""
+    err.print(escape(message), soft_wrap=True)
+
+
+def progress_bar(*, quiet: bool) -> Progress:
+    """Return a progress display on stderr, empty if `quiet`: done, speed, time passed and left."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=None),
+        MofNCompleteColumn(),
+        TaskProgressColumn(),
+        TextColumn("{task.fields[speed]}"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=err,
+        disable=quiet,
+    )
+
+
+def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table on stdout; all columns but the first are kept whole."""
+    table = Table(title=escape(title), title_justify="left", title_style="bold", box=None)
+    for position, name in enumerate(header):
+        table.add_column(escape(name), overflow="fold", no_wrap=position > 0)
+    for row in rows:
+        table.add_row(*(escape(cell) for cell in row))
+    out.print(table)

@@ -1,0 +1,24 @@
+"""Where models run."""
+
+import torch
+
+from samrobust.errors import SegmenterError
+
+
+def resolve_device(name: str) -> str:
+    """Return "cpu", "cuda" or "cuda:N" for what the user asked for.
+
+    Raises:
+        SegmenterError: it is not a device, or not here.
+    """
+    allowed = "auto, cpu, cuda, cuda:N"
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    kind, _, index = name.partition(":")
+    if name != "cpu" and (kind != "cuda" or (":" in name and not index.isdigit())):
+        raise SegmenterError(f"unknown device '{name}'. Known: {allowed}")
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise SegmenterError(f"--device {name}: no CUDA device here; allowed: auto, cpu")
+    if index and int(index) >= torch.cuda.device_count():
+        raise SegmenterError(f"--device {name}: there are {torch.cuda.device_count()} CUDA devices")
+    return name

@@ -1,0 +1,144 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image as PillowImage
+from pycocotools import mask as rle
+from pycocotools.coco import COCO
+
+from samrobust.datasets.coco import CocoDataset
+from samrobust.errors import DatasetError
+from samrobust.interfaces import DatasetOptions
+from tests.conftest import rectangle
+
+SIZE_HW = (40, 61)
+MASK = rectangle(SIZE_HW, (3, 4, 20, 25))
+POLYGON = [[3, 4, 21, 4, 21, 26, 3, 26]]
+COMPRESSED = rle.encode(np.asfortranarray(MASK.astype(np.uint8)))
+COMPRESSED["counts"] = COMPRESSED["counts"].decode()
+UNCOMPRESSED = {"size": list(SIZE_HW), "counts": [0, 0]}
+
+
+def _runs(mask: np.ndarray) -> dict[str, Any]:  # type: ignore[type-arg]
+    flat = np.concatenate([[False], mask.T.ravel(), [not mask.T.ravel()[-1]]])
+    edges = np.flatnonzero(flat[1:] != flat[:-1])
+    return {"size": list(SIZE_HW), "counts": np.diff(np.concatenate([[0], edges])).tolist()}
+
+
+def _table() -> dict[str, Any]:
+    def annotation(number: int, image: int, segmentation: object, crowd: int = 0) -> dict[str, Any]:
+        return {
+            "id": number,
+            "image_id": image,
+            "category_id": 2,
+            "iscrowd": crowd,
+            "segmentation": segmentation,
+        }
+
+    return {
+        "images": [{"id": i, "file_name": f"{i:03d}.png"} for i in (9, 10, 11)],
+        "categories": [{"id": 2, "name": "cup"}],
+        "annotations": [
+            annotation(70, 10, COMPRESSED),
+            annotation(8, 10, POLYGON),
+            annotation(9, 10, _runs(MASK)),
+            annotation(5, 9, POLYGON),
+            annotation(6, 9, _runs(MASK), crowd=1),
+            annotation(7, 11, _runs(MASK), crowd=1),
+        ],
+    }
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    (tmp_path / "val").mkdir()
+    (tmp_path / "annotations").mkdir()
+    for number in (9, 10, 11):
+        image = np.full((*SIZE_HW, 3), number, np.uint8)
+        PillowImage.fromarray(image).save(tmp_path / f"val/{number:03d}.png")
+    _write(tmp_path, _table())
+    return tmp_path
+
+
+def _write(root: Path, table: object) -> None:
+    (root / "annotations/instances_val.json").write_text(json.dumps(table))
+
+
+def _dataset(root: Path) -> CocoDataset:
+    return CocoDataset(DatasetOptions(root, "val"))
+
+
+def test_polygons_and_both_kinds_of_rle_give_the_mask_and_crowds_are_left_out(root: Path) -> None:
+    dataset = _dataset(root)
+    assert dataset.ids() == ["9", "10"]
+    sample = dataset["10"]
+    assert [instance.instance_id for instance in sample.instances] == ["8", "9", "70"]
+    assert {instance.category for instance in sample.instances} == {"cup"}
+    for instance in sample.instances:
+        assert np.array_equal(instance.mask, MASK)
+    assert len(dataset["9"].instances) == 1
+
+
+def test_it_reads_what_pycocotools_reads(photographs: Path) -> None:
+    file = photographs / "coco128/annotations/instances_train2017.json"
+    reference = COCO(str(file))
+    dataset = CocoDataset(DatasetOptions(photographs / "coco128", "train2017"))
+    for sample_id in dataset.ids()[:6]:
+        ids = reference.getAnnIds(imgIds=int(sample_id), iscrowd=False)
+        masks = {str(row["id"]): reference.annToMask(row) > 0 for row in reference.loadAnns(ids)}
+        found = {instance.instance_id: instance.mask for instance in dataset[sample_id].instances}
+        assert set(found) == set(masks)
+        assert all(np.array_equal(found[key], masks[key]) for key in found)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"annotations": [{"id": 1, "image_id": 4, "segmentation": []}]}, "annotates image 4"),
+        ({"annotations": [{"id": 1}]}, "is no COCO instance file: KeyError"),
+        ({"images": 3}, "is no COCO instance file"),
+        ({"images": [{"id": i, "file_name": "../x.png"} for i in (9, 10)]}, "leaves the data root"),
+        ({"images": [{"id": i, "file_name": "/x.png"} for i in (9, 10)]}, "leaves the data root"),
+    ],
+)
+def test_a_wrong_json_is_one_line_at_the_start(
+    root: Path, change: dict[str, Any], message: str
+) -> None:
+    _write(root, {**_table(), **change})
+    with pytest.raises(DatasetError, match=message):
+        _dataset(root)
+
+
+@pytest.mark.parametrize(
+    ("segmentation", "message"),
+    [
+        ({"size": list(SIZE_HW), "counts": [40 * 61]}, "the mask is empty"),
+        ({"size": [61, 40], "counts": [0, 40 * 61]}, "the mask is 40x61, the image 61x40"),
+        ({"size": list(SIZE_HW)}, "cannot be decoded: KeyError"),
+        ([[1, 2]], "cannot be decoded"),
+    ],
+)
+def test_a_wrong_mask_names_file_annotation_and_image(
+    root: Path, segmentation: object, message: str
+) -> None:
+    table = _table()
+    table["annotations"] = [{"id": 77, "image_id": 9, "segmentation": segmentation}]
+    _write(root, table)
+    with pytest.raises(DatasetError, match=message) as caught:
+        _dataset(root)["9"]
+    assert "annotation 77 of 009.png" in str(caught.value)
+
+
+def test_what_is_missing_is_said_with_what_is_wanted(root: Path) -> None:
+    with pytest.raises(DatasetError, match="coco needs --data-root and --split: ROOT/<split>"):
+        CocoDataset(DatasetOptions(root))
+    with pytest.raises(DatasetError, match=r"test: there is no such folder; .*cocodataset\.org"):
+        CocoDataset(DatasetOptions(root, "test"))
+    (root / "val/009.png").unlink()
+    with pytest.raises(DatasetError, match=r"009\.png: there is no such file"):
+        _dataset(root)["9"]
+    (root / "annotations/instances_val.json").unlink()
+    with pytest.raises(DatasetError, match=r"instances_val\.json: cannot be read: No such file"):
+        _dataset(root)

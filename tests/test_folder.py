@@ -1,0 +1,152 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image as PillowImage
+
+from samrobust.datasets import DATASETS, GROUPS
+from samrobust.datasets.files import read_mask
+from samrobust.datasets.folder import LAYOUTS, FolderDataset
+from samrobust.errors import DatasetError
+from samrobust.interfaces import DatasetOptions
+from tests.conftest import rectangle
+
+MASK = rectangle((31, 47), (3, 4, 20, 25))
+
+
+def _save(path: Path, values: np.ndarray) -> None:  # type: ignore[type-arg]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    PillowImage.fromarray(values).save(path)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Return a folder with two pairs: a JPEG with a 0/255 mask, a grey PNG with a 0/1 mask."""
+    image = np.random.default_rng(0).integers(0, 256, (31, 47, 3), dtype=np.uint8)
+    _save(tmp_path / "images/b.jpg", image)
+    _save(tmp_path / "masks/b.png", MASK.astype(np.uint8) * 255)
+    _save(tmp_path / "images/a.PNG", image[..., 0])
+    _save(tmp_path / "masks/a.png", MASK.astype(np.uint8))
+    return tmp_path
+
+
+def _dataset(root: Path) -> FolderDataset:
+    return FolderDataset("folder", DatasetOptions(root))
+
+
+def test_pairs_are_found_by_stem_and_both_kinds_of_mask_read_right(root: Path) -> None:
+    dataset = _dataset(root)
+    assert dataset.ids() == ["a", "b"]
+    for sample_id in dataset.ids():
+        sample = dataset[sample_id]
+        assert sample.image.shape == (31, 47, 3)
+        assert sample.instances[0].instance_id == "0"
+        assert np.array_equal(sample.instances[0].mask, MASK)
+
+
+def test_the_fingerprint_follows_the_files(root: Path) -> None:
+    before = _dataset(root).info.fingerprint
+    assert _dataset(root).info.fingerprint == before
+    _save(root / "images/b.jpg", np.zeros((31, 47, 3), np.uint8))
+    assert _dataset(root).info.fingerprint != before
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        (np.array([[0, 128, 129, 255]], np.uint8), [[False, False, True, True]]),
+        (np.array([[0, 1]], np.uint8), [[False, True]]),
+        (np.array([[True, False]]), [[True, False]]),
+        (np.array([[[255] * 3, [0] * 3]], np.uint8), [[True, False]]),
+        (np.array([[[255, 255, 255, 0], [0, 0, 0, 255]]], np.uint8), [[True, False]]),
+    ],
+)
+def test_masks_are_read_by_their_values(
+    tmp_path: Path,
+    values: np.ndarray,
+    expected: list[list[bool]],  # type: ignore[type-arg]
+) -> None:
+    _save(tmp_path / "m.png", values)
+    assert read_mask(tmp_path / "m.png").tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (np.array([[0, 2, 7]], np.uint8), "holds the values 0, 2, 7; a mask holds 0 and 1"),
+        (np.arange(100, dtype=np.uint8)[None], "holds the values 0, 1, 2, 3, 4, 5, …, 99"),
+        (np.array([[0, 60000]], np.uint16), "holds the values 0, 60000"),
+        (np.zeros((3, 4), np.uint8), "the mask is empty"),
+        (np.array([[[255, 0, 0]]], np.uint8), "its colour channels differ"),
+    ],
+)
+def test_other_masks_are_refused_with_their_values(
+    tmp_path: Path,
+    values: np.ndarray,
+    message: str,  # type: ignore[type-arg]
+) -> None:
+    _save(tmp_path / "m.png", values)
+    with pytest.raises(DatasetError, match=message) as caught:
+        read_mask(tmp_path / "m.png")
+    assert "m.png" in str(caught.value)
+
+
+def test_images_without_masks_and_masks_without_images_are_named(root: Path) -> None:
+    (root / "masks/b.png").rename(root / "masks/c.png")
+    with pytest.raises(DatasetError, match=r"images/b\.jpg: has no mask in .*masks"):
+        _dataset(root)
+    (root / "images/b.jpg").unlink()
+    with pytest.raises(DatasetError, match=r"masks/c\.png: has no image in .*images"):
+        _dataset(root)
+
+
+def test_a_mask_of_another_size_is_named_with_both_sizes(root: Path) -> None:
+    _save(root / "masks/a.png", np.ones((47, 31), np.uint8))
+    with pytest.raises(DatasetError, match=r"a\.png: the mask is 31x47, its image 47x31"):
+        _dataset(root)["a"]
+
+
+def test_broken_and_missing_files_are_named(root: Path) -> None:
+    whole = (root / "images/b.jpg").read_bytes()
+    dataset = _dataset(root)
+    (root / "images/b.jpg").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(DatasetError, match=r"b\.jpg: cannot be decoded"):
+        dataset["b"]
+    (root / "images/b.jpg").write_bytes(b"not an image")
+    with pytest.raises(DatasetError, match=r"b\.jpg: is no image that can be read"):
+        dataset["b"]
+    (root / "images/b.jpg").unlink()
+    with pytest.raises(DatasetError, match=r"b\.jpg: there is no such file"):
+        dataset["b"]
+
+
+def test_a_missing_folder_says_what_is_wanted_and_where_to_get_it(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match=r"DIS-VD/im: there is no such folder; wanted are DIS5K"):
+        FolderDataset("dis-vd", DatasetOptions(tmp_path))
+    with pytest.raises(DatasetError, match=r"dis-vd needs --data-root: .*Hugging Face"):
+        FolderDataset("dis-vd", DatasetOptions())
+    (tmp_path / "images").mkdir()
+    with pytest.raises(DatasetError, match=r"images: holds no \.jpg"):
+        _dataset(tmp_path)
+
+
+def test_two_files_of_one_stem_and_a_split_are_refused(root: Path) -> None:
+    with pytest.raises(DatasetError, match="has no splits, got --split val"):
+        FolderDataset("folder", DatasetOptions(root, "val"))
+    (root / "images/b.png").write_bytes((root / "images/a.PNG").read_bytes())
+    with pytest.raises(DatasetError, match=r"shares its stem with b\.jpg"):
+        _dataset(root)
+
+
+def test_every_published_folder_is_registered_in_its_group() -> None:
+    assert set(LAYOUTS) - {"folder"} == {name for members in GROUPS.values() for name in members}
+    assert set(LAYOUTS) <= set(DATASETS.names())
+
+
+@pytest.mark.parametrize("name", [name for name in LAYOUTS if name != "folder"])
+def test_the_layout_of_hqseg_44k_is_read(photographs: Path, name: str) -> None:
+    dataset = DATASETS.load(name)(DatasetOptions(photographs / "hq_layout"))
+    assert len(dataset.ids()) == 8
+    sample = dataset[dataset.ids()[0]]
+    assert 0.001 < sample.instances[0].mask.mean() < 0.95
+    assert name in GROUPS[dataset.info.group]
