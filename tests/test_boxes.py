@@ -81,7 +81,11 @@ def test_boxes_are_inside_and_never_inverted_or_thinner_than_a_pixel(
     x = sorted(value % width for value in corners[:2])
     y = sorted(value % height for value in corners[2:])
     mask = rectangle((height, width), (x[0], y[0], x[1], y[1]))
-    degradations = [BoxNoise(level, level), BoxShift(level), BoxScale(level + 0.01)]
+    degradations: list[Degradation] = [
+        BoxNoise(level, level),
+        BoxShift(level),
+        BoxScale(level + 0.01),
+    ]
     for degradation in degradations:
         box = degradation(mask, keyed_generator(trial)).box
         assert box is not None

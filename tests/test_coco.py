@@ -11,6 +11,7 @@ from pycocotools.coco import COCO
 from samrobust.datasets.coco import CocoDataset
 from samrobust.errors import DatasetError
 from samrobust.interfaces import DatasetOptions
+from samrobust.types import Mask
 from tests.conftest import rectangle
 
 SIZE_HW = (40, 61)
@@ -21,7 +22,7 @@ COMPRESSED["counts"] = COMPRESSED["counts"].decode()
 UNCOMPRESSED = {"size": list(SIZE_HW), "counts": [0, 0]}
 
 
-def _runs(mask: np.ndarray) -> dict[str, Any]:  # type: ignore[type-arg]
+def _runs(mask: Mask) -> dict[str, Any]:
     flat = np.concatenate([[False], mask.T.ravel(), [not mask.T.ravel()[-1]]])
     edges = np.flatnonzero(flat[1:] != flat[:-1])
     return {"size": list(SIZE_HW), "counts": np.diff(np.concatenate([[0], edges])).tolist()}

@@ -1,6 +1,8 @@
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from PIL import Image as PillowImage
 
@@ -14,7 +16,7 @@ from tests.conftest import rectangle
 MASK = rectangle((31, 47), (3, 4, 20, 25))
 
 
-def _save(path: Path, values: np.ndarray) -> None:  # type: ignore[type-arg]
+def _save(path: Path, values: npt.NDArray[Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     PillowImage.fromarray(values).save(path)
 
@@ -63,8 +65,8 @@ def test_the_fingerprint_follows_the_files(root: Path) -> None:
 )
 def test_masks_are_read_by_their_values(
     tmp_path: Path,
-    values: np.ndarray,
-    expected: list[list[bool]],  # type: ignore[type-arg]
+    values: npt.NDArray[Any],
+    expected: list[list[bool]],
 ) -> None:
     _save(tmp_path / "m.png", values)
     assert read_mask(tmp_path / "m.png").tolist() == expected
@@ -82,8 +84,8 @@ def test_masks_are_read_by_their_values(
 )
 def test_other_masks_are_refused_with_their_values(
     tmp_path: Path,
-    values: np.ndarray,
-    message: str,  # type: ignore[type-arg]
+    values: npt.NDArray[Any],
+    message: str,
 ) -> None:
     _save(tmp_path / "m.png", values)
     with pytest.raises(DatasetError, match=message) as caught:

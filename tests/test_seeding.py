@@ -14,7 +14,13 @@ def test_the_published_key_never_changes() -> None:
 
 
 def test_every_part_of_a_key_counts_and_parts_do_not_run_together() -> None:
-    keys = [(0, "a", "b"), (1, "a", "b"), (0, "ab", ""), (0, "a", "c"), ("0", "a", "b")]
+    keys: list[tuple[str | int, ...]] = [
+        (0, "a", "b"),
+        (1, "a", "b"),
+        (0, "ab", ""),
+        (0, "a", "c"),
+        ("0", "a", "b"),
+    ]
     assert len({keyed_generator(*key).random() for key in keys}) == len(keys)
 
 

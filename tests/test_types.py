@@ -22,7 +22,7 @@ def test_a_mask_becomes_read_only() -> None:
 
 def test_wrong_shapes_and_dtypes_are_named() -> None:
     with pytest.raises(ValueError, match=r"box must be float32 of shape \(4\), got float64"):
-        Prompt(box=np.zeros(5))
+        Prompt(box=np.zeros(5))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"labels must be int32 of shape \(1\)"):
         Prompt(points=np.zeros((1, 2), np.float32), labels=np.zeros(2, np.int32))
 

@@ -117,7 +117,7 @@ def _decode(segmentation: list[Any] | dict[str, Any], size_hw: tuple[int, int], 
             coded = rle.frPyObjects(segmentation, *segmentation["size"])
         else:
             coded = segmentation
-        decoded: Mask = rle.decode(coded).astype(np.bool_)  # type: ignore[no-untyped-call]
+        decoded: Mask = rle.decode(coded).astype(np.bool_)
     except (TypeError, ValueError, KeyError, IndexError) as error:
         raise DatasetError(f"{where}: the segmentation cannot be decoded: {error!r}") from error
     return decoded

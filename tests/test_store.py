@@ -1,0 +1,179 @@
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import samrobust.store
+from samrobust.errors import RunError
+from samrobust.store import RunWriter, read_run, run_name
+from samrobust.types import DatasetInfo, RunManifest, Score, SegmenterInfo
+
+MANIFEST = RunManifest(
+    protocol={"name": "noisy-box", "sha256": "p"},
+    reported=[],
+    dataset=DatasetInfo("coco", "val2017", "f", group="g", group_members=("coco", "x")),
+    segmenter=SegmenterInfo("sam", frozenset({"points", "box"}), variant="vit_b"),
+    n_samples=4,
+    limit=None,
+    trials=None,
+    device="cpu",
+    constants={"boundary_dilation_ratio": 0.02},
+    versions={"torch": "2"},
+    command="samrobust eval",
+    created="2026-01-01T00:00:00+00:00",
+)
+
+
+def _scores(sample_id: str, n: int = 3) -> list[Score]:
+    return [Score(sample_id, "0", "box", trial, "iou", 0.25 * trial, "h") for trial in range(n)]
+
+
+def test_what_is_written_is_read_back(tmp_path: Path) -> None:
+    with RunWriter(tmp_path, MANIFEST) as writer:
+        for sample_id in ("a", "b"):
+            writer.write(_scores(sample_id))
+        writer.fail("c", "c.jpg: cannot be decoded")
+    run = read_run(writer.folder)
+    assert run.manifest == MANIFEST
+    assert run.scores["value"].tolist() == [0, 0.25, 0.5] * 2
+    assert run.scores["sample_id"].tolist() == ["a"] * 3 + ["b"] * 3
+    assert run.failures == {"c": "c.jpg: cannot be decoded"}
+    assert run.n_missing == 1
+
+
+def test_the_name_says_what_it_is_and_changes_with_all_that_can_change_a_number() -> None:
+    name = run_name(MANIFEST)
+    assert name.startswith("noisy-box--coco-val2017--sam-vit_b--")
+    same = replace(MANIFEST, command="again", created="later", reported=[{"value": 1}])
+    assert run_name(same) == name
+    changes: list[dict[str, Any]] = [
+        {"protocol": {"name": "noisy-box", "sha256": "q"}},
+        {"limit": 3},
+        {"trials": 3},
+        {"device": "cuda"},
+        {"versions": {"torch": "3"}},
+        {"constants": {"boundary_dilation_ratio": 0.01}},
+        {"dataset": replace(MANIFEST.dataset, fingerprint="g")},
+        {"segmenter": replace(MANIFEST.segmenter, frame="squash")},
+        {"segmenter": replace(MANIFEST.segmenter, checkpoint_sha256="1")},
+    ]
+    names = {run_name(replace(MANIFEST, **change)) for change in changes}
+    assert len(names | {name}) == len(changes) + 1
+
+
+def test_going_on_knows_what_is_stored_and_forgets_failures_that_are_mended(tmp_path: Path) -> None:
+    with RunWriter(tmp_path, MANIFEST) as writer:
+        writer.write(_scores("a"))
+        writer.fail("b", "broken")
+    with RunWriter(tmp_path, MANIFEST) as writer:
+        assert writer.done == {"a"}
+        writer.write(_scores("b"))
+    assert read_run(writer.folder).failures == {}
+    assert len(list((writer.folder / "scores").iterdir())) == 2
+
+
+def test_a_killed_run_loses_no_part_and_doubles_nothing(tmp_path: Path) -> None:
+    script = textwrap.dedent(
+        """
+        import os, pathlib, signal, sys
+        import samrobust.store
+        from tests.test_store import MANIFEST, _scores
+        samrobust.store.FLUSH_SECONDS = -1
+        with samrobust.store.RunWriter(pathlib.Path(sys.argv[1]), MANIFEST) as writer:
+            for sample_id in ("a", "b"):
+                writer.write(_scores(sample_id))
+            samrobust.store.FLUSH_SECONDS = 1000
+            writer.write(_scores("c"))
+            os.kill(os.getpid(), signal.SIGKILL)
+        """
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path)], cwd=Path.cwd(), check=False
+    )
+    assert done.returncode == -signal.SIGKILL
+    with RunWriter(tmp_path, MANIFEST) as writer:
+        assert writer.done == {"a", "b"}
+        for sample_id in ("c", "d"):
+            writer.write(_scores(sample_id))
+    run = read_run(writer.folder)
+    assert run.n_missing == 0
+    assert sorted(run.scores["sample_id"]) == sorted(["a", "b", "c", "d"] * 3)
+
+
+def test_an_interrupted_run_writes_what_it_has(tmp_path: Path) -> None:
+    writer = RunWriter(tmp_path, MANIFEST)
+    writer.write(_scores("a"))
+    writer.__exit__(KeyboardInterrupt, KeyboardInterrupt(), None)
+    assert read_run(writer.folder).scores["sample_id"].nunique() == 1
+
+
+def test_two_processes_cannot_write_one_run(tmp_path: Path) -> None:
+    with (
+        RunWriter(tmp_path, MANIFEST),
+        pytest.raises(RunError, match="another process is writing this run"),
+    ):
+        RunWriter(tmp_path, MANIFEST)
+
+
+def test_half_written_files_are_removed_or_named(tmp_path: Path) -> None:
+    with RunWriter(tmp_path, MANIFEST) as writer:
+        writer.write(_scores("a"))
+    unfinished = writer.folder / "scores/part-00001.parquet.tmp"
+    unfinished.write_bytes(b"PAR1")
+    with RunWriter(tmp_path, MANIFEST):
+        assert not unfinished.exists()
+    part = writer.folder / "scores/part-00000.parquet"
+    part.write_bytes(part.read_bytes()[:-20])
+    for read in (lambda: read_run(writer.folder), lambda: RunWriter(tmp_path, MANIFEST)):
+        with pytest.raises(RunError, match=r"part-00000\.parquet: cannot be read, perhaps it was"):
+            read()
+
+
+def test_a_full_disk_is_one_line_and_keeps_what_is_stored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with RunWriter(tmp_path, MANIFEST) as writer:
+        writer.write(_scores("a"))
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, os.strerror(28), descriptor)
+
+    monkeypatch.setattr(os, "fsync", full)
+    with (
+        pytest.raises(RunError, match=r"part-00001.*: No space left on device; what was stored"),
+        RunWriter(tmp_path, MANIFEST) as writer,
+    ):
+        writer.write(_scores("b"))
+    monkeypatch.undo()
+    assert set(read_run(writer.folder).scores["sample_id"]) == {"a"}
+    assert not list(writer.folder.rglob("*.tmp"))
+
+
+def test_what_is_no_run_is_named(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"manifest\.json: cannot be read: No such file"):
+        read_run(tmp_path)
+    for content, message in (
+        ("{", "is not JSON"),
+        ("{}", "is not the manifest of a run"),
+        ('{"format": 99}', "is of another format than 1"),
+    ):
+        (tmp_path / "manifest.json").write_text(content)
+        with pytest.raises(RunError, match=message):
+            read_run(tmp_path)
+    with pytest.raises(RunError, match="cannot be written: Not a directory"):
+        RunWriter(tmp_path / "manifest.json", MANIFEST)
+
+
+def test_many_rows_are_flushed_early(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(samrobust.store, "FLUSH_ROWS", 5)
+    with RunWriter(tmp_path, MANIFEST) as writer:
+        for sample_id in ("a", "b", "c"):
+            writer.write(_scores(sample_id))
+        assert len(list((writer.folder / "scores").iterdir())) == 1
+    assert len(list((writer.folder / "scores").iterdir())) == 2
