@@ -6,13 +6,13 @@ import json
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast, get_args, get_type_hints
+from typing import Any, get_type_hints
 
 from samrobust.degradations import DEGRADATIONS
 from samrobust.errors import ProtocolError, SamrobustError
 from samrobust.interfaces import Condition, Degradation, EvalProtocol, Reported
 from samrobust.metrics import METRICS
-from samrobust.registry import known
+from samrobust.registry import known, one_of
 from samrobust.types import Selection
 
 _PROTOCOL_KEYS = {
@@ -62,16 +62,6 @@ def load_protocol(name: str) -> EvalProtocol:
         return _read(Path(name))
     packaged = packaged_protocols()
     return _read(packaged[known(name, packaged, kind="protocol")])
-
-
-def known_selection(name: str) -> Selection:
-    """Return `name` if it is a selection.
-
-    Raises:
-        UnknownNameError: it is not.
-    """
-    selections = get_args(Selection)
-    return cast(Selection, known(name, selections, kind="selection"))
 
 
 def with_trials(protocol: EvalProtocol, trials: int) -> EvalProtocol:
@@ -150,7 +140,7 @@ def _build(table: Mapping[str, Any]) -> EvalProtocol:
         source=table["source"],
         seed=table["seed"],
         metrics=tuple(known(metric, METRICS.names(), kind="metric") for metric in table["metrics"]),
-        selection=known_selection(table["selection"]),
+        selection=one_of(Selection, table["selection"], kind="selection"),
         conditions=conditions,
         reported=tuple(_reported(row, names) for row in table["reported"]),
     )

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar, get_args
 
 from samrobust.errors import SamrobustError, UnknownNameError
 
@@ -105,3 +105,12 @@ def known(name: str, names: Iterable[str], *, kind: str) -> str:
     near = difflib.get_close_matches(name, candidates, n=1)
     hint = f" Did you mean '{near[0]}'?" if near else ""
     raise UnknownNameError(f"unknown {kind} '{name}'.{hint} Known: {', '.join(sorted(candidates))}")
+
+
+def one_of(choices: Any, name: str, *, kind: str) -> Any:  # noqa: ANN401
+    """Return `name` as one of the values of a `Literal` type.
+
+    Raises:
+        UnknownNameError: it is none of them.
+    """
+    return known(name, get_args(choices), kind=kind)

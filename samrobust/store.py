@@ -148,7 +148,7 @@ def run_name(manifest: RunManifest) -> str:
     """
     identity = {k: v for k, v in _manifest_to_json(manifest).items() if k not in _NOT_IDENTITY}
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:10]
-    words = [manifest.protocol["name"], manifest.dataset.key, manifest.segmenter.label, digest]
+    words = [manifest.protocol["name"], manifest.dataset.label, manifest.segmenter.label, digest]
     return "--".join(re.sub(r"[^A-Za-z0-9._]+", "-", word) for word in words)
 
 

@@ -234,6 +234,7 @@ class DatasetInfo:
         name: as registered ("coco").
         split: part of it ("val2017"), "" where there are no parts.
         fingerprint: a hash that changes when its files or settings do.
+        folder: the name of its root, "" where it needs none: tells two of one format apart.
         group: the group whose members are averaged together in published tables, "" for none.
         group_members: the names of that group's members.
     """
@@ -241,6 +242,7 @@ class DatasetInfo:
     name: str
     split: str
     fingerprint: str
+    folder: str = ""
     group: str = ""
     group_members: tuple[str, ...] = ()
 
@@ -248,6 +250,11 @@ class DatasetInfo:
     def key(self) -> str:
         """Return name and split: the data set's part in the key of every prompt."""
         return f"{self.name}/{self.split}" if self.split else self.name
+
+    @property
+    def label(self) -> str:
+        """Return the name for tables and figures: key and folder."""
+        return f"{self.key} in {self.folder}" if self.folder else self.key
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,7 +51,7 @@ def chosen_datasets(
 def for_each(
     names: Sequence[str], values: Sequence[T], *, option: str, registry: Registry[object]
 ) -> list[T | None]:
-    """Return the value of an option for each name: one for all, or one each, in order.
+    """Return the value of an option for each name: one for all, or one each.
 
     Names that are told of no files get None, unless one such name stands alone.
 
@@ -64,7 +64,7 @@ def for_each(
         return [value if take else None for take in takes]
     if len(values) != sum(takes):
         raise SamrobustError(
-            f"{option} is given {len(values)} times for {sum(takes)} {registry.kind}s that take it; "
+            f"{option} is given {len(values)} times, for {sum(takes)} {registry.kind}s; "
             "give it once for all, or once each"
         )
     left = iter(values)

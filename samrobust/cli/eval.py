@@ -23,13 +23,13 @@ from samrobust.errors import SamrobustError
 from samrobust.interfaces import Dataset, EncoderDtype, EvalProtocol, Segmenter, SegmenterOptions
 from samrobust.protocol import (
     describe_protocol,
-    known_selection,
     load_protocol,
     protocol_hash,
     with_trials,
 )
+from samrobust.registry import one_of
 from samrobust.segmenters import SEGMENTERS
-from samrobust.types import Frame, RunManifest
+from samrobust.types import Frame, RunManifest, Selection
 
 if TYPE_CHECKING:
     from samrobust.evaluation import LoopOptions
@@ -99,9 +99,11 @@ def evaluate_command(
         typer.Option(help="Mask that counts: single, best-quality or oracle; marked likewise."),
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
-    dtype: Annotated[EncoderDtype, typer.Option(help="Of the image encoder.")] = "float32",
+    dtype: Annotated[
+        str, typer.Option(help="Of the image encoder: float32, bfloat16 or float16.")
+    ] = "float32",
     frame: Annotated[
-        Frame, typer.Option(help="How images reach a SAM: aspect kept, or squashed to a square.")
+        str, typer.Option(help="How images reach a SAM: longest-side (aspect kept) or squash.")
     ] = "longest-side",
     out: Annotated[Path, typer.Option(help="Folder of all runs.")] = Path("results"),
     prompts_at_once: Annotated[int, typer.Option(help="Prompts in one call of the model.")] = 16,
@@ -131,7 +133,11 @@ def evaluate_command(
     from samrobust.segmenters.device import resolve_device
 
     keep_large_blocks()
-    options = SegmenterOptions(device=resolve_device(device), dtype=dtype, frame=frame)
+    options = SegmenterOptions(
+        device=resolve_device(device),
+        dtype=one_of(EncoderDtype, dtype, kind="dtype"),
+        frame=one_of(Frame, frame, kind="frame"),
+    )
     segmenters = _build_segmenters(segmenter or DEFAULT_SEGMENTERS, variant, checkpoint, options)
     loop = LoopOptions(prompts_at_once, _n_workers(workers), keep_going)
     settings = _Settings(out, limit, options.device, loop, quiet)
@@ -149,7 +155,7 @@ def _load_protocol(name: str, trials: int | None, selection: str | None) -> Eval
     if trials is not None:
         protocol = with_trials(protocol, trials)
     if selection is not None:
-        protocol = replace(protocol, selection=known_selection(selection))
+        protocol = replace(protocol, selection=one_of(Selection, selection, kind="selection"))
     return protocol
 
 

@@ -1,6 +1,6 @@
 """`samrobust ls`: what there is to choose from."""
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
@@ -9,20 +9,20 @@ from samrobust.datasets import DATASETS, GROUPS
 from samrobust.degradations import DEGRADATIONS
 from samrobust.metrics import METRICS
 from samrobust.protocol import load_protocol, packaged_protocols
-from samrobust.registry import Registry
+from samrobust.registry import Registry, known
 from samrobust.segmenters import SEGMENTERS
 
-Kind = Literal["protocols", "segmenters", "datasets", "degradations", "metrics"]
+KINDS = ("protocols", "segmenters", "datasets", "degradations", "metrics")
 
 
 def ls_command(
-    kind: Annotated[Kind, typer.Argument(help="What to list.", show_default=False)],
+    kind: Annotated[str, typer.Argument(help=f"One of {', '.join(KINDS)}.", show_default=False)],
 ) -> None:
     """List protocols, segmenters, datasets, degradations or metrics, one line each.
 
     Example: samrobust ls protocols
     """
-    rows = _rows(kind)
+    rows = _rows(known(kind, KINDS, kind="list"))
     if out.is_terminal:
         print_table(kind, [kind[:-1], "what it is"], rows)
     else:
@@ -31,7 +31,7 @@ def ls_command(
             out.print(f"{name:<{width}}  {summary}", soft_wrap=True, markup=False)
 
 
-def _rows(kind: Kind) -> list[tuple[str, str]]:
+def _rows(kind: str) -> list[tuple[str, str]]:
     if kind == "protocols":
         return [_protocol_row(name) for name in packaged_protocols()]
     if kind == "segmenters":

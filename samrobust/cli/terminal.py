@@ -8,9 +8,7 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
-    TaskProgressColumn,
     TextColumn,
-    TimeElapsedColumn,
     TimeRemainingColumn,
 )
 from rich.table import Table
@@ -31,16 +29,14 @@ def note_line(message: str) -> None:
 
 
 def progress_bar(*, quiet: bool) -> Progress:
-    """Return a progress display on stderr, empty if `quiet`: done, speed, time passed and left."""
+    """Return a progress display on stderr, empty if `quiet`: images done, speed, time left."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(bar_width=None),
         MofNCompleteColumn(),
-        TaskProgressColumn(),
         TextColumn("{task.fields[speed]}"),
-        TimeElapsedColumn(),
+        TimeRemainingColumn(compact=True),
         TextColumn("left"),
-        TimeRemainingColumn(),
         console=err,
         disable=quiet,
     )

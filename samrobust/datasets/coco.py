@@ -40,7 +40,7 @@ class CocoDataset:
         content = self._read()
         self._load(content)
         digest = hashlib.sha256(content).hexdigest()[:16]
-        self.info = DatasetInfo("coco", options.split, digest)
+        self.info = DatasetInfo("coco", options.split, digest, options.root.resolve().name)
 
     def ids(self) -> list[str]:
         """Return the ids of images with at least one object, ascending."""

@@ -91,7 +91,12 @@ class FolderDataset:
         group = next((group for group, members in GROUPS.items() if name in members), "")
         files = [file for stem in self._images for file in (self._images[stem], self._masks[stem])]
         self.info = DatasetInfo(
-            name, "", files_fingerprint(files), group=group, group_members=GROUPS.get(group, ())
+            name,
+            split="",
+            fingerprint=files_fingerprint(files),
+            folder=options.root.resolve().name,
+            group=group,
+            group_members=GROUPS.get(group, ()),
         )
 
     def ids(self) -> list[str]:

@@ -1,0 +1,264 @@
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image as PillowImage
+
+from samrobust import __version__
+from samrobust.cli import main
+from samrobust.store import read_run
+from tests.conftest import rectangle
+
+
+@dataclass(frozen=True)
+class Result:
+    code: int
+    out: str
+    err: str
+
+
+class Shell:
+    """Run command lines in this process, in a folder of their own."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+        self._monkeypatch = monkeypatch
+        self._capsys = capsys
+
+    def __call__(self, *arguments: str | Path) -> Result:
+        self._monkeypatch.setattr(sys, "argv", ["samrobust", *map(str, arguments)])
+        code = 0
+        try:
+            main()
+        except SystemExit as stopped:
+            code = int(stopped.code or 0)
+        text = self._capsys.readouterr()
+        return Result(code, text.out, text.err)
+
+    def refuses(self, *arguments: str | Path) -> str:
+        """Return the one line that a command line is refused with."""
+        result = self(*arguments)
+        assert result.code == 1
+        assert "Traceback" not in result.err
+        lines = [line for line in result.err.splitlines() if line.startswith("error:")]
+        assert len(lines) == 1
+        assert result.err.splitlines()[-1] == lines[0]
+        return lines[0].removeprefix("error: ")
+
+
+@pytest.fixture
+def shell(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Shell:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "80")
+    return Shell(monkeypatch, capsys)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Return a folder of four pairs of odd sizes."""
+    rng = np.random.default_rng(0)
+    for number in range(4):
+        size_hw = (41 + number, 63)
+        for kind, values in (
+            ("images", rng.integers(0, 256, (*size_hw, 3), dtype=np.uint8)),
+            ("masks", rectangle(size_hw, (9, 8, 40, 33)).astype(np.uint8) * 255),
+        ):
+            (tmp_path / "own" / kind).mkdir(parents=True, exist_ok=True)
+            PillowImage.fromarray(values).save(tmp_path / "own" / kind / f"p{number}.png")
+    return tmp_path / "own"
+
+
+EVAL = ("eval", "--dataset", "folder", "--segmenter", "ellipse", "--workers", "0")
+
+
+def _rows(folder: Path) -> pd.DataFrame:
+    scores = read_run(folder).scores
+    return scores.sort_values(list(scores.columns)).reset_index(drop=True)
+
+
+def test_version_is_one_line(shell: Shell) -> None:
+    assert shell("--version") == Result(0, f"samrobust {__version__}\n", "")
+
+
+def test_eval_writes_the_contract_and_ends_with_the_table_and_the_place(
+    shell: Shell, root: Path
+) -> None:
+    result = shell(*EVAL, "--data-root", root, "--trials", "2", "--quiet")
+    assert result.code == 0
+    assert "box-noise-0.4" in result.out
+    assert max(map(len, result.out.splitlines())) <= 120
+    (folder,) = Path("results").iterdir()
+    assert result.out.rstrip().endswith(str(folder))
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["segmenter"]["name"] == "ellipse"
+    assert manifest["trials"] == 2
+    rows = pd.concat(map(pd.read_parquet, (folder / "scores").glob("part-*.parquet")))
+    assert set(rows["sample_id"]) == {"p0", "p1", "p2", "p3"}
+    assert set(rows["instance_id"]) == {"0"}
+    assert set(rows["metric"]) == {"iou", "boundary-iou", "stability"}
+    assert set(rows[rows["metric"] == "stability"]["trial"]) == {-1}
+    exact = rows[(rows["condition"] == "exact-box") & (rows["metric"] == "iou")]
+    assert len(exact) == 4
+    assert exact["value"].between(0.7, 0.85).all()  # an ellipse fills pi / 4 of its box
+
+
+def test_every_combination_runs_and_limits_are_marked(shell: Shell, root: Path) -> None:
+    result = shell(
+        *EVAL, "--segmenter", "box-fill", "--protocol", "gt-box", "--protocol", "box-scale",
+        "--data-root", root, "--limit", "3", "--out", "runs",
+    )  # fmt: skip
+    assert result.code == 0
+    assert len(list(Path("runs").iterdir())) == 4
+    assert "first 3 images" in result.out
+
+
+def test_the_same_command_does_nothing_twice_and_another_is_another_folder(
+    shell: Shell, root: Path
+) -> None:
+    command = (*EVAL, "--data-root", root, "--protocol", "gt-box")
+    shell(*command)
+    (folder,) = Path("results").iterdir()
+    before = {file: file.stat().st_mtime_ns for file in (folder / "scores").iterdir()}
+    shell(*command)
+    assert {file: file.stat().st_mtime_ns for file in (folder / "scores").iterdir()} == before
+    for more in (("--limit", "2"), ("--selection", "oracle")):
+        shell(*command, *more)
+    assert len(list(Path("results").iterdir())) == 3
+
+
+def test_a_run_that_was_broken_off_ends_with_the_same_rows(shell: Shell, root: Path) -> None:
+    shell(*EVAL, "--data-root", root, "--trials", "2", "--out", "whole")
+    (whole,) = Path("whole").iterdir()
+    image = (root / "images/p2.png").read_bytes()
+    command = (*EVAL, "--data-root", root, "--trials", "2", "--out", "parts")
+    (root / "images/p2.png").write_bytes(image[:-40] + bytes(40))  # same size: the same run
+    assert "p2.png: cannot be decoded" in shell.refuses(*command)
+    (parts,) = Path("parts").iterdir()
+    assert parts.name == whole.name
+    assert read_run(parts).n_missing == 2
+    assert shell(*command, "--keep-going").code == 0
+    run = read_run(parts)
+    assert list(run.failures) == ["p2"]
+    assert run.n_missing == 0
+    (root / "images/p2.png").write_bytes(image)
+    assert shell(*command).code == 0
+    pd.testing.assert_frame_equal(_rows(parts), _rows(whole))
+
+
+def test_killed_at_any_moment_it_goes_on_to_the_same_rows(tmp_path: Path) -> None:
+    def command(out: str) -> list[str]:
+        return [
+            sys.executable, "-m", "samrobust", "eval", "--dataset", "scenes", "--split", "6x64x48",
+            "--segmenter", "ellipse", "--protocol", "noisy-box", "--out", str(tmp_path / out),
+        ]  # fmt: skip
+
+    subprocess.run(command("whole"), check=True, capture_output=True)
+    for seconds in (1.5, 2.5):
+        process = subprocess.Popen(
+            command("parts"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        try:
+            process.wait(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+    subprocess.run(command("parts"), check=True, capture_output=True)
+    (whole,), (parts,) = (tmp_path / "whole").iterdir(), (tmp_path / "parts").iterdir()
+    pd.testing.assert_frame_equal(_rows(parts), _rows(whole))
+
+
+def test_report_prints_and_writes_what_is_asked(shell: Shell, root: Path) -> None:
+    shell(*EVAL, "--data-root", root, "--segmenter", "box-fill", "--trials", "2")
+    runs = sorted(Path("results").iterdir())
+    assert "mIoU" in shell("report", *runs).out
+    assert shell("report", *runs, "--format", "markdown").out.count("| ellipse |") == 7
+    assert shell("report", *runs, "--format", "csv").out.startswith("protocol,")
+    result = shell("report", *runs, "--out", "report", "--format", "latex", "--format", "csv")
+    assert result.code == 0
+    endings = sorted(path.suffix for path in Path("report").iterdir())
+    assert endings == [".csv", ".pdf", ".pdf", ".png", ".png", ".tex"]
+
+
+def test_ls_has_a_line_for_everything(shell: Shell) -> None:
+    for kind, name in (
+        ("protocols", "noisy-box"),
+        ("segmenters", "grabcut"),
+        ("datasets", "four-hq"),
+        ("degradations", "border-points"),
+        ("metrics", "stability"),
+    ):
+        lines = shell("ls", kind).out.splitlines()
+        assert any(line.startswith(f"{name} ") for line in lines)
+        assert all(len(line.split("  ", 1)) == 2 for line in lines)
+
+
+@pytest.mark.parametrize("arguments", ["--help", "ls segmenters", "ls datasets", "--version"])
+def test_what_is_quick_imports_neither_torch_nor_pandas_nor_matplotlib(arguments: str) -> None:
+    script = (
+        f"import sys; sys.argv = 'samrobust {arguments}'.split()\n"
+        "from samrobust.cli import main\n"
+        "try:\n    main()\nexcept SystemExit:\n    pass\n"
+        "print('imported', sorted({'torch', 'pandas', 'matplotlib'} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[-1] == "imported []"
+
+
+def test_data_check_counts_and_names_what_is_broken(shell: Shell, root: Path) -> None:
+    check = ("data", "check", "--dataset", "folder", "--data-root", root)
+    result = shell(*check)
+    assert (result.code, result.out) == (0, "folder: 4 images, 4 objects, 0 broken\n")
+    (root / "masks/p1.png").write_bytes(b"")
+    result = shell(*check)
+    assert result.code == 1
+    assert "masks/p1.png: is no image that can be read" in result.out
+    assert "4 images, 3 objects, 1 broken" in result.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("--protocol nosy-box", "unknown protocol 'nosy-box'. Did you mean 'noisy-box'?"),
+        ("--segmenter elipse", "unknown segmenter 'elipse'. Did you mean 'ellipse'?"),
+        ("--dataset coc", "unknown dataset 'coc'. Did you mean 'coco'?"),
+        ("--selection best", "unknown selection 'best'"),
+        ("--frame square", "unknown frame 'square'"),
+        ("--dtype float64", "unknown dtype 'float64'"),
+        ("--trials 0", "trials must be at least 1, got 0"),
+        ("--limit 0", "--limit must be at least 1, got 0"),
+        ("--workers -1", "--workers must be at least 0, got -1"),
+        ("--prompts-at-once 0", "--prompts-at-once must be at least 1, got 0"),
+        ("--device cuda:99", "--device cuda:99: "),
+        ("--device tpu", "unknown device 'tpu'"),
+        ("--dataset coco --data-root nowhere --split val", "nowhere/val: there is no such folder"),
+        ("--dataset four-hq --data-root nowhere", "DIS-VD/im: there is no such folder"),
+        ("--dataset coco --dataset folder --split a --split b --split c", "given 3 times, for 2"),
+        ("--protocol points --segmenter ellipse", "protocol points: condition 'points-1' gives"),
+        ("--segmenter ellipse --variant vit_b", "ellipse has no variants, got 'vit_b'"),
+        ("--segmenter sam --variant vit_x", "'vit_x'"),
+        ("--segmenter sam --checkpoint none.pth", "none.pth"),
+        ("--out /dev/null/x", "cannot be written: Not a directory"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_1(shell: Shell, arguments: str, message: str) -> None:
+    assert message in shell.refuses("eval", *arguments.split())
+    assert not Path("results").exists()
+
+
+def test_reports_refuse_what_is_no_run_and_what_cannot_be_compared(
+    shell: Shell, root: Path
+) -> None:
+    assert "there is no such run" in shell.refuses("report", "nowhere")
+    assert "manifest.json: cannot be read" in shell.refuses("report", root)
+    assert "unknown format 'html'" in shell.refuses("report", root, "--format", "html")
+    shell(*EVAL, "--data-root", root, "--protocol", "gt-box")
+    shell(*EVAL, "--data-root", root, "--protocol", "gt-box", "--selection", "oracle")
+    assert "selection" in shell.refuses("report", *Path("results").iterdir())
