@@ -1,0 +1,49 @@
+"""Checks: `nox` runs all of them, `nox -s tests` one."""
+
+import nox
+
+nox.needs_version = ">=2025.2.9"
+nox.options.sessions = ["lint", "types", "tests", "smoke"]
+
+PROJECT = nox.project.load_toml("pyproject.toml")
+CODE = ("samrobust", "tests", "benchmarks", "noxfile.py")
+
+
+def install_group(session: nox.Session, group: str) -> None:
+    session.install(*nox.project.dependency_groups(PROJECT, group))
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check style, and that every module imports only from the floors below its own."""
+    install_group(session, "lint")
+    session.run("ruff", "check", *CODE)
+    session.run("ruff", "format", "--check", *CODE)
+    session.run("lint-imports", env={"PYTHONPATH": "."})
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Check types, strictly."""
+    session.install("-e", ".")
+    install_group(session, "types")
+    session.run("mypy")
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Run the tests with branch coverage; what needs photographs that are not there is skipped."""
+    session.install("-e", ".")
+    install_group(session, "test")
+    session.run("pytest", "--cov", "--cov-report=term-missing:skip-covered", *session.posargs)
+
+
+@nox.session
+def smoke(session: nox.Session) -> None:
+    """Install as a user does, and run the commands of the README."""
+    session.install(".")
+    session.chdir(session.create_tmp())
+    session.run("samrobust", "--version")
+    session.run("samrobust", "eval", "--protocol", "noisy-box", "--out", "results")
+    session.run("bash", "-c", "samrobust report results/* --out report", external=True)
+    session.run("samrobust", "ls", "protocols")
