@@ -13,7 +13,8 @@ from pycocotools import mask as rle
 from scipy import ndimage
 
 from samrobust.datasets import DATASETS
-from samrobust.datasets.scenes import FAMILIES, LEAST_VISIBLE, Scenes, build_scenes, draw_scene
+from samrobust.datasets.scenes import LEAST_VISIBLE, Scenes, build_scenes, draw_scene
+from samrobust.datasets.shapes import FAMILIES
 from samrobust.errors import DatasetError
 from samrobust.interfaces import DatasetOptions
 from samrobust.types import Floats, Image, Mask, Sample
@@ -88,7 +89,7 @@ def photographs() -> Iterable[tuple[Image, Mask]]:
         assert image is not None
         for annotation in content["annotations"]:
             if annotation["image_id"] == record["id"] and not annotation["iscrowd"]:
-                mask = rle.decode(annotation["segmentation"])  # type: ignore[no-untyped-call]
+                mask = rle.decode(annotation["segmentation"])
                 if mask.sum() >= 1024:
                     yield np.asarray(image[..., ::-1], np.uint8), mask.astype(bool)
 
@@ -121,9 +122,8 @@ def test_the_fingerprint_depends_on_the_size_alone() -> None:
     ["0", "-3", "x", "12x", "12x256", "a", "1x31x64", "1x64x4097", "1x64x64x3", "007", " 1"],
 )
 def test_another_split_is_refused_in_one_line(split: str) -> None:
-    with pytest.raises(
-        DatasetError, match=re.escape(f"split '{split}' must be N or NxWxH")
-    ) as error:
+    message = f"scenes: split '{split}' must be N or NxWxH"
+    with pytest.raises(DatasetError, match=re.escape(message)) as error:
         scenes(split)
     assert "\n" not in str(error.value)
 
@@ -154,9 +154,10 @@ def test_scenes_differ() -> None:
 def test_a_changed_scene_needs_a_new_version() -> None:
     """Platforms may differ in the last bits, a changed drawing differs by far more."""
     sample = draw_scene(0, width=96, height=64)
-    assert [i.category for i in sample.instances] == ["?"]
-    assert [int(i.mask.sum()) for i in sample.instances] == pytest.approx([0], abs=3)
-    assert sample.image.mean(axis=(0, 1)) == pytest.approx([0, 0, 0], abs=0.5)
+    areas = [int(instance.mask.sum()) for instance in sample.instances]
+    assert [i.category for i in sample.instances] == ["ring", "vehicle", "block", "vehicle"]
+    assert areas == pytest.approx([104, 398, 400, 486], abs=3)
+    assert sample.image.mean(axis=(0, 1)) == pytest.approx([148.9, 131.5, 140.4], abs=0.5)
 
 
 def test_instances_are_one_to_four_numbered_named_and_large_enough() -> None:

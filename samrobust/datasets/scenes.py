@@ -1,0 +1,294 @@
+"""Scenes like photographs, drawn from a key with exact masks: no file, any number, any size."""
+
+import cmath
+import hashlib
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import fft, ndimage
+
+from samrobust.datasets.shapes import FAMILIES, Floats32
+from samrobust.errors import DatasetError
+from samrobust.interfaces import DatasetOptions
+from samrobust.seeding import keyed_generator
+from samrobust.types import DatasetInfo, Floats, Image, Instance, Mask, Sample
+
+SCENES_VERSION = 1
+"""Part of every scene's key: raised whenever a pixel of any scene changes."""
+DEFAULT_SIZE = (12, 256, 192)
+"""Images, their width and height in pixels: enough for a first look, seconds on a laptop."""
+SIDES = (32, 4096)
+"""Least and most pixels of a side: below, shapes lose their parts; above, gigabytes an image."""
+MOST_INSTANCES = 4
+LEAST_VISIBLE = 64
+"""Pixels that an instance must show: fewer are a smudge, not an object."""
+LEAST_VISIBLE_SHARE = 0.6
+"""Of its pixels inside the image, what an instance must show to be known as one object."""
+SHAPES = (4, 9)
+"""Least and most shapes before the background; those that are not annotated are clutter."""
+RADIUS = (0.09, 0.7)
+"""Least and most radius of a shape in short sides of the image, uniform in the logarithm."""
+INSET = 0.7
+"""Least distance of a shape's centre to the image border, in radii: some are cut off."""
+MARGIN = 1.3
+"""Half side of the window that a shape is drawn in, in radii: room for its shadow."""
+RAGGED = 0.012
+"""Most that a texture displaces an outline, in radii as a standard deviation: from none to fur."""
+CAMOUFLAGE = (1.2, 1.0)
+"""Beta distribution of the share of an object's colour that is that of what it covers."""
+SLOPE = 0.3
+"""Standard deviation of the change of an object's log brightness over one radius, each axis."""
+SWING = 0.09
+"""Scale of the Laplace distribution of a texture's contrast, white being 1."""
+TEXTURES = 5
+"""Noise fields of a scene: objects, clutter and background take theirs from the same few."""
+WAVELENGTH = (0.012, 0.25)
+"""Of a texture's band in short sides of the image, uniform in the logarithm: hair to cloud."""
+OPPONENT_AXES = np.array([[0.08, 0.01, -0.10], [0.02, -0.03, 0.02]])
+"""Typical excursions in RGB: colours of nature vary in brightness first, then from yellow to blue,
+least from green to magenta (Ruderman et al. 1998)."""
+
+
+@dataclass(frozen=True)
+class Scenes:
+    """A data set of scenes; each depends on its size and index, not on how many there are."""
+
+    count: int
+    width: int
+    height: int
+
+    @property
+    def info(self) -> DatasetInfo:
+        """Return what it is."""
+        key = f"scenes {SCENES_VERSION} {self.width}x{self.height}"
+        return DatasetInfo(
+            name="scenes",
+            split=f"{self.count}x{self.width}x{self.height}",
+            fingerprint=hashlib.sha256(key.encode()).hexdigest()[:16],
+        )
+
+    def ids(self) -> Sequence[str]:
+        """Return the sample ids, "scene-00000" first."""
+        return [_scene_id(index) for index in range(self.count)]
+
+    def __getitem__(self, sample_id: str) -> Sample:
+        """Return one scene, drawn anew on every call.
+
+        Raises:
+            DatasetError: there is no scene of that id.
+        """
+        digits = sample_id.removeprefix("scene-")
+        index = int(digits) if digits.isdecimal() else self.count
+        if index >= self.count or sample_id != _scene_id(index):
+            last = _scene_id(self.count - 1)
+            raise DatasetError(f"scenes: unknown id '{sample_id}'. Known: scene-00000 to {last}")
+        return draw_scene(index, width=self.width, height=self.height)
+
+
+def build_scenes(options: DatasetOptions) -> Scenes:
+    """Return the scenes of a split: "" (12 of 256x192), "N" or "NxWxH" (images, width, height).
+
+    Raises:
+        DatasetError: the split is none of these, or a root is given.
+    """
+    if options.root is not None:
+        raise DatasetError("scenes needs no --data-root")
+    split, (least, most) = options.split, SIDES
+    given = [int(part) for part in split.split("x")] if _SPLIT.fullmatch(split) else []
+    count, width, height = (*given, *DEFAULT_SIZE[len(given) :])
+    if (split and not given) or not (least <= width <= most and least <= height <= most):
+        raise DatasetError(
+            f"scenes: split '{split}' must be N or NxWxH (images, width, height), "
+            f"positive integers with W and H {least} to {most}"
+        )
+    return Scenes(count, width, height)
+
+
+def draw_scene(index: int, *, width: int, height: int) -> Sample:
+    """Return the scene of a size and an index, the same on every call.
+
+    Shapes are painted from back to front; a mask is what is seen of its shape in the end. What
+    makes colour a poor guide: objects and background share colours and textures, an object may
+    have several, takes on some of the colour that it covers, and is lit unevenly.
+    """
+    rng = keyed_generator("scenes", SCENES_VERSION, width, height, index)
+    instances: list[Instance] = []
+    while not instances:  # where no shape is well visible, the scene is drawn over
+        scene = _Scene(rng, height, width)
+        for _ in range(rng.integers(*SHAPES, endpoint=True)):
+            scene.add_shape()
+        instances = scene.annotate()
+    return Sample(_scene_id(index), scene.photograph(), instances)
+
+
+_SPLIT = re.compile(r"[1-9]\d*|[1-9]\d*(x[1-9]\d*){2}", re.ASCII)
+
+
+def _scene_id(index: int) -> str:
+    return f"scene-{index:05d}"
+
+
+class _Scene:
+    """A picture under construction.
+
+    Attributes:
+        canvas: (3, H, W) float32 RGB, light of about [0, 1].
+        owner: (H, W) int, the shape seen at each pixel, -1 for the background.
+        shapes: family and number of pixels of each shape, the rearmost first.
+    """
+
+    def __init__(self, rng: np.random.Generator, height: int, width: int) -> None:
+        self.rng = rng
+        self.short = min(height, width)
+        self.palette = _palette(rng)
+        self.textures = _textures(rng, height, width)
+        angle = rng.uniform(0, 2 * math.pi)
+        self.light_yx = math.sin(angle), math.cos(angle)
+        self.shapes: list[tuple[str, int]] = []
+        self.owner = np.full((height, width), -1)
+        y, x = np.indices((height, width), np.float32) / (self.short / 2) - 1
+        self.canvas = self._paint(*self._object_frame(x, y), self._colour())
+
+    def add_shape(self) -> None:
+        """Paint a shape and its shadow in front of all there is."""
+        rng = self.rng
+        family = str(rng.choice(list(FAMILIES)))
+        radius = self.short * _log_uniform(rng, *RADIUS)
+        (rows, y), (columns, x) = (self._span(n, radius) for n in self.owner.shape)
+        ragged = rng.uniform(0, RAGGED) * self.textures[0, rows, columns]
+        x, y = self._object_frame(x + ragged, y[:, None] + ragged)
+        mask = FAMILIES[family](rng, x, y)
+        seen = self.canvas[:, rows, columns]
+        under = seen.mean(axis=(1, 2))
+        own = self._colour()
+        paint = self._paint(x, y, own + rng.beta(*CAMOUFLAGE) * (under - own))
+        relief = _soften(mask, _log_uniform(rng, 0.05, 0.3) * radius)
+        slope_y, slope_x = np.gradient(rng.uniform(0.1, 0.35) * radius * relief)
+        shade = rng.normal(0, SLOPE) * x + rng.normal(0, SLOPE) * y
+        shade -= slope_y * self.light_yx[0] + slope_x * self.light_yx[1]
+        seen *= self._shadow(relief, radius)
+        np.copyto(seen, paint * np.exp(shade), where=mask)
+        self.owner[rows, columns][mask] = len(self.shapes)
+        self.shapes.append((family, int(mask.sum())))
+
+    def annotate(self) -> list[Instance]:
+        """Return some shapes that are well visible, or none where there are none."""
+        visible = np.bincount(self.owner[self.owner >= 0], minlength=len(self.shapes))
+        least = [max(LEAST_VISIBLE, LEAST_VISIBLE_SHARE * n_pixels) for _, n_pixels in self.shapes]
+        known = np.flatnonzero(visible >= least)
+        n = min(len(known), int(self.rng.integers(1, MOST_INSTANCES, endpoint=True)))
+        chosen = np.sort(self.rng.choice(known, n, replace=False)) if n else known
+        return [
+            Instance(str(number), self.owner == shape, self.shapes[shape][0])
+            for number, shape in enumerate(chosen, start=1)
+        ]
+
+    def photograph(self) -> Image:
+        """Return (H, W, 3) uint8: the canvas under uneven light, a soft lens, a noisy sensor."""
+        rng = self.rng
+        y, x = (rng.normal(0, 0.25) * np.linspace(-1, 1, n) for n in self.owner.shape)
+        light = np.exp(np.add.outer(y, x), dtype=np.float32)
+        sigma = rng.uniform(0.5, 1.0) * max(1.0, self.short / 300)
+        image = ndimage.gaussian_filter(self.canvas * light, (0, sigma, sigma), truncate=2.5)
+        image += rng.uniform(0.008, 0.035) * rng.standard_normal(image.shape, np.float32)
+        levels = (255 * np.clip(image, 0, 1)).astype(np.uint8)
+        return np.ascontiguousarray(np.moveaxis(levels, 0, 2))
+
+    def _span(self, n: int, radius: float) -> tuple[slice, Floats32]:
+        """Place a shape on an axis of n pixels: return its window and its coordinates in radii."""
+        center = self.rng.uniform(INSET * radius, n - INSET * radius)
+        start = max(0, math.floor(center - MARGIN * radius))
+        stop = min(n, math.ceil(center + MARGIN * radius))
+        return slice(start, stop), (np.arange(start, stop, dtype=np.float32) - center) / radius
+
+    def _object_frame(self, x: Floats32, y: Floats32) -> tuple[Floats32, Floats32]:
+        """Return x and y turned, squeezed and bent."""
+        rng = self.rng
+        turned = (x + 1j * y) * cmath.exp(1j * rng.normal(0, 0.4))
+        squeeze = math.exp(rng.normal(0, 0.25))
+        u: Floats32 = np.multiply(turned.real, max(1.0, squeeze))
+        v: Floats32 = np.multiply(turned.imag, max(1.0, 1 / squeeze))
+        u += rng.normal(0, 0.08) * np.sin(3 * v + rng.uniform(0, 6))
+        v += rng.normal(0, 0.08) * np.sin(3 * u + rng.uniform(0, 6))
+        return u, v
+
+    def _colour(self) -> Floats32:
+        colour: Floats32 = self.rng.choice(self.palette)
+        return colour
+
+    def _paint(self, x: Floats32, y: Floats32, colour: Floats32) -> Floats32:
+        """Return (3, h, w) colours of one to three materials, divided by waves."""
+        rng = self.rng
+        paint = self._material(x.shape, colour)
+        for _ in range(rng.integers(3)):
+            wave = np.sin(rng.normal(0, 1.2) * x + rng.normal(0, 2.5) * y + rng.uniform(0, 6))
+            other = self._material(x.shape, self._colour())
+            np.copyto(paint, other, where=wave > rng.uniform(-0.3, 0.7))
+        return paint
+
+    def _material(self, size_hw: tuple[int, ...], colour: Floats32) -> Floats32:
+        """Return (3, h, w) colours that swing about one with a texture, shifted and mirrored."""
+        rng = self.rng
+        shift = rng.integers(self.owner.shape)
+        texture = np.roll(self.textures[rng.integers(TEXTURES)], shift, (0, 1))
+        texture = texture[:: rng.choice([-1, 1]), :: rng.choice([-1, 1])]
+        pattern = np.tanh(_log_uniform(rng, 0.3, 2) * texture[: size_hw[0], : size_hw[1]])
+        swing = rng.laplace(0, SWING) * rng.normal(1, 0.15, 3)
+        swing += rng.beta(0.5, 2) * (self._colour() - colour)
+        paint: Floats32 = np.multiply.outer(swing.astype(np.float32), pattern)
+        return paint + colour[:, None, None]
+
+    def _shadow(self, relief: Floats32, radius: float) -> Floats32:
+        """Return what is left of the light behind a shape."""
+        reach = math.ceil(self.rng.uniform(0.05, 0.3) * radius)
+        origin = [round(-reach * light) for light in self.light_yx]
+        cast: Floats32
+        cast = ndimage.uniform_filter(relief, 2 * reach + 1, mode="nearest", origin=origin)
+        return 1 - self.rng.uniform(0.1, 0.7) * cast
+
+
+def _log_uniform(rng: np.random.Generator, low: float, high: float) -> float:
+    return math.exp(rng.uniform(math.log(low), math.log(high)))
+
+
+def _palette(rng: np.random.Generator) -> Floats32:
+    """Return (n, 3) float32 RGB colours."""
+    n = int(rng.integers(4, 7))
+    colours: Floats = rng.uniform(0.12, 0.88, (n, 1)) + rng.laplace(0, 1, (n, 2)) @ OPPONENT_AXES
+    return colours.clip(0.02, 0.98).astype(np.float32)
+
+
+def _textures(rng: np.random.Generator, height: int, width: int) -> Floats32:
+    """Return (N, H, W) periodic noise of unit variance: 1 / f, some with a band, some oriented.
+
+    All are filtered from one noise, which nobody sees because each use shifts them.
+    """
+    short = min(height, width)
+    ky = short * fft.fftfreq(height).astype(np.float32)[:, None]
+    kx = short * fft.rfftfreq(width).astype(np.float32)
+    k = np.hypot(ky, kx)  # cycles per short side
+    floor = np.maximum(k, 1)
+    log_k, cos, sin = np.log(floor), (kx**2 - ky**2) / floor**2, 2 * kx * ky / floor**2
+    waves = rng.standard_normal((*k.shape, 2), np.float32).view(np.complex64)[..., 0]
+    fields = []
+    for _ in range(TEXTURES):
+        focus, turn = 4 * rng.random() ** 2, rng.uniform(0, 2 * math.pi)
+        log_gain = focus * (math.cos(turn) * cos + math.sin(turn) * sin)
+        log_gain -= rng.uniform(0.8, 1.8) * log_k
+        if rng.random() < 0.5:
+            off = log_k + math.log(_log_uniform(rng, *WAVELENGTH))
+            log_gain += 3 * np.exp(-((off / rng.uniform(0.3, 0.6)) ** 2))
+        field = fft.irfft2(np.where(k < 2, 0, np.exp(log_gain)) * waves, (height, width))
+        fields.append(field / field.std())
+    return np.stack(fields)
+
+
+def _soften(mask: Mask, sigma: float) -> Floats32:
+    """Return a mask in [0, 1] with soft edges, about a Gaussian's of `sigma` pixels."""
+    soft = mask.astype(np.float32)
+    for _ in range(2):  # two boxes of side w have the variance of sigma when w = sqrt(6) sigma
+        soft = ndimage.uniform_filter(soft, max(1, round(2.45 * sigma)), mode="nearest")
+    return soft
