@@ -162,7 +162,7 @@ def read_run(folder: Path) -> Run:
     tables = [_read_part(part, SCHEMA.names) for part in _parts(folder)]
     scores = pa.concat_tables([SCHEMA.empty_table(), *tables]).to_pandas()
     failures = _read_json(folder / _FAILURES) if (folder / _FAILURES).exists() else {}
-    stored = set(scores["sample_id"])
+    stored = set(scores["sample_id"].unique())
     return Run(folder, manifest, scores, {k: v for k, v in failures.items() if k not in stored})
 
 

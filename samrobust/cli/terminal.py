@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import (
@@ -44,7 +45,14 @@ def progress_bar(*, quiet: bool) -> Progress:
 
 def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print a table on stdout; all columns but the first are kept whole."""
-    table = Table(title=escape(title), title_justify="left", title_style="bold", box=None)
+    table = Table(
+        title=escape(title),
+        title_justify="left",
+        title_style="bold",
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+        collapse_padding=True,
+    )
     for position, name in enumerate(header):
         table.add_column(escape(name), overflow="fold", no_wrap=position > 0)
     for row in rows:

@@ -1,0 +1,1 @@
+"""What stored scores become: compared and summarised runs, tables and plots."""

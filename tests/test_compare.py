@@ -1,0 +1,110 @@
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from samrobust.errors import RunError
+from samrobust.report.compare import compare
+from samrobust.types import DatasetInfo
+from tests.runs import CONTROL, SAM, SCENES, STABLE, MadeUp, described
+
+NOISY = described("noisy-box", conditions=("exact-box", "box-noise-0.2", "box-noise-0.4"))
+RUN = MadeUp(protocol=NOISY)
+
+
+@pytest.mark.parametrize(
+    ("changes", "labels"),
+    [
+        ({"dtype": "bfloat16"}, ("sam vit_b (float32)", "sam vit_b (bfloat16)")),
+        ({"settings": {"steps": 3.0}}, ("sam vit_b", "sam vit_b (steps 3.0)")),
+        ({"multimask": True}, ("sam vit_b", "sam vit_b (multimask)")),
+        ({"checkpoint_sha256": ""}, ("sam vit_b (aaaaaaaa)", "sam vit_b")),
+        (
+            {"checkpoint_sha256": "c" * 64, "dtype": "float16"},
+            ("sam vit_b (aaaaaaaa, float32)", "sam vit_b (cccccccc, float16)"),
+        ),
+    ],
+)
+def test_one_label_for_two_settings_is_told_apart(
+    tmp_path: Path, changes: dict[str, Any], labels: tuple[str, str]
+) -> None:
+    other = RUN.but(segmenter=dataclasses.replace(SAM, **changes))
+    (group,) = compare([RUN.store(tmp_path), other.store(tmp_path)])
+    assert group.labels == labels
+
+
+def test_one_label_on_two_devices_is_told_apart(tmp_path: Path) -> None:
+    (group,) = compare([RUN.store(tmp_path), RUN.but(device="cuda").store(tmp_path)])
+    assert group.labels == ("sam vit_b (cpu)", "sam vit_b (cuda)")
+
+
+REFUSALS = {
+    "the prompts differ, in 132 of 132 rows": {"prompts": "q"},
+    "the selections differ: single and oracle": {"protocol": {**NOISY, "selection": "oracle"}},
+    "the protocol files differ, in seed; a changed protocol needs another version": {
+        "protocol": {**NOISY, "seed": 1}
+    },
+    "the image frames differ: longest-side and squash": {
+        "segmenter": dataclasses.replace(STABLE, frame="squash")
+    },
+    "the fingerprints of the data set's files differ: f1 and f2": {
+        "dataset": dataclasses.replace(SCENES, fingerprint="f2")
+    },
+    "the metric constants differ: {'boundary-width': 0.02} and {'boundary-width': 0.03}": {
+        "constants": {"boundary-width": 0.03}
+    },
+}
+
+
+@pytest.mark.parametrize(("message", "changes"), REFUSALS.items(), ids=[*map(str, range(6))])
+def test_what_cannot_be_compared_is_refused(
+    tmp_path: Path, message: str, changes: dict[str, Any]
+) -> None:
+    one = RUN.but(segmenter=CONTROL if "segmenter" not in changes else SAM).store(tmp_path)
+    other = RUN.but(**{"segmenter": STABLE, **changes}).store(tmp_path)
+    with pytest.raises(RunError) as refusal:
+        compare([one, other])
+    assert str(refusal.value) == f"{one.folder} and {other.folder}: {message}"
+
+
+@pytest.mark.parametrize(("kind", "n_failed"), [("missing", 0), ("failed", 2)])
+def test_runs_of_other_images_are_refused(tmp_path: Path, kind: str, n_failed: int) -> None:
+    lacking = {kind: frozenset({"image-1", "image-2"})}
+    less = RUN.but(segmenter=STABLE, **lacking).store(tmp_path)
+    full = RUN.store(tmp_path)
+    with pytest.raises(RunError) as refusal:
+        compare([less, full])
+    assert str(refusal.value) == (
+        f"{less.folder}: lacks 2 of the 6 images of {full.folder} ({n_failed} failed); "
+        "finish it with the same command"
+    )
+
+
+def test_runs_of_other_objects_are_refused(tmp_path: Path) -> None:
+    one = RUN.store(tmp_path)
+    other = RUN.but(segmenter=STABLE).store(tmp_path)
+    fewer = dataclasses.replace(other, scores=other.scores[other.scores["instance_id"] != "2"])
+    for pair in ([one, fewer], [fewer, one]):
+        with pytest.raises(RunError, match="same images have other objects, conditions or trials"):
+            compare(pair)
+
+
+def test_an_empty_run_is_refused(tmp_path: Path) -> None:
+    run = RUN.but(missing=frozenset(f"image-{index}" for index in range(6))).store(tmp_path)
+    with pytest.raises(RunError, match="holds no scores yet; give its command again"):
+        compare([run])
+
+
+def test_the_same_run_twice_is_refused(tmp_path: Path) -> None:
+    run = RUN.store(tmp_path)
+    with pytest.raises(RunError, match="are of one segmenter with the same settings; name one"):
+        compare([run, run])
+
+
+def test_splits_and_folders_are_groups_of_their_own(tmp_path: Path) -> None:
+    infos = [DatasetInfo("coco", "a", "f"), DatasetInfo("coco", "b", "f")]
+    infos.append(DatasetInfo("coco", "a", "g", folder="mine"))
+    groups = compare([RUN.but(dataset=info).store(tmp_path) for info in infos])
+    labels = [group.runs[0].manifest.dataset.label for group in groups]
+    assert labels == ["coco/a", "coco/b", "coco/a in mine"]

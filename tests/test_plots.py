@@ -1,0 +1,200 @@
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from PIL import Image
+
+from samrobust.errors import RunError
+from samrobust.report import plots
+from samrobust.report.aggregate import Section, summarise
+from samrobust.report.plots import write_plots
+from samrobust.types import SegmenterInfo
+from tests.runs import CONTROL, SAM, STABLE, MadeUp, described
+
+SHORT = ("exact-box", "box-noise-0.2", "box-noise-0.4")
+
+
+def summary(folder: Path, protocol: dict[str, Any], *segmenters: SegmenterInfo) -> list[Section]:
+    runs = [MadeUp(protocol=protocol, segmenter=segmenter) for segmenter in segmenters or (SAM,)]
+    return summarise([run.store(folder) for run in runs])
+
+
+def drawn(sections: list[Section]) -> dict[str, Figure]:
+    looks = plots._looks(sections)
+    return {name: figure for section in sections for name, figure in plots._figures(section, looks)}
+
+
+def line_of(axes: Axes, section: Section, segmenter: str) -> tuple[Any, Any]:
+    """Return x and y of a segmenter's line; lines stand in the order of the rows."""
+    place = list(section.rows["segmenter"].unique()).index(segmenter)
+    line = axes.get_lines()[place]
+    return np.asarray(line.get_xdata()), np.asarray(line.get_ydata())
+
+
+def test_figures_are_written_as_png_and_pdf(tmp_path: Path) -> None:
+    sections = summary(tmp_path / "runs", described("noisy-box", conditions=SHORT), SAM, CONTROL)
+    paths = write_plots(sections, tmp_path / "plots")
+    stems = [f"noisy-box--scenes-6--{name}" for name in ("level", "stability")]
+    assert [path.name for path in paths] == [
+        f"{stem}.{e}" for stem in stems for e in ("png", "pdf")
+    ]
+    with Image.open(paths[0]) as level, Image.open(paths[2]) as stability:
+        assert (level.width, stability.width) == (1410, 680)  # 7.05 and 3.4 inches
+    assert all(path.read_bytes()[:5] == b"%PDF-" for path in paths if path.suffix == ".pdf")
+
+
+def test_the_same_scores_make_the_same_files(tmp_path: Path) -> None:
+    sections = summary(tmp_path / "runs", described("stable-sam-table"))
+    first, second = (write_plots(sections, tmp_path / name) for name in ("one", "two"))
+    assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
+
+
+def test_lines_are_scores_against_levels(tmp_path: Path) -> None:
+    (section,) = summary(tmp_path, described("noisy-box", conditions=SHORT), SAM, STABLE)
+    panels = drawn([section])["level"].axes
+    assert [axes.get_ylabel() for axes in panels] == ["mIoU (%)", "mBIoU (%)", "mSF (%)"]
+    assert panels[0].get_xlabel() == "box-noise (shift, scale)"
+    rows = section.rows[section.rows["segmenter"] == "stable-sam vit_b"]
+    for axes, name in zip(panels, ("miou", "mbiou", "msf"), strict=True):
+        x, y = line_of(axes, section, "stable-sam vit_b")
+        with_score = rows[rows[name].notna()]
+        np.testing.assert_allclose(x, with_score["level"])
+        np.testing.assert_allclose(y, 100 * with_score[name])
+        low, high = (100 * with_score[f"{name}_{end}"] for end in ("low", "high"))
+        band = np.asarray(axes.collections[1].get_paths()[0].vertices)
+        assert (band[:, 1].min(), band[:, 1].max()) == pytest.approx((low.min(), high.max()))
+
+
+def test_stability_stands_against_accuracy_in_order_of_level(tmp_path: Path) -> None:
+    (section,) = summary(tmp_path, described("noisy-box"))
+    (axes,) = drawn([section])["stability"].axes
+    x, y = line_of(axes, section, "sam vit_b")
+    rows = section.rows[section.rows["msf"].notna()]
+    np.testing.assert_allclose(x, 100 * rows["miou"])
+    np.testing.assert_allclose(y, 100 * rows["msf"])
+    assert [text.get_text() for text in axes.texts] == ["0.6"]
+
+
+def test_conditions_without_a_level_are_numbered(tmp_path: Path) -> None:
+    sections = summary(tmp_path, described("stable-sam-table"))
+    figures = drawn(sections)
+    assert list(figures) == ["stability"]
+    (axes,) = figures["stability"].axes
+    assert [text.get_text() for text in axes.texts] == ["(1)", "(2)", "(3)", "(4)"]
+    title = figures["stability"].get_suptitle().replace("\N{NO-BREAK SPACE}", " ")
+    assert "(1) box-noise-0.4, (2) points-1," in title.replace("\n", " ")
+
+
+def test_one_statistic_makes_a_narrow_figure(tmp_path: Path) -> None:
+    protocol = {**described("points"), "metrics": ["iou"]}
+    figures = drawn(summary(tmp_path, protocol))
+    assert list(figures) == ["level"]
+    assert figures["level"].get_figwidth() == plots.COLUMN_INCHES
+    (axes,) = figures["level"].axes
+    assert axes.get_xlabel() == "random-points (count)"
+
+
+@pytest.mark.parametrize(
+    "protocol",
+    [
+        described("gt-box"),
+        described("noisy-box", conditions=("box-noise-0.2",)) | {"metrics": ["iou"]},
+        {**described("noisy-box"), "metrics": ["hausdorff"]},
+    ],
+    ids=["no level", "one level", "no statistic to draw"],
+)
+def test_no_empty_figure_is_written(tmp_path: Path, protocol: dict[str, Any]) -> None:
+    assert write_plots(summary(tmp_path / "runs", protocol), tmp_path / "plots") == []
+
+
+def test_two_degradations_have_an_axis_each_and_share_the_exact_box(tmp_path: Path) -> None:
+    noise, shift = described("noisy-box", conditions=SHORT), described("box-shift")
+    protocol = {**noise, "conditions": [*noise["conditions"], *shift["conditions"][1:3]]}
+    figures = drawn(summary(tmp_path, protocol))
+    assert list(figures) == ["level-box-noise", "level-box-shift", "stability"]
+    axes = figures["level-box-shift"].axes[0]
+    np.testing.assert_allclose(np.asarray(axes.get_lines()[0].get_xdata()), [0.0, 0.05, 0.1])
+    assert axes.get_xlabel() == "box-shift (amount)"
+    assert len(figures["stability"].axes[0].get_lines()) == 2
+
+
+def test_a_ladder_without_stability_is_left_out_of_that_figure(tmp_path: Path) -> None:
+    noise, scale = described("noisy-box", conditions=SHORT), described("box-scale")
+    protocol = {**noise, "conditions": [*noise["conditions"][1:], *scale["conditions"][:2]]}
+    figures = drawn(summary(tmp_path, protocol))
+    assert "level-box-scale" in figures
+    assert len(figures["stability"].axes[0].get_lines()) == 1
+
+
+def test_one_step_of_each_degradation_is_one_ladder(tmp_path: Path) -> None:
+    protocol = described("noisy-box", conditions=SHORT[:2])
+    figure = drawn(summary(tmp_path, protocol))["level"]
+    np.testing.assert_allclose(np.asarray(figure.axes[0].get_lines()[0].get_xdata()), [0.0, 0.2])
+
+
+def test_levels_that_are_no_parameter_are_called_levels(tmp_path: Path) -> None:
+    protocol = described("points")
+    for row in protocol["conditions"]:
+        row["level"] += 0.5
+    assert drawn(summary(tmp_path, protocol))["level"].axes[0].get_xlabel() == (
+        "level of random-points"
+    )
+
+
+def test_segmenters_look_alike_everywhere_and_differ_from_each_other(tmp_path: Path) -> None:
+    many = [SegmenterInfo(f"model-{number}", frozenset({"box"})) for number in range(12)]
+    other = SegmenterInfo("ellipse", frozenset({"box"}), is_control=True)
+    first = summary(tmp_path, described("gt-box"), *many, CONTROL, other)
+    second = summary(tmp_path, described("points"), many[3], CONTROL)
+    looks = plots._looks(first + second)
+    assert len(looks) == 14
+    assert len({tuple(look.values()) for look in looks.values()}) == 14
+    assert looks["model-3"] == plots._looks(first)["model-3"]
+    for name, look in looks.items():
+        red, green, blue = to_rgb(look["color"])
+        is_control = name in {"box-as-mask", "ellipse"}
+        assert look["linestyle"] == ("--" if is_control else "-")
+        assert not is_control or red == green == blue > 0
+
+
+def test_published_values_are_not_drawn(tmp_path: Path) -> None:
+    value = {"segmenter": "X", "dataset": "scenes", "condition": "box-noise-0.2", "metric": "iou"}
+    run = MadeUp(reported=[{**value, "value": 0.5, "source": "paper"}])
+    sections = summarise([run.store(tmp_path)])
+    assert "X" in set(sections[0].rows["segmenter"])
+    assert len(drawn(sections)["level"].axes[0].get_lines()) == 1
+
+
+def test_limits_trials_versions_and_odd_names_are_in_file_names(tmp_path: Path) -> None:
+    protocol = {**described("points"), "name": "a/b c", "version": 2, "metrics": ["iou"]}
+    run = MadeUp(protocol=protocol, limit=6, trials=4)
+    (png, _) = write_plots(summarise([run.store(tmp_path / "runs")]), tmp_path / "plots")
+    assert png == tmp_path / "plots" / "a-b-c-v2--scenes-6--first-6--4-trials--level.png"
+
+
+def test_names_are_drawn_as_they_are(tmp_path: Path) -> None:
+    segmenter = SegmenterInfo("a$b$_\\frac", frozenset({"box"}), "x" * 70)
+    protocol = {**described("points"), "metrics": ["iou"]}
+    assert len(write_plots(summary(tmp_path / "runs", protocol, segmenter), tmp_path)) == 2
+
+
+def test_a_file_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    sections = summary(tmp_path / "runs", described("stable-sam-table"))
+    (tmp_path / "file").touch()
+    with pytest.raises(RunError, match=r"stability\.png: cannot be written: File exists$"):
+        write_plots(sections, tmp_path / "file")
+
+
+def test_reports_load_neither_pyplot_nor_torch() -> None:
+    code = (
+        "import sys, samrobust.report.plots, samrobust.report.tables; "
+        "print({'matplotlib.pyplot', 'torch'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
