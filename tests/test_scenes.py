@@ -98,16 +98,16 @@ def test_the_registry_finds_the_scenes() -> None:
     assert DATASETS.load("scenes")(DatasetOptions()).info == scenes().info
 
 
-def test_the_default_is_twelve_scenes_of_256_by_192() -> None:
+def test_the_default_is_twelve_scenes_of_160_by_120() -> None:
     assert scenes().info.name == "scenes"
-    assert scenes().info.split == "12x256x192"
+    assert scenes().info.split == "12x160x120"
     assert scenes().ids()[0] == "scene-00000"
     assert len(scenes().ids()) == 12
-    assert scenes()["scene-00011"].image.shape == (192, 256, 3)
+    assert scenes()["scene-00011"].image.shape == (120, 160, 3)
 
 
 def test_a_split_gives_count_width_and_height() -> None:
-    assert scenes("100").info.split == "100x256x192"
+    assert scenes("100").info.split == "100x160x120"
     assert scenes("3x33x97").info.split == "3x33x97"
     assert scenes("3x33x97")["scene-00002"].image.shape == (97, 33, 3)
 
@@ -143,7 +143,7 @@ def test_a_scene_is_the_same_on_every_call_and_in_every_count() -> None:
     first = scenes()["scene-00003"]
     assert same(first, scenes()["scene-00003"])
     assert same(first, scenes("4")["scene-00003"])
-    assert same(first, draw_scene(3, width=256, height=192))
+    assert same(first, draw_scene(3, width=160, height=120))
 
 
 def test_scenes_differ() -> None:

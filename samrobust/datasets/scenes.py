@@ -18,7 +18,7 @@ from samrobust.types import DatasetInfo, Floats, Image, Instance, Mask, Sample
 
 SCENES_VERSION = 1
 """Part of every scene's key: raised whenever a pixel of any scene changes."""
-DEFAULT_SIZE = (12, 256, 192)
+DEFAULT_SIZE = (12, 160, 120)
 """Images, their width and height in pixels: enough for a first look, seconds on a laptop."""
 SIDES = (32, 4096)
 """Least and most pixels of a side: below, shapes lose their parts; above, gigabytes an image."""
@@ -89,7 +89,7 @@ class Scenes:
 
 
 def build_scenes(options: DatasetOptions) -> Scenes:
-    """Return the scenes of a split: "" (12 of 256x192), "N" or "NxWxH" (images, width, height).
+    """Return the scenes of a split: "" (12 of 160x120), "N" or "NxWxH" (images, width, height).
 
     Raises:
         DatasetError: the split is none of these, or a root is given.
