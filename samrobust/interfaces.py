@@ -3,7 +3,7 @@
 These are structural: a class written elsewhere needs the members named here and no base class.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar
@@ -207,6 +207,7 @@ class SegmenterOptions:
         device: "cpu", "cuda" or "cuda:1".
         dtype: of the image encoder.
         frame: how images reach the model.
+        progress: told how many bytes are here and how many there are, while weights are fetched.
     """
 
     variant: str = ""
@@ -214,6 +215,7 @@ class SegmenterOptions:
     device: str = "cpu"
     dtype: EncoderDtype = "float32"
     frame: Frame = "longest-side"
+    progress: Callable[[int, int], None] | None = None
 
 
 class SegmenterBuilder(Protocol):

@@ -18,7 +18,7 @@ import typer
 from samrobust import __version__
 from samrobust.cli.choices import DataRoots, Datasets, Splits, chosen_datasets, for_each
 from samrobust.cli.report import print_report
-from samrobust.cli.terminal import note_line, progress_bar
+from samrobust.cli.terminal import download_bar, note_line, progress_bar
 from samrobust.errors import SamrobustError
 from samrobust.interfaces import Dataset, EncoderDtype, EvalProtocol, Segmenter, SegmenterOptions
 from samrobust.protocol import (
@@ -138,7 +138,10 @@ def evaluate_command(
         dtype=one_of(EncoderDtype, dtype, kind="dtype"),
         frame=one_of(Frame, frame, kind="frame"),
     )
-    segmenters = _build_segmenters(segmenter or DEFAULT_SEGMENTERS, variant, checkpoint, options)
+    with download_bar(quiet=quiet) as progress:
+        options = replace(options, progress=progress)
+        names = segmenter or DEFAULT_SEGMENTERS
+        segmenters = _build_segmenters(names, variant, checkpoint, options)
     loop = LoopOptions(prompts_at_once, _n_workers(workers), keep_going)
     settings = _Settings(out, limit, options.device, loop, quiet)
     folders = _run_all(protocols, datasets, segmenters, settings)

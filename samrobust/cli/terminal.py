@@ -1,16 +1,19 @@
 """What every command prints with: tables and progress on a terminal, plain text elsewhere."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import (
     BarColumn,
+    DownloadColumn,
     MofNCompleteColumn,
     Progress,
     TextColumn,
     TimeRemainingColumn,
+    TransferSpeedColumn,
 )
 from rich.table import Table
 
@@ -41,6 +44,24 @@ def progress_bar(*, quiet: bool) -> Progress:
         console=err,
         disable=quiet,
     )
+
+
+@contextmanager
+def download_bar(*, quiet: bool) -> Iterator[Callable[[int, int], None]]:
+    """Give a function that shows bytes fetched on stderr, and nothing until it is called."""
+    columns = (TextColumn("fetching weights"), BarColumn(bar_width=None), DownloadColumn())
+    bar = Progress(*columns, TransferSpeedColumn(), console=err, disable=quiet)
+    task = bar.add_task("", start=False)
+
+    def show(here: int, total: int) -> None:
+        bar.start()
+        bar.start_task(task)
+        bar.update(task, completed=here, total=total)
+
+    try:
+        yield show
+    finally:
+        bar.stop()
 
 
 def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
