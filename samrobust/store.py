@@ -25,7 +25,7 @@ from samrobust.errors import RunError
 from samrobust.types import DatasetInfo, RunManifest, Score, SegmenterInfo
 
 FORMAT = 1
-FLUSH_SECONDS = 20.0
+FLUSH_SECONDS = 5.0
 """At most this much work is done again after a kill."""
 FLUSH_ROWS = 200_000
 """Rows kept in memory at most."""

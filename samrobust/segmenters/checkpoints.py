@@ -1,0 +1,255 @@
+"""Weights files: where published ones are, how they get here, and how a model takes them in."""
+
+import hashlib
+import os
+import pickle
+import struct
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import pooch  # type: ignore[import-untyped]
+import requests
+import torch
+from filelock import FileLock
+from torch import Tensor, nn
+
+from samrobust.errors import CheckpointError
+
+State = dict[str, Tensor]
+Progress = Callable[[int, int], None]
+"""Told how many bytes are here and how many there are, while a file comes in."""
+
+CACHE_VARIABLE = "SAMROBUST_CACHE"
+"""Environment variable that names a folder for fetched files instead of the user's cache."""
+_PIECE = 2**20
+"""Bytes written, and told of, at once."""
+_TIMEOUT_S = (10, 60)
+"""To connect, and between two pieces."""
+_UNREADABLE = (
+    AssertionError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    OSError,
+    pickle.UnpicklingError,
+    RuntimeError,
+    struct.error,
+    TypeError,
+    ValueError,
+)
+"""What `torch.load` raises on damaged files, as found by damaging some thousands."""
+_TELLING = "image_encoder.pos_embed"
+"""The tensor whose last side tells variants apart."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A published weights file.
+
+    Attributes:
+        url: where it is fetched from; ends with the file's name.
+        sha256: of the file.
+        n_bytes: its size.
+        embed_dim: channels of its image encoder, which tell variants apart.
+    """
+
+    url: str
+    sha256: str
+    n_bytes: int
+    embed_dim: int
+
+    @property
+    def file_name(self) -> str:
+        """Return the last part of the address."""
+        return self.url.rpartition("/")[2]
+
+
+_META = "https://dl.fbaipublicfiles.com/segment_anything"
+SAM_CHECKPOINTS: Mapping[str, Checkpoint] = {
+    "vit_b": Checkpoint(
+        f"{_META}/sam_vit_b_01ec64.pth",
+        "ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912",
+        375_042_383,
+        embed_dim=768,
+    ),
+    "vit_l": Checkpoint(
+        f"{_META}/sam_vit_l_0b3195.pth",
+        "3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622",
+        1_249_524_607,
+        embed_dim=1024,
+    ),
+    "vit_h": Checkpoint(
+        f"{_META}/sam_vit_h_4b8939.pth",
+        "a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e",
+        2_564_550_879,
+        embed_dim=1280,
+    ),
+}
+"""Meta's files by variant (sizes and hashes: facts/hq-sam.md 3.2)."""
+
+
+def cache_folder() -> Path:
+    """Return the folder of fetched files."""
+    return Path(os.environ.get(CACHE_VARIABLE) or pooch.os_cache("samrobust"))
+
+
+def fetch(checkpoint: Checkpoint, *, progress: Progress | None = None) -> Path:
+    """Return where a published file is in the cache; what is missing of it is fetched first.
+
+    A broken transfer is taken up where it broke, in this call and in later ones.
+
+    Raises:
+        CheckpointError: it cannot be fetched or written, or is not the published file.
+    """
+    path = cache_folder() / checkpoint.file_name
+    if path.exists():
+        _check_hash(path, checkpoint)
+    else:
+        _fetch_to(path, checkpoint, progress or (lambda _here, _all: None))
+    return path
+
+
+def load_state(
+    path: Path, *, variant: str, published: Mapping[str, Checkpoint] = SAM_CHECKPOINTS
+) -> tuple[State, str]:
+    """Return the weights in a file, on the CPU, and its SHA-256; no code in the file is run.
+
+    Args:
+        path: of a state dict that `torch.save` wrote.
+        variant: what it must be.
+        published: the files of all variants, which tell whose file it is instead.
+
+    Raises:
+        CheckpointError: the file is missing, broken or of another variant.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"{path}: there is no such checkpoint")
+    sha256 = file_sha256(path)
+    for owner, checkpoint in published.items():
+        if owner != variant and checkpoint.sha256 == sha256:
+            raise CheckpointError(
+                f"{path.name}: is the published {owner}, not {variant}; is it --variant {owner}?"
+            )
+    state = _read(path)
+    sides = state[_TELLING].shape if _TELLING in state else ()
+    for owner, checkpoint in published.items():
+        if owner != variant and sides[-1:] == (checkpoint.embed_dim,):
+            raise CheckpointError(
+                f"{path.name}: looks like {owner}, not like {variant}; is it --variant {owner}?"
+            )
+    return state, sha256
+
+
+def fill_model(model: nn.Module, state: State, *, path: Path) -> None:
+    """Copy weights into a model: every tensor of the one is in the other, of the same shape.
+
+    Raises:
+        CheckpointError: they do not fit; the message names `path`, where they came from.
+    """
+    wanted = model.state_dict()
+    misfits = sorted(
+        name
+        for name in wanted.keys() | state.keys()
+        if name not in wanted or name not in state or wanted[name].shape != state[name].shape
+    )
+    if misfits:
+        raise CheckpointError(
+            f"{path.name}: does not fit the model: {len(misfits)} tensors are missing, unknown or "
+            f"of another shape, as {misfits[0]}"
+        )
+    model.load_state_dict(state)
+
+
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file in hexadecimal digits, computed once while it is unchanged."""
+    stat = path.stat()
+    return _sha256(path, stat.st_size, stat.st_mtime_ns)
+
+
+@lru_cache
+def _sha256(path: Path, _size: int, _changed_ns: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _check_hash(path: Path, checkpoint: Checkpoint) -> None:
+    found = file_sha256(path)
+    if found != checkpoint.sha256:
+        raise CheckpointError(
+            f"{path.with_name(checkpoint.file_name)}: SHA-256 is {found[:4]}…, "
+            f"expected {checkpoint.sha256[:4]}…; is it another variant?"
+        )
+
+
+def _fetch_to(path: Path, checkpoint: Checkpoint, progress: Progress) -> None:
+    part = path.with_name(f"{path.name}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(path.with_name(f"{path.name}.lock")):  # another process may want it too
+            if not path.exists():
+                _complete(part, checkpoint, progress)
+                _keep(part, path, checkpoint)
+    except OSError as error:
+        raise CheckpointError(
+            f"{path.name}: cannot be written to {path.parent}: {error.strerror}"
+        ) from error
+
+
+def _complete(part: Path, checkpoint: Checkpoint, progress: Progress) -> None:
+    """Append to a partial file until it is whole, as long as each request brings something."""
+    here = part.stat().st_size if part.exists() else 0
+    while here < checkpoint.n_bytes:
+        before, failure = here, None
+        try:
+            for size in _append(checkpoint.url, part, before):
+                here = size
+                progress(here, checkpoint.n_bytes)
+        except requests.RequestException as error:
+            failure = error
+        if here <= before:
+            raise CheckpointError(
+                f"{checkpoint.file_name}: cannot be fetched from {checkpoint.url} "
+                f"({_reason(failure)}); put it into {part.parent}, or name it with --checkpoint"
+            ) from failure
+
+
+def _append(url: str, part: Path, here: int) -> Iterator[int]:
+    """Append what a server has beyond `here` bytes, and yield the size after each piece."""
+    headers = {"Range": f"bytes={here}-", "Accept-Encoding": "identity"}
+    with requests.get(url, headers=headers, stream=True, timeout=_TIMEOUT_S) as response:
+        response.raise_for_status()
+        resumes = response.status_code == requests.codes.partial_content
+        with part.open("ab" if resumes else "wb") as file:
+            for piece in response.iter_content(_PIECE):
+                file.write(piece)
+                yield file.tell()
+
+
+def _reason(failure: requests.RequestException | None) -> str:
+    if failure is None:
+        return "it ends too early there"
+    if failure.response is not None:
+        return f"HTTP status {failure.response.status_code}"
+    return type(failure).__name__
+
+
+def _keep(part: Path, path: Path, checkpoint: Checkpoint) -> None:
+    """Give a whole file its name, or drop it if it is not the published one."""
+    try:
+        _check_hash(part, checkpoint)
+    except CheckpointError:
+        part.unlink()
+        raise
+    part.replace(path)
+
+
+def _read(path: Path) -> State:
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except _UNREADABLE as error:
+        raise CheckpointError(f"{path.name}: cut short, or not a file of torch.save") from error
+    if not isinstance(state, dict) or not all(isinstance(x, Tensor) for x in state.values()):
+        raise CheckpointError(f"{path.name}: holds something else than the weights of a model")
+    return state

@@ -1,0 +1,237 @@
+"""SAM's mask decoder for many prompts of one image: the same function with half of the work."""
+
+import math
+from typing import Literal, cast
+
+import torch
+from segment_anything.modeling.mask_decoder import MaskDecoder
+from segment_anything.modeling.sam import Sam as SamModel
+from segment_anything.modeling.transformer import (
+    Attention,
+    TwoWayAttentionBlock,
+    TwoWayTransformer,
+)
+from torch import Tensor, nn
+from torch.nn import functional
+
+DecoderKind = Literal["fast", "stock"]
+
+FEW_TOKENS = 16
+"""Up to so many tokens, bringing them to the image's C channels is less work than projecting all
+image positions to the attention's C / 2 (counted at 8 heads: break-even at 17)."""
+
+
+class StockDecoder:
+    """segment_anything's own mask decoder behind the signature of `FastDecoder`.
+
+    Args:
+        model: a SAM.
+    """
+
+    def __init__(self, model: SamModel) -> None:
+        self._model = model
+
+    def __call__(
+        self, features: Tensor, prompts: Tensor, *, multimask: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """Return the same as `FastDecoder`."""
+        encoder = self._model.prompt_encoder
+        no_mask = encoder.no_mask_embed.weight[..., None, None]
+        logits, quality = self._model.mask_decoder(
+            image_embeddings=features,
+            image_pe=encoder.get_dense_pe(),
+            sparse_prompt_embeddings=prompts,
+            dense_prompt_embeddings=no_mask.expand(len(prompts), -1, *features.shape[-2:]),
+            multimask_output=multimask,
+        )
+        return logits, quality
+
+
+class FastDecoder:
+    """SAM's mask decoder (Kirillov et al. 2023, app. A and fig. 14), re-associated.
+
+    What depends on the image alone is computed once for all prompts; attention between few tokens
+    and many image positions projects the tokens instead of the image; upscaling is two matrix
+    products; what the wanted masks do not need is left out.
+
+    Weights are read at each call and gradients flow to them. Only the positional encoding of the
+    image is kept, which SAM never trains.
+
+    Args:
+        model: a SAM.
+
+    Differs: logits by rounding, about 3e-6 of their norm in float32; there are no mask prompts.
+    """
+
+    def __init__(self, model: SamModel) -> None:
+        self._decoder: MaskDecoder = model.mask_decoder
+        self._transformer = cast(TwoWayTransformer, model.mask_decoder.transformer)
+        self._no_mask: nn.Embedding = model.prompt_encoder.no_mask_embed
+        self._position = _flatten(model.prompt_encoder.get_dense_pe())  # 1 x L x C
+
+    def __call__(
+        self, features: Tensor, prompts: Tensor, *, multimask: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """Return the logits (N, M, 4h, 4w) and qualities (N, M) of N prompts of one image.
+
+        Args:
+            features: (1, C, h, w), the image's embedding.
+            prompts: (N, P, C), P tokens a prompt from the prompt encoder.
+            multimask: M = 3 masks of an ambiguous prompt instead of the single one.
+        """
+        decoder = self._decoder
+        masks = range(1, decoder.num_mask_tokens) if multimask else range(1)
+        outputs = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
+        tokens = torch.cat([outputs.expand(len(prompts), -1, -1), prompts], dim=1)  # N x T x C
+        image = _flatten(features) + self._no_mask.weight  # 1 x L x C, after a layer N x L x C
+
+        queries = tokens
+        for layer in self._transformer.layers:
+            queries, image = self._attend(cast(TwoWayAttentionBlock, layer), queries, image, tokens)
+        queries = self._read_image(queries, image, tokens, slice(0, 1 + masks.stop))
+
+        kernels = torch.stack(
+            [decoder.output_hypernetworks_mlps[mask](queries[:, 1 + mask]) for mask in masks], dim=1
+        )  # N x M x C/8
+        logits = kernels @ _upscale(decoder.output_upscaling, image).mT  # N x M x 16L
+        quality = decoder.iou_prediction_head(queries[:, 0])[:, masks.start : masks.stop]
+        return _unflatten(logits, features.shape[-2:]), quality
+
+    def _attend(
+        self, layer: TwoWayAttentionBlock, queries: Tensor, image: Tensor, tokens: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return queries and image after a layer of the two-way transformer."""
+        # (1) self-attention of the tokens
+        if layer.skip_first_layer_pe:
+            queries = layer.norm1(layer.self_attn(queries, queries, queries))
+        else:
+            q = queries + tokens
+            queries = layer.norm1(queries + layer.self_attn(q, q, queries))
+        # (2) cross-attention from tokens to image
+        keys = image + self._position
+        attended = _tokens_to_image(
+            layer.cross_attn_token_to_image, queries + tokens, keys=keys, values=image
+        )
+        queries = layer.norm2(queries + attended)
+        # (3) MLP of each token
+        queries = layer.norm3(queries + layer.mlp(queries))
+        # (4) cross-attention from image to tokens
+        attended = _image_to_tokens(
+            layer.cross_attn_image_to_token, keys, keys=queries + tokens, values=queries
+        )
+        return queries, layer.norm4(image + attended)
+
+    def _read_image(self, queries: Tensor, image: Tensor, tokens: Tensor, wanted: slice) -> Tensor:
+        """Return the wanted queries after the last attention from tokens to image."""
+        queries, tokens = queries[:, wanted], tokens[:, wanted]
+        attended = _tokens_to_image(
+            self._transformer.final_attn_token_to_image,
+            queries + tokens,
+            keys=image + self._position,
+            values=image,
+        )
+        read: Tensor = self._transformer.norm_final_attn(queries + attended)
+        return read
+
+
+def _tokens_to_image(
+    attention: Attention, queries: Tensor, *, keys: Tensor, values: Tensor
+) -> Tensor:
+    """Return (N, T, C), what T tokens of N prompts take from the image's L positions.
+
+    With K = X W and V = Y U, softmax(Q K') V = softmax((Q W') X') Y U. The bias of the keys adds
+    the same to all scores of a query; the bias of the values is added as it is, as weights sum
+    to 1.
+
+    Args:
+        attention: its weights.
+        queries: (N, T, C).
+        keys: (N, L, C), or (1, L, C) where the prompts share them: then they are projected once.
+        values: likewise.
+    """
+    if len(keys) < len(queries):
+        shared: Tensor = attention(queries.flatten(0, 1)[None], keys, values)
+        return shared.view_as(queries)
+    if queries.shape[1] > FEW_TOKENS:
+        projected: Tensor = attention(queries, keys, values)
+        return projected
+    q = _scaled_heads(attention, attention.q_proj(queries))  # N x h x T x d
+    q = q @ _by_head(attention, attention.k_proj.weight)  # N x h x T x C
+    weights = (q.flatten(1, 2) @ keys.mT).softmax(dim=-1)  # N x hT x L
+    context = (weights @ values).view(q.shape)  # N x h x T x C
+    context = context @ _by_head(attention, attention.v_proj.weight).mT  # N x h x T x d
+    out: Tensor = attention.out_proj(context.transpose(1, 2).flatten(2) + attention.v_proj.bias)
+    return out
+
+
+def _image_to_tokens(
+    attention: Attention, queries: Tensor, *, keys: Tensor, values: Tensor
+) -> Tensor:
+    """Return (N, L, C), what the image's L positions take from T tokens of N prompts.
+
+    With Q = X W + b and output projection O, softmax(Q K') V O = softmax(X (K W')' + K b) (V O).
+
+    Args:
+        attention: its weights.
+        queries: (N, L, C), or (1, L, C) where the prompts share them.
+        keys: (N, T, C).
+        values: likewise.
+    """
+    if keys.shape[1] > FEW_TOKENS:
+        projected: Tensor = attention(queries, keys, values)
+        return projected
+    k = _scaled_heads(attention, attention.k_proj(keys))  # N x h x T x d
+    bias = k @ attention.q_proj.bias.view(attention.num_heads, -1, 1)  # N x h x T x 1
+    k = k @ _by_head(attention, attention.q_proj.weight)  # N x h x T x C
+    scores = k.flatten(1, 2) @ queries.squeeze(0).mT  # N x hT x L
+    weights = (scores.view(*k.shape[:3], -1) + bias).softmax(dim=2).flatten(1, 2)
+    v = _heads(attention, attention.v_proj(values))
+    v = v @ _by_head(attention, attention.out_proj.weight.mT)  # N x h x T x C
+    return weights.mT @ (v + attention.out_proj.bias / attention.num_heads).flatten(1, 2)
+
+
+def _heads(attention: Attention, x: Tensor) -> Tensor:
+    """Return (N, h, T, d) of (N, T, h * d)."""
+    return x.view(*x.shape[:2], attention.num_heads, -1).transpose(1, 2)
+
+
+def _scaled_heads(attention: Attention, x: Tensor) -> Tensor:
+    """Return the heads divided by the root of their dimension."""
+    heads = _heads(attention, x)
+    return heads / math.sqrt(heads.shape[-1])
+
+
+def _by_head(attention: Attention, weight: Tensor) -> Tensor:
+    """Return (h, d, C) of (h * d, C)."""
+    return weight.reshape(attention.num_heads, -1, weight.shape[-1])
+
+
+def _upscale(upscaling: nn.Sequential, image: Tensor) -> Tensor:
+    """Return (N, 16L, C/8): each position as 2 x 2 of 2 x 2 pixels, channels last."""
+    first, norm, activation, second, last_activation = upscaling
+    pixels = _double(cast(nn.ConvTranspose2d, first), image)
+    weight, bias = cast(Tensor, norm.weight), cast(Tensor, norm.bias)
+    pixels = functional.layer_norm(pixels, weight.shape, weight, bias, cast(float, norm.eps))
+    pixels = _double(cast(nn.ConvTranspose2d, second), activation(pixels))
+    upscaled: Tensor = last_activation(pixels)
+    return upscaled
+
+
+def _double(convolution: nn.ConvTranspose2d, x: Tensor) -> Tensor:
+    """Return (N, 4L, C') of (N, L, C): a 2x2 transposed convolution of stride 2 per position."""
+    weight = convolution.weight.permute(2, 3, 1, 0).flatten(0, 2)  # 4C' x C
+    bias = cast(Tensor, convolution.bias).repeat(4)
+    return functional.linear(x, weight, bias).view(len(x), -1, convolution.out_channels)
+
+
+def _flatten(grid: Tensor) -> Tensor:
+    """Return (N, L, C) of (N, C, h, w)."""
+    return grid.flatten(2).mT
+
+
+def _unflatten(pixels: Tensor, grid_hw: torch.Size) -> Tensor:
+    """Return (N, M, 4h, 4w) of (N, M, 16L), undoing the order in which `_upscale` doubles."""
+    n, m, _ = pixels.shape
+    height, width = grid_hw
+    nested = pixels.view(n, m, height, width, 2, 2, 2, 2)
+    return nested.permute(0, 1, 2, 4, 6, 3, 5, 7).reshape(n, m, 4 * height, 4 * width)

@@ -1,0 +1,82 @@
+"""The two ways in which an image reaches a SAM and its logits come back as masks."""
+
+import numpy as np
+import torch
+from segment_anything.utils.transforms import ResizeLongestSide
+from torch import Tensor
+from torch.nn import functional
+
+from samrobust.types import Floats, Frame, Image
+
+MASK_THRESHOLD = 0.0
+"""Of logits, in both sources: what is above belongs to the mask."""
+PIXELS_AT_ONCE = 2**22
+"""Logits enlarged at once: 16 MiB of float32, so that masks of huge photographs fit in memory."""
+
+
+class InputFrame:
+    """How images become the square input of an encoder, and logits become masks.
+
+    "longest-side" keeps the aspect and pads at the bottom and right, as segment_anything's
+    `SamPredictor`. "squash" does not keep it, as sam-hq's published evaluation
+    (facts/hq-sam.md 1.3 and 1.4).
+
+    Args:
+        name: of the frame.
+        side: of the input, in pixels (1024).
+    """
+
+    def __init__(self, name: Frame, side: int) -> None:
+        self.name = name
+        self.side = side
+
+    def to_input(self, image: Image) -> Tensor:
+        """Return the (3, h, w) uint8 image that is then normalised and padded to the square.
+
+        "longest-side" resizes with PIL's antialiased bilinear filter. "squash" is bilinear
+        without antialias, and cut to whole numbers.
+
+        Args:
+            image: (H, W, 3) uint8 RGB.
+        """
+        if self.name == "longest-side":
+            return _channels_first(ResizeLongestSide(self.side).apply_image(image))
+        pixels = _channels_first(image)[None].float()
+        return _resize(pixels, (self.side, self.side))[0].to(torch.uint8)
+
+    def to_masks(
+        self, logits: Tensor, *, input_hw: tuple[int, int], size_hw: tuple[int, int]
+    ) -> Tensor:
+        """Return masks (N, M, H, W) bool at the original size.
+
+        "longest-side" enlarges to the square, crops the padding and resizes to the original;
+        "squash" resizes once.
+
+        Args:
+            logits: (N, M, 4h, 4w) float32 of one image.
+            input_hw: the size of what `to_input` returned.
+            size_hw: the image's own size (H, W).
+        """
+        masks = logits.new_empty((*logits.shape[:2], *size_hw), dtype=torch.bool)
+        at_once = max(1, PIXELS_AT_ONCE // max(self.side**2, size_hw[0] * size_hw[1]))
+        parts = torch.split(logits.detach().flatten(0, 1)[:, None], at_once)
+        parts_masks = torch.split(masks.flatten(0, 1)[:, None], at_once)
+        for part, part_masks in zip(parts, parts_masks, strict=True):
+            square = part
+            if self.name == "longest-side":
+                square = _resize(part, (self.side, self.side))[..., : input_hw[0], : input_hw[1]]
+            torch.gt(_resize(square, size_hw), MASK_THRESHOLD, out=part_masks)
+        return masks
+
+
+def input_scale(size_hw: tuple[int, int], input_hw: tuple[int, int]) -> Floats:
+    """Return (2,) float64: what xy in pixels of the original image are multiplied by."""
+    return np.array([input_hw[1] / size_hw[1], input_hw[0] / size_hw[0]])
+
+
+def _channels_first(image: Image) -> Tensor:
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
+
+
+def _resize(pixels: Tensor, size_hw: tuple[int, int]) -> Tensor:
+    return functional.interpolate(pixels, size_hw, mode="bilinear", align_corners=False)

@@ -1,0 +1,319 @@
+import hashlib
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from samrobust.errors import CheckpointError
+from samrobust.segmenters.checkpoints import (
+    CACHE_VARIABLE,
+    SAM_CHECKPOINTS,
+    Checkpoint,
+    cache_folder,
+    fetch,
+    file_sha256,
+    fill_model,
+    load_state,
+)
+
+CONTENT = np.random.default_rng(0).bytes(3_000_000)
+
+
+@dataclass
+class Behaviour:
+    """What the server does, and what was asked of it."""
+
+    content: bytes = CONTENT
+    breaks_off_after: int | None = None
+    knows_ranges: bool = True
+    status: int = 200
+    starts: list[int] = field(default_factory=list)
+
+
+class Server(ThreadingHTTPServer):
+    """A file server on this machine, with a Range header, and connections that break."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.behaviour = Behaviour()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}/weights.pth"
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Server
+
+    def do_GET(self) -> None:
+        behaviour = self.server.behaviour
+        start = int(self.headers["Range"].removeprefix("bytes=").rstrip("-"))
+        start = start if behaviour.knows_ranges else 0
+        behaviour.starts.append(start)
+        if behaviour.status != 200:
+            self.send_error(behaviour.status)
+            return
+        self.send_response(206 if behaviour.knows_ranges else 200)
+        rest = behaviour.content[start:]
+        self.send_header("Content-Length", str(len(rest)))
+        self.end_headers()
+        self.wfile.write(rest[: behaviour.breaks_off_after])
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+        pass
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with Server() as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "made when needed"
+    monkeypatch.setenv(CACHE_VARIABLE, str(folder))
+    return folder
+
+
+@pytest.fixture
+def checkpoint(server: Server) -> Checkpoint:
+    return Checkpoint(server.url, hashlib.sha256(CONTENT).hexdigest(), len(CONTENT), embed_dim=8)
+
+
+def test_a_file_is_fetched_once(server: Server, cache: Path, checkpoint: Checkpoint) -> None:
+    told: list[tuple[int, int]] = []
+    path = fetch(checkpoint, progress=lambda here, total: told.append((here, total)))
+    assert path == cache / "weights.pth"
+    assert path.read_bytes() == CONTENT
+    assert told[-1] == (len(CONTENT), len(CONTENT))
+    assert told == sorted(told)
+    assert fetch(checkpoint) == path
+    assert server.behaviour.starts == [0]
+    assert sorted(x.name for x in cache.iterdir()) == ["weights.pth", "weights.pth.lock"]
+
+
+def test_broken_connections_are_taken_up_where_they_broke(
+    server: Server, cache: Path, checkpoint: Checkpoint
+) -> None:
+    server.behaviour.breaks_off_after = 1_200_000
+    assert fetch(checkpoint).read_bytes() == CONTENT
+    starts = server.behaviour.starts
+    assert len(starts) > 2
+    assert starts == sorted(starts)
+    assert cache_folder() == cache
+
+
+def test_a_later_run_goes_on_with_the_part_of_an_earlier_one(
+    server: Server, cache: Path, checkpoint: Checkpoint
+) -> None:
+    cache.mkdir()
+    (cache / "weights.pth.part").write_bytes(CONTENT[:1_000_001])
+    assert fetch(checkpoint).read_bytes() == CONTENT
+    assert server.behaviour.starts == [1_000_001]
+
+
+def test_a_server_without_ranges_sends_the_whole_again(
+    server: Server, cache: Path, checkpoint: Checkpoint
+) -> None:
+    cache.mkdir()
+    (cache / "weights.pth.part").write_bytes(b"other")
+    server.behaviour.knows_ranges = False
+    assert fetch(checkpoint).read_bytes() == CONTENT
+
+
+@pytest.mark.usefixtures("cache")
+def test_a_server_that_always_breaks_off_is_given_up(
+    server: Server, checkpoint: Checkpoint
+) -> None:
+    server.behaviour.breaks_off_after = 1_200_000
+    server.behaviour.knows_ranges = False
+    with pytest.raises(CheckpointError, match="cannot be fetched"):
+        fetch(checkpoint)
+    assert len(server.behaviour.starts) == 2
+
+
+@pytest.mark.usefixtures("cache")
+def test_a_shorter_file_there_is_given_up(server: Server, checkpoint: Checkpoint) -> None:
+    server.behaviour.content = CONTENT[:100]
+    with pytest.raises(CheckpointError, match="it ends too early there"):
+        fetch(checkpoint)
+
+
+@pytest.mark.parametrize(("status", "reason"), [(404, "HTTP status 404"), (0, "ConnectionError")])
+def test_what_cannot_be_fetched_can_be_brought_by_hand(
+    server: Server, cache: Path, checkpoint: Checkpoint, status: int, reason: str
+) -> None:
+    server.behaviour.status = status
+    if status == 0:  # nobody listens
+        checkpoint = replace(checkpoint, url="http://127.0.0.1:9/weights.pth")
+    with pytest.raises(CheckpointError) as caught:
+        fetch(checkpoint)
+    assert str(caught.value) == (
+        f"weights.pth: cannot be fetched from {checkpoint.url} ({reason}); "
+        f"put it into {cache}, or name it with --checkpoint"
+    )
+    cache.mkdir(exist_ok=True)
+    (cache / "weights.pth").write_bytes(CONTENT)
+    assert fetch(checkpoint) == cache / "weights.pth"
+
+
+def test_a_wrong_file_is_not_kept(server: Server, cache: Path, checkpoint: Checkpoint) -> None:
+    server.behaviour.content = CONTENT[::-1]
+    with pytest.raises(CheckpointError) as caught:
+        fetch(checkpoint)
+    found, wanted = (hashlib.sha256(x).hexdigest()[:4] for x in (CONTENT[::-1], CONTENT))
+    assert str(caught.value) == (
+        f"{cache}/weights.pth: SHA-256 is {found}…, expected {wanted}…; is it another variant?"
+    )
+    assert [x.name for x in cache.iterdir()] == ["weights.pth.lock"]
+
+
+def test_a_wrong_file_brought_by_hand_is_refused(cache: Path, checkpoint: Checkpoint) -> None:
+    cache.mkdir()
+    (cache / "weights.pth").write_bytes(b"other")
+    with pytest.raises(CheckpointError, match=r"weights.pth: SHA-256 is .*another variant"):
+        fetch(checkpoint)
+    assert (cache / "weights.pth").exists()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_full_disk_is_said_in_one_line(cache: Path, checkpoint: Checkpoint) -> None:
+    cache.mkdir()
+    (cache / "weights.pth.part").symlink_to("/dev/full")
+    with pytest.raises(CheckpointError) as caught:
+        fetch(checkpoint)
+    assert str(caught.value) == (
+        f"weights.pth: cannot be written to {cache}: No space left on device"
+    )
+
+
+def test_the_cache_is_the_users_unless_the_environment_names_another(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv(CACHE_VARIABLE, raising=False)
+    assert cache_folder().name == "samrobust"
+
+
+def test_published_files_are_told_apart() -> None:
+    assert list(SAM_CHECKPOINTS) == ["vit_b", "vit_l", "vit_h"]
+    for kind in ("file_name", "sha256", "n_bytes", "embed_dim"):
+        assert len({getattr(x, kind) for x in SAM_CHECKPOINTS.values()}) == 3
+    assert all(len(x.sha256) == 64 for x in SAM_CHECKPOINTS.values())
+
+
+class TinyModel(nn.Module):
+    """A model with the tensor that tells variants apart."""
+
+    def __init__(self, embed_dim: int) -> None:
+        super().__init__()
+        self.image_encoder = nn.Module()
+        self.image_encoder.pos_embed = nn.Parameter(torch.randn(1, 2, 2, embed_dim))
+
+
+PUBLISHED = {
+    "small": Checkpoint("http://127.0.0.1:9/small.pth", "0" * 64, 1, embed_dim=8),
+    "large": Checkpoint("http://127.0.0.1:9/large.pth", "1" * 64, 1, embed_dim=16),
+}
+
+
+def saved(model: nn.Module, path: Path) -> Path:
+    torch.save(model.state_dict(), path)
+    return path
+
+
+def test_weights_and_their_hash_are_loaded(tmp_path: Path) -> None:
+    source, model = TinyModel(8), TinyModel(8)
+    path = saved(source, tmp_path / "my.pth")
+    state, sha256 = load_state(path, variant="small", published=PUBLISHED)
+    fill_model(model, state, path=path)
+    assert torch.equal(model.get_parameter(_POSITIONS), source.get_parameter(_POSITIONS))
+    assert sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+_POSITIONS = "image_encoder.pos_embed"
+
+
+def test_a_changed_file_has_another_hash(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    path.write_bytes(b"one")
+    assert file_sha256(path) == hashlib.sha256(b"one").hexdigest()
+    path.write_bytes(b"three")
+    assert file_sha256(path) == hashlib.sha256(b"three").hexdigest()
+
+
+def test_another_variant_is_named(tmp_path: Path) -> None:
+    path = saved(TinyModel(16), tmp_path / "my.pth")
+    with pytest.raises(CheckpointError) as caught:
+        load_state(path, variant="small", published=PUBLISHED)
+    assert str(caught.value) == ("my.pth: looks like large, not like small; is it --variant large?")
+    published = {**PUBLISHED, "large": replace(PUBLISHED["large"], sha256=file_sha256(path))}
+    with pytest.raises(CheckpointError) as caught:
+        load_state(path, variant="small", published=published)
+    assert str(caught.value) == (
+        "my.pth: is the published large, not small; is it --variant large?"
+    )
+
+
+@pytest.mark.parametrize("kept", [0, 20, 1000])
+def test_a_file_cut_short_is_said_so(tmp_path: Path, kept: int) -> None:
+    path = saved(TinyModel(8), tmp_path / "my.pth")
+    path.write_bytes(path.read_bytes()[:kept])
+    with pytest.raises(CheckpointError) as caught:
+        load_state(path, variant="small", published=PUBLISHED)
+    assert str(caught.value) == "my.pth: cut short, or not a file of torch.save"
+
+
+def test_another_kind_of_file_is_said_so(tmp_path: Path) -> None:
+    path = tmp_path / "page.pth"
+    path.write_text("<html>not found</html>")
+    with pytest.raises(CheckpointError, match=r"^page.pth: cut short, or not a file of torch.save"):
+        load_state(path, variant="small")
+    torch.save({"epoch": 3}, path)
+    with pytest.raises(CheckpointError, match=r"^page.pth: holds something else than"):
+        load_state(path, variant="small")
+    with pytest.raises(CheckpointError, match="there is no such checkpoint"):
+        load_state(tmp_path / "none.pth", variant="small")
+
+
+def test_no_code_in_a_file_is_run(tmp_path: Path) -> None:
+    path = tmp_path / "evil.pth"
+    torch.save({"x": Evil(tmp_path / "touched")}, path)
+    with pytest.raises(CheckpointError):
+        load_state(path, variant="small")
+    assert not (tmp_path / "touched").exists()
+
+
+class Evil:
+    """What touches a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, tuple[Path]]:
+        return Path.touch, (self.path,)
+
+
+def test_weights_that_do_not_fit_leave_a_model_as_it_was(tmp_path: Path) -> None:
+    model = TinyModel(8)
+    before = model.get_parameter(_POSITIONS).clone()
+    for state in (
+        {},
+        {_POSITIONS: torch.zeros(1, 2, 2, 12)},
+        {_POSITIONS: torch.zeros(1, 2, 2, 8), "mask_decoder.hf_token.weight": torch.zeros(1)},
+    ):
+        with pytest.raises(CheckpointError, match="does not fit the model: 1 tensors are"):
+            fill_model(model, state, path=tmp_path / "my.pth")
+    assert torch.equal(model.get_parameter(_POSITIONS), before)

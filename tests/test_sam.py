@@ -1,0 +1,306 @@
+import itertools
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image as PilImage
+from segment_anything.modeling.sam import Sam as SamModel
+from segment_anything.predictor import SamPredictor
+from torch.nn import functional
+
+from samrobust.errors import CheckpointError, SegmenterError, UnknownNameError
+from samrobust.interfaces import SegmenterOptions
+from samrobust.segmenters import SEGMENTERS, checkpoints, frames
+from samrobust.segmenters.checkpoints import SAM_CHECKPOINTS, file_sha256
+from samrobust.segmenters.sam import Sam, SamEmbedding, SamOptions, build_sam
+from samrobust.types import Image, Prediction, PromptBatch
+from tests.sam_weights import base_sam, random_image, random_prompts, small_sam
+
+SIZE_HW = (333, 517)
+STOCK = SamOptions(attention="stock", decoder="stock")
+STRUCTURES = [(True, 0), (False, 1), (False, 3), (False, 10), (True, 4)]
+"""With boxes or without, number of points."""
+MOST_DIFFERING = 1e-5
+"""Share of pixels that rounding may change."""
+
+
+@pytest.fixture(scope="module")
+def image() -> Image:
+    return random_image(SIZE_HW)
+
+
+@pytest.fixture(scope="module")
+def predictor(image: Image) -> SamPredictor:
+    """Return segment_anything's own predictor, its image set."""
+    predictor = SamPredictor(small_sam())
+    predictor.set_image(image)
+    return predictor
+
+
+@pytest.fixture(scope="module")
+def stock() -> Sam:
+    return Sam(small_sam(), STOCK)
+
+
+@pytest.fixture(scope="module")
+def fast() -> Sam:
+    return Sam(small_sam())
+
+
+@pytest.fixture(scope="module")
+def embedding(fast: Sam, image: Image) -> SamEmbedding:
+    with torch.inference_mode():
+        return fast.encode([image])[0]
+
+
+def predict(sam: Sam, embedding: SamEmbedding, prompts: PromptBatch, multimask: bool) -> Prediction:
+    with torch.inference_mode():
+        return sam.predict(embedding, prompts, multimask=multimask)
+
+
+def predicted_by_theirs(
+    predictor: SamPredictor, prompts: PromptBatch, multimask: bool
+) -> Prediction:
+    """Return what `SamPredictor.predict` answers to the prompts, one after the other."""
+    answers = [
+        predictor.predict(
+            point_coords=prompts.points[n] if prompts.points.shape[1] else None,
+            point_labels=prompts.labels[n] if prompts.points.shape[1] else None,
+            box=None if prompts.boxes is None else prompts.boxes[n],
+            multimask_output=multimask,
+        )
+        for n in range(len(prompts))
+    ]
+    masks, quality, _ = (torch.from_numpy(np.stack(part)) for part in zip(*answers, strict=True))
+    return Prediction(masks, quality)
+
+
+def differing(ours: Prediction, theirs: Prediction) -> float:
+    """Return the share of pixels that differ, after checking what cannot."""
+    assert ours.masks.shape == theirs.masks.shape
+    assert ours.masks.dtype == torch.bool
+    assert ours.quality.dtype == torch.float32
+    torch.testing.assert_close(ours.quality, theirs.quality, rtol=1e-4, atol=1e-5)
+    return float((ours.masks != theirs.masks).double().mean())
+
+
+def test_stock_parts_give_the_masks_of_sam_predictor(
+    stock: Sam, predictor: SamPredictor, image: Image
+) -> None:
+    with torch.inference_mode():
+        (embedding,) = stock.encode([image])
+    assert torch.equal(embedding.features, predictor.features)
+    for (boxes, n_points), multimask in itertools.product(STRUCTURES, (False, True)):
+        prompts = random_prompts(SIZE_HW, 1, n_points, boxes=boxes)
+        ours = predict(stock, embedding, prompts, multimask)
+        theirs = predicted_by_theirs(predictor, prompts, multimask)
+        assert torch.equal(ours.masks, theirs.masks)
+        assert torch.equal(ours.quality, theirs.quality)
+
+
+def test_fast_parts_give_the_masks_of_sam_predictor(
+    fast: Sam,
+    embedding: SamEmbedding,
+    predictor: SamPredictor,
+    record_property: Callable[[str, object], None],
+) -> None:
+    shares, areas = [], []
+    for (boxes, n_points), multimask in itertools.product(STRUCTURES, (False, True)):
+        prompts = random_prompts(SIZE_HW, 3, n_points, boxes=boxes)
+        ours = predict(fast, embedding, prompts, multimask)
+        shares.append(differing(ours, predicted_by_theirs(predictor, prompts, multimask)))
+        areas.append(ours.masks.double().mean())
+    record_property("share of differing pixels", np.mean(shares))
+    assert np.mean(shares) < MOST_DIFFERING
+    assert 0.2 < np.mean(areas) < 0.8  # or the comparison would say nothing
+
+
+def test_prompts_together_are_the_prompts_one_by_one(fast: Sam, embedding: SamEmbedding) -> None:
+    for boxes, n_points in ((True, 0), (False, 3)):
+        prompts = random_prompts(SIZE_HW, 4, n_points, boxes=boxes)
+        together = predict(fast, embedding, prompts, multimask=True)
+        singles = [predict(fast, embedding, prompts[n : n + 1], multimask=True) for n in range(4)]
+        one_by_one = Prediction(
+            torch.cat([single.masks for single in singles]),
+            torch.cat([single.quality for single in singles]),
+        )
+        assert differing(together, one_by_one) < MOST_DIFFERING
+
+
+def test_images_together_are_the_images_one_by_one(stock: Sam, image: Image) -> None:
+    other = random_image((90, 40))
+    with torch.inference_mode():
+        together = stock.encode([image, other])
+        alone = stock.encode([image]) + stock.encode([other])
+    for ours, single in zip(together, alone, strict=True):
+        assert torch.equal(ours.features, single.features)
+    assert [x.size_hw for x in together] == [SIZE_HW, (90, 40)]
+    assert [x.input_size_hw for x in together] == [(165, 256), (256, 114)]
+
+
+def test_squash_is_two_plain_resizes_and_scaled_prompts(image: Image) -> None:
+    squashed = Sam(small_sam(), replace(STOCK, frame="squash"))
+    prompts = random_prompts(SIZE_HW, 2, 2, boxes=True)
+    model = squashed.model
+    pixels = torch.tensor(image).permute(2, 0, 1)[None].float()
+    pixels = functional.interpolate(pixels, (256, 256), mode="bilinear").to(torch.uint8)
+    scale = torch.tensor([256 / SIZE_HW[1], 256 / SIZE_HW[0]])
+    assert prompts.boxes is not None
+    with torch.inference_mode():
+        embeddings = squashed.encode([image])
+        found = squashed.predict(embeddings[0], prompts)
+        features = model.image_encoder(model.preprocess(pixels))
+        points = (torch.tensor(prompts.points) * scale, torch.tensor(prompts.labels))
+        boxes = torch.tensor(prompts.boxes) * scale.repeat(2)
+        logits, quality = model.mask_decoder(
+            features,
+            model.prompt_encoder.get_dense_pe(),
+            *model.prompt_encoder(points=points, boxes=boxes, masks=None),
+            multimask_output=False,
+        )
+        masks = functional.interpolate(logits, SIZE_HW, mode="bilinear") > 0
+    assert torch.equal(embeddings[0].features, features)
+    assert differing(found, Prediction(masks, quality)) < MOST_DIFFERING
+
+
+def test_masks_do_not_depend_on_how_many_are_enlarged_at_once(
+    monkeypatch: pytest.MonkeyPatch, fast: Sam, embedding: SamEmbedding
+) -> None:
+    prompts = random_prompts(SIZE_HW, 3, 1, boxes=False)
+    at_once = predict(fast, embedding, prompts, multimask=True)
+    monkeypatch.setattr(frames, "PIXELS_AT_ONCE", 1)
+    single = predict(fast, embedding, prompts, multimask=True)
+    assert torch.equal(at_once.masks, single.masks)
+
+
+def test_autocast_changes_nothing(fast: Sam, embedding: SamEmbedding) -> None:
+    prompts = random_prompts(SIZE_HW, 2, 2, boxes=False)
+    with torch.inference_mode():
+        wanted, _ = fast.logits(embedding, prompts)
+        with torch.autocast("cpu", torch.bfloat16):
+            found, _ = fast.logits(embedding, prompts)
+    assert found.dtype == torch.float32
+    assert torch.equal(found, wanted)
+
+
+def test_gradients_reach_the_features_and_no_weight(fast: Sam, embedding: SamEmbedding) -> None:
+    features = embedding.features.clone().requires_grad_()
+    prompts = random_prompts(SIZE_HW, 2, 1, boxes=False)
+    logits, _ = fast.logits(replace(embedding, features=features), prompts)
+    fast.predict(replace(embedding, features=features), prompts)  # does not mind either
+    logits.sum().backward()  # type: ignore[no-untyped-call]
+    assert features.grad is not None
+    assert bool(features.grad.any())
+    assert not any(weight.requires_grad for weight in fast.model.parameters())
+
+
+def test_a_narrow_dtype_is_the_encoders_alone(image: Image, embedding: SamEmbedding) -> None:
+    narrow = Sam(small_sam(), SamOptions(dtype="bfloat16", attention="fused"))
+    with torch.inference_mode():
+        (found,) = narrow.encode([image])
+    assert found.features.dtype == torch.float32
+    off = (found.features - embedding.features).norm() / embedding.features.norm()
+    assert 1e-4 < off < 5e-2
+    assert narrow.info.dtype == "bfloat16"
+    assert all(weight.dtype == torch.float32 for weight in narrow.model.mask_decoder.parameters())
+
+
+def test_an_overflow_is_an_error_and_not_a_mask(image: Image) -> None:
+    model = small_sam()
+    model.image_encoder.neck[1].weight.data.fill_(1e6)  # type: ignore[operator]
+    narrow = Sam(model, SamOptions(dtype="float16"), variant="vit_b")
+    with torch.inference_mode(), pytest.raises(SegmenterError) as caught:
+        narrow.encode([image])
+    assert str(caught.value) == (
+        "sam vit_b: an embedding overflows in float16; allowed: bfloat16, float32"
+    )
+
+
+def test_info_says_what_can_change_a_score(fast: Sam, stock: Sam) -> None:
+    assert fast.info.prompts == {"box", "points"}
+    assert fast.info.multimask
+    assert fast.info.frame == "longest-side"
+    assert fast.info.settings == {
+        "mask_threshold": 0.0,
+        "attention": "blocked",
+        "decoder": "fast",
+    }
+    assert stock.info.settings["decoder"] == stock.info.settings["attention"] == "stock"
+
+
+@pytest.fixture(scope="module")
+def base() -> SamModel:
+    """Return a ViT-B."""
+    return base_sam()
+
+
+@pytest.fixture
+def published_base(base: SamModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return its weights file, put where fetched files are and published under its hash."""
+    published = SAM_CHECKPOINTS["vit_b"]
+    path = tmp_path / published.file_name
+    torch.save(base.state_dict(), path)
+    table = {**SAM_CHECKPOINTS, "vit_b": replace(published, sha256=file_sha256(path))}
+    monkeypatch.setattr("samrobust.segmenters.sam.SAM_CHECKPOINTS", table)
+    monkeypatch.setenv(checkpoints.CACHE_VARIABLE, str(tmp_path))
+    return path
+
+
+def test_a_built_vit_b_gives_the_masks_of_sam_predictor(
+    base: SamModel, published_base: Path
+) -> None:
+    image = _photograph()
+    size_hw = (image.shape[0], image.shape[1])
+    built = cast(Sam, SEGMENTERS.load("sam")(SegmenterOptions()))
+    predictor = SamPredictor(base)
+    predictor.set_image(image)
+    with torch.inference_mode():
+        (embedding,) = built.encode([image])
+    for boxes, n_points, multimask in ((True, 0, False), (False, 3, True)):
+        prompts = random_prompts(size_hw, 2, n_points, boxes=boxes)
+        ours = predict(built, embedding, prompts, multimask)
+        assert differing(ours, predicted_by_theirs(predictor, prompts, multimask)) < MOST_DIFFERING
+    assert built.info.label == "sam vit_b"
+    assert built.info.checkpoint_sha256 == file_sha256(published_base)
+    assert built.info.settings["attention"] == "blocked"
+
+
+def _photograph() -> Image:
+    """Return a real photograph where there are some, or a made one."""
+    folder = Path(__file__).parents[2] / "shared" / "data" / "pennfudan" / "train"
+    paths = sorted(folder.glob("*.jpg"))
+    if not paths:
+        return random_image((301, 410))
+    return np.array(PilImage.open(paths[0]).convert("RGB"))
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        (
+            SegmenterOptions(variant="vit-b"),
+            UnknownNameError,
+            "unknown variant of sam 'vit-b'. Did you mean 'vit_b'? Known: vit_b, vit_h, vit_l",
+        ),
+        (
+            SegmenterOptions(device="tpu"),
+            SegmenterError,
+            "unknown device 'tpu'. Known: auto, cpu, cuda, cuda:N",
+        ),
+        (
+            SegmenterOptions(checkpoint=Path("nowhere.pth")),
+            CheckpointError,
+            "nowhere.pth: there is no such checkpoint",
+        ),
+    ],
+)
+def test_what_cannot_be_built_is_said_in_one_line(
+    options: SegmenterOptions, error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error) as caught:
+        build_sam(options)
+    assert str(caught.value).startswith(message)
