@@ -1,0 +1,1 @@
+"""Measured speed and memory, each beside what a careful researcher would write."""
