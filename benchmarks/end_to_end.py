@@ -17,8 +17,8 @@ import cv2
 import numpy as np
 import torch
 import typer
-from samrobust.segmenters.sam import build_sam
-from segment_anything import SamPredictor, sam_model_registry
+from segment_anything.build_sam import sam_model_registry
+from segment_anything.predictor import SamPredictor
 
 from benchmarks.photograph import OnePhotograph, save_random_sam
 from samrobust.evaluation import Evaluated, LoopOptions, draw_sample, evaluate
@@ -26,6 +26,7 @@ from samrobust.interfaces import EvalProtocol, Segmenter, SegmenterOptions
 from samrobust.metrics.overlap import boundary_width
 from samrobust.protocol import load_protocol
 from samrobust.segmenters.allocator import keep_large_blocks
+from samrobust.segmenters.sam import build_sam
 from samrobust.types import Mask
 
 WIDTH, HEIGHT = 1024, 768
@@ -44,7 +45,8 @@ def main(
     with tempfile.TemporaryDirectory() as folder:
         weights = Path(folder) / f"{variant}.pth"
         save_random_sam(variant, weights)
-        predictor = SamPredictor(sam_model_registry[variant](checkpoint=str(weights)).eval())
+        model = sam_model_registry[variant](checkpoint=str(weights))  # type: ignore[no-untyped-call]
+        predictor = SamPredictor(model.eval())
         segmenter = build_sam(SegmenterOptions(variant=variant, checkpoint=weights))
         for n_objects in objects or [1, 7]:
             photograph = OnePhotograph(WIDTH, HEIGHT, n_objects)
@@ -70,7 +72,7 @@ def careful_loop(
         target = draws.instance.mask
         for box in draws.prompts.boxes if draws.prompts.boxes is not None else []:
             masks, _, _ = predictor.predict(box=box, multimask_output=False)
-            _scores_by_opencv(masks[0], target)
+            _scores_by_opencv(np.asarray(masks[0]), target)
             n_prompts += 1
     return n_prompts / (time.perf_counter() - started)
 

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from samrobust.segmenters.sam import build_sam
 
 from benchmarks.photograph import OnePhotograph, save_random_sam
 from samrobust.evaluation import LoopOptions, evaluate
 from samrobust.interfaces import SegmenterOptions
 from samrobust.protocol import load_protocol, with_trials
 from samrobust.segmenters.allocator import keep_large_blocks
+from samrobust.segmenters.sam import build_sam
 
 ASPECT = 4 / 3
 

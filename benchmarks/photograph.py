@@ -4,10 +4,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from segment_anything import sam_model_registry
+from segment_anything.build_sam import sam_model_registry
 
 from samrobust.datasets.scenes import draw_scene
-from samrobust.types import DatasetInfo, Instance, Sample
+from samrobust.types import DatasetInfo, Instance, Mask, Sample
 
 DRAWN_WIDTH = 1024
 """Pixels; a scene is drawn at most this wide and enlarged: drawing is not what is measured."""
@@ -49,7 +49,7 @@ def save_random_sam(variant: str, path: Path) -> None:
     Speed does not depend on the weights, as long as there is something to score.
     """
     torch.manual_seed(0)
-    sam = sam_model_registry[variant]()
+    sam = sam_model_registry[variant]()  # type: ignore[no-untyped-call]
     with torch.no_grad():
         for parameter in sam.mask_decoder.parameters():
             if parameter.ndim == 2:
@@ -57,10 +57,10 @@ def save_random_sam(variant: str, path: Path) -> None:
     torch.save(sam.state_dict(), path)
 
 
-def _ellipse(rng: np.random.Generator, height: int, width: int) -> np.ndarray:  # type: ignore[type-arg]
+def _ellipse(rng: np.random.Generator, height: int, width: int) -> Mask:
     size = np.array([height, width])
     half = size * rng.uniform(0.05, 0.17, 2)
     centre = rng.uniform(half, size - half)
     y, x = np.ogrid[:height, :width]
-    inside: np.ndarray = ((y - centre[0]) / half[0]) ** 2 + ((x - centre[1]) / half[1]) ** 2 <= 1  # type: ignore[type-arg]
+    inside: Mask = ((y - centre[0]) / half[0]) ** 2 + ((x - centre[1]) / half[1]) ** 2 <= 1
     return inside
