@@ -8,7 +8,7 @@ from PIL import Image as PillowImage
 from pycocotools import mask as rle
 from pycocotools.coco import COCO
 
-from samrobust.datasets.coco import CocoDataset
+from samrobust.datasets.coco import CocoDataset, decode_mask
 from samrobust.errors import DatasetError
 from samrobust.interfaces import DatasetOptions
 from samrobust.types import Mask
@@ -100,6 +100,11 @@ def test_it_reads_what_pycocotools_reads(photographs: Path) -> None:
         ({"annotations": [{"id": 1, "image_id": 4, "segmentation": []}]}, "annotates image 4"),
         ({"annotations": [{"id": 1}]}, "is no COCO instance file: KeyError"),
         ({"images": 3}, "is no COCO instance file"),
+        ({"annotations": ["x"]}, "is no COCO instance file"),
+        ({"annotations": []}, "no image has an object"),
+        ({"annotations": _table()["annotations"][:1] * 2}, "an annotation id stands there twice"),
+        ({"images": [{"id": 9, "file_name": 3}]}, "is no COCO instance file"),
+        ({"images": [{"id": float("inf"), "file_name": "a"}]}, "is no COCO instance file"),
         ({"images": [{"id": i, "file_name": "../x.png"} for i in (9, 10)]}, "leaves the data root"),
         ({"images": [{"id": i, "file_name": "/x.png"} for i in (9, 10)]}, "leaves the data root"),
     ],
@@ -117,8 +122,14 @@ def test_a_wrong_json_is_one_line_at_the_start(
     [
         ({"size": list(SIZE_HW), "counts": [40 * 61]}, "the mask is empty"),
         ({"size": [61, 40], "counts": [0, 40 * 61]}, "the mask is 40x61, the image 61x40"),
-        ({"size": list(SIZE_HW)}, "cannot be decoded: KeyError"),
-        ([[1, 2]], "cannot be decoded"),
+        ({"size": list(SIZE_HW)}, "RLE has a size and counts"),
+        ([[1, 2]], "a polygon is a list of x and y of at least three points"),
+        ([[1, 2, 3, 4, 5, 6, 7]], "a polygon is a list"),
+        ([[1, 2, 3, float("nan"), 5, 6]], "a polygon is a list"),
+        ({"size": list(SIZE_HW), "counts": [3, 4]}, "run lengths do not add up"),
+        ({"size": list(SIZE_HW), "counts": [-4, 40 * 61 + 4]}, "run lengths do not add up"),
+        ({"size": list(SIZE_HW), "counts": "zzzz"}, "run lengths do not add up"),
+        (3, "cannot be decoded"),
     ],
 )
 def test_a_wrong_mask_names_file_annotation_and_image(
@@ -130,6 +141,30 @@ def test_a_wrong_mask_names_file_annotation_and_image(
     with pytest.raises(DatasetError, match=message) as caught:
         _dataset(root)["9"]
     assert "annotation 77 of 009.png" in str(caught.value)
+
+
+def test_an_image_of_another_size_than_listed_is_named_with_both(root: Path) -> None:
+    table = _table()
+    for image in table["images"]:
+        image.update(width=610, height=400)
+    _write(root, table)
+    with pytest.raises(DatasetError, match=r"009\.png: is 61x40, instances_val\.json says 610x400"):
+        _dataset(root)["9"]
+
+
+def test_run_lengths_are_those_that_pycocotools_packs() -> None:
+    rng = np.random.default_rng(0)
+    for density in (0.02, 0.5, 0.999):
+        mask = rng.random(SIZE_HW) < density
+        coded = rle.encode(np.asfortranarray(mask.astype(np.uint8)))
+        coded["counts"] = coded["counts"].decode()
+        assert np.array_equal(decode_mask(coded, SIZE_HW, "here"), mask)
+
+
+def test_the_fingerprint_follows_the_images_too(root: Path) -> None:
+    before = _dataset(root).info.fingerprint
+    PillowImage.fromarray(np.zeros((1, 1, 3), np.uint8)).save(root / "val/009.png")
+    assert _dataset(root).info.fingerprint != before
 
 
 def test_what_is_missing_is_said_with_what_is_wanted(root: Path) -> None:

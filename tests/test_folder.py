@@ -7,7 +7,7 @@ import pytest
 from PIL import Image as PillowImage
 
 from samrobust.datasets import DATASETS, GROUPS
-from samrobust.datasets.files import read_mask
+from samrobust.datasets.files import read_image, read_mask
 from samrobust.datasets.folder import LAYOUTS, FolderDataset
 from samrobust.errors import DatasetError
 from samrobust.interfaces import DatasetOptions
@@ -91,6 +91,48 @@ def test_other_masks_are_refused_with_their_values(
     with pytest.raises(DatasetError, match=message) as caught:
         read_mask(tmp_path / "m.png")
     assert "m.png" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("colours", "expected"),
+    [
+        ([255, 255, 255, 0, 0, 0], [True, False, False]),  # a palette that starts with white
+        ([0, 0, 0, 255, 255, 255], [False, True, True]),
+        ([0, 0, 0, 128, 0, 0], [False, True, True]),  # labels with colours of their own
+    ],
+)
+def test_palettes_of_greys_are_greys_and_of_colours_are_labels(
+    tmp_path: Path, colours: list[int], expected: list[bool]
+) -> None:
+    picture = PillowImage.fromarray(np.array([[0, 1, 1]], np.uint8))
+    picture.putpalette(colours)
+    picture.save(tmp_path / "m.png")
+    assert read_mask(tmp_path / "m.png").tolist() == [expected]
+
+
+def test_a_mask_in_the_transparency_and_a_soft_float_mask_are_refused(tmp_path: Path) -> None:
+    matte = np.full((3, 4, 4), 255, np.uint8)
+    matte[0, 0, 3] = 0
+    _save(tmp_path / "m.png", matte)
+    with pytest.raises(DatasetError, match="this one is in the transparency"):
+        read_mask(tmp_path / "m.png")
+    _save(tmp_path / "m.tif", np.array([[0, 0.6, 1]], np.float32))
+    with pytest.raises(DatasetError, match=r"holds the values 0\.0, 0\.6"):
+        read_mask(tmp_path / "m.tif")
+
+
+def test_pictures_of_more_than_8_bits_are_refused(tmp_path: Path) -> None:
+    _save(tmp_path / "i.png", np.array([[0, 60000]], np.uint16))
+    with pytest.raises(DatasetError, match="is a picture of mode I;16, not 8 bits a channel"):
+        read_image(tmp_path / "i.png")
+
+
+def test_ids_are_sorted_by_stem_and_hidden_files_are_none(root: Path) -> None:
+    for kind, source in (("images", "b.jpg"), ("masks", "b.png")):
+        content = (root / kind / source).read_bytes()
+        (root / kind / f"b-1{Path(source).suffix}").write_bytes(content)
+    (root / "images/._b.jpg").write_bytes(b"")
+    assert _dataset(root).ids() == ["a", "b", "b-1"]
 
 
 def test_images_without_masks_and_masks_without_images_are_named(root: Path) -> None:

@@ -2,14 +2,14 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
-from pathlib import Path, PurePosixPath
+from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
 from pycocotools import mask as rle
 
-from samrobust.datasets.files import read_image
+from samrobust.datasets.files import files_fingerprint, read_image
 from samrobust.errors import DatasetError
 from samrobust.interfaces import DatasetOptions
 from samrobust.types import DatasetInfo, Instance, Mask, Sample
@@ -20,6 +20,18 @@ _WANTED = (
 )
 
 
+_UNREADABLE = (
+    AttributeError,
+    IndexError,
+    KeyError,
+    OverflowError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
+"""What JSON of another shape than COCO's makes of looking into it."""
+
+
 class CocoDataset:
     """Images with the objects that an instance file draws; crowds are left out.
 
@@ -27,7 +39,7 @@ class CocoDataset:
     without an object are left out.
 
     Raises:
-        DatasetError: files are missing, or the JSON names an image that is not there.
+        DatasetError: the folder or the JSON is missing, or the JSON is not an instance file.
     """
 
     def __init__(self, options: DatasetOptions) -> None:
@@ -38,8 +50,14 @@ class CocoDataset:
         if not self._folder.is_dir():
             raise DatasetError(f"{self._folder}: there is no such folder; wanted are {_WANTED}")
         content = self._read()
-        self._load(content)
-        digest = hashlib.sha256(content).hexdigest()[:16]
+        try:
+            self._load(json.loads(content))
+        except _UNREADABLE as error:
+            raise DatasetError(f"{self._json}: is no COCO instance file: {error!r}") from error
+        if not self._objects:
+            raise DatasetError(f"{self._json}: no image has an object")
+        files = [self._folder / self._images[image_id].name for image_id in sorted(self._objects)]
+        digest = hashlib.sha256(content + files_fingerprint(files).encode()).hexdigest()[:16]
         self.info = DatasetInfo("coco", options.split, digest, options.root.resolve().name)
 
     def ids(self) -> list[str]:
@@ -50,22 +68,22 @@ class CocoDataset:
         """Return one image with its objects.
 
         Raises:
-            DatasetError: the image cannot be read, or a mask is empty or of another size.
+            DatasetError: the image cannot be read, or it or a mask is empty or of another size
+                than the JSON says.
         """
-        image_id = int(sample_id)
-        path = self._paths[image_id]
+        listed = self._images[int(sample_id)]
+        path = self._folder / listed.name
         image = read_image(path)
+        height, width = image.shape[:2]
+        if listed.size_wh not in ((width, height), (None, None)):
+            wanted = "x".join(map(str, listed.size_wh))
+            raise DatasetError(f"{path}: is {width}x{height}, {self._json.name} says {wanted}")
         instances = []
-        for annotation in self._objects[image_id]:
-            where = f"{self._json}: annotation {annotation['id']} of {path.name}"
-            mask = _decode(annotation["segmentation"], image.shape[:2], where)
-            if mask.shape != image.shape[:2]:
-                sizes = [f"{array.shape[1]}x{array.shape[0]}" for array in (mask, image)]
-                raise DatasetError(f"{where}: the mask is {sizes[0]}, the image {sizes[1]}")
-            if not mask.any():
-                raise DatasetError(f"{where}: the mask is empty")
-            category = self._categories.get(annotation.get("category_id", -1), "")
-            instances.append(Instance(str(annotation["id"]), mask, category))
+        for row in self._objects[int(sample_id)]:
+            where = f"{self._json}: annotation {row['id']} of {path.name}"
+            mask = decode_mask(row["segmentation"], (height, width), where)
+            category = self._categories.get(row.get("category_id", -1), "")
+            instances.append(Instance(str(row["id"]), mask, category))
         return Sample(sample_id, image, instances)
 
     def _read(self) -> bytes:
@@ -76,28 +94,35 @@ class CocoDataset:
                 f"{self._json}: cannot be read: {error.strerror}; wanted are {_WANTED}"
             ) from error
 
-    def _load(self, content: bytes) -> None:
-        try:
-            table = json.loads(content)
-            images = {image["id"]: image["file_name"] for image in table["images"]}
-            annotations = table["annotations"]
-            categories = {row["id"]: row["name"] for row in table.get("categories", [])}
-            drawn = [row for row in annotations if not row.get("iscrowd", 0)]
-            self._objects: dict[int, list[Mapping[str, Any]]] = {}
-            for row in sorted(drawn, key=lambda row: int(row["id"])):
-                self._objects.setdefault(int(row["image_id"]), []).append(row)
-        except (ValueError, KeyError, TypeError) as error:
-            raise DatasetError(f"{self._json}: is no COCO instance file: {error!r}") from error
-        self._categories: dict[int, str] = categories
-        self._paths = {image_id: self._path(images, image_id) for image_id in sorted(self._objects)}
+    def _load(self, table: dict[str, Any]) -> None:
+        """Keep what is needed of the JSON, each part looked at once so that it fails here."""
+        self._images: dict[int, _Listed] = {}
+        for row in table["images"]:
+            size_wh = row.get("width"), row.get("height")
+            self._images[int(row["id"])] = _Listed(self._safe(row["file_name"]), size_wh)
+        self._categories = {row["id"]: str(row["name"]) for row in table.get("categories", [])}
+        self._objects: dict[int, list[dict[str, Any]]] = {}
+        drawn = [row for row in table["annotations"] if not row.get("iscrowd", 0)]
+        if len({int(row["id"]) for row in drawn}) < len(drawn):
+            raise ValueError("an annotation id stands there twice")
+        for row in sorted(drawn, key=lambda row: int(row["id"])):
+            image_id = int(row["image_id"])
+            if image_id not in self._images:
+                raise ValueError(f"it annotates image {image_id}, which it does not list")
+            hash(row.get("category_id")), row["segmentation"]
+            self._objects.setdefault(image_id, []).append(row)
 
-    def _path(self, images: Mapping[int, str], image_id: int) -> Path:
-        if image_id not in images:
-            raise DatasetError(f"{self._json}: annotates image {image_id}, which it does not list")
-        name = PurePosixPath(images[image_id])
+    def _safe(self, file_name: str) -> str:
+        name = PurePosixPath(file_name)
         if name.is_absolute() or ".." in name.parts:
-            raise DatasetError(f"{self._json}: file name '{name}' leaves the data root")
-        return self._folder / name
+            raise ValueError(f"file name '{name}' leaves the data root")
+        return file_name
+
+
+@dataclass(frozen=True)
+class _Listed:
+    name: str
+    size_wh: tuple[int | None, int | None]
 
 
 def build_coco(options: DatasetOptions) -> CocoDataset:
@@ -105,19 +130,65 @@ def build_coco(options: DatasetOptions) -> CocoDataset:
     return CocoDataset(options)
 
 
-def _decode(segmentation: list[Any] | dict[str, Any], size_hw: tuple[int, int], where: str) -> Mask:
-    """Return (H, W) bool of polygons, of uncompressed RLE or of compressed RLE."""
-    height, width = size_hw
+def decode_mask(
+    segmentation: list[Any] | dict[str, Any], size_hw: tuple[int, int], where: str
+) -> Mask:
+    """Return (H, W) bool of polygons, of uncompressed RLE or of compressed RLE.
+
+    Args:
+        segmentation: as in COCO's JSON.
+        size_hw: of the image.
+        where: the beginning of the message when it fails.
+
+    Raises:
+        DatasetError: it is none of these, of another size, or empty.
+    """
     try:
-        if isinstance(segmentation, list):
-            if not all(len(polygon) >= 6 for polygon in segmentation):
-                raise ValueError("a polygon needs at least three points")
-            coded = rle.merge(rle.frPyObjects(segmentation, height, width))
-        elif isinstance(segmentation["counts"], list):
-            coded = rle.frPyObjects(segmentation, *segmentation["size"])
-        else:
-            coded = segmentation
-        decoded: Mask = rle.decode(coded).astype(np.bool_)
-    except (TypeError, ValueError, KeyError, IndexError) as error:
-        raise DatasetError(f"{where}: the segmentation cannot be decoded: {error!r}") from error
+        decoded: Mask = rle.decode(_coded(segmentation, size_hw)).astype(np.bool_)
+    except _UNREADABLE as error:
+        raise DatasetError(f"{where}: the segmentation cannot be decoded: {error}") from error
+    if not decoded.any():
+        raise DatasetError(f"{where}: the mask is empty")
     return decoded
+
+
+def _coded(segmentation: list[Any] | dict[str, Any], size_hw: tuple[int, int]) -> Any:  # noqa: ANN401
+    """Return RLE that pycocotools decodes without reading what is not there."""
+    height, width = size_hw
+    if isinstance(segmentation, list):
+        for polygon in segmentation:
+            if len(polygon) < 6 or len(polygon) % 2 or not np.isfinite(polygon).all():
+                raise ValueError("a polygon is a list of x and y of at least three points")
+        return rle.merge(rle.frPyObjects(segmentation, height, width))
+    if not {"size", "counts"} <= set(segmentation):
+        raise ValueError("RLE has a size and counts")
+    if list(segmentation["size"]) != [height, width]:
+        size = segmentation["size"]
+        raise ValueError(f"the mask is {size[1]}x{size[0]}, the image {width}x{height}")
+    counts = segmentation["counts"]
+    runs = counts if isinstance(counts, list) else _run_lengths(counts)
+    if not all(type(run) is int and run >= 0 for run in runs) or sum(runs) != height * width:
+        raise ValueError("the run lengths do not add up to the size of the image")
+    if isinstance(counts, list):
+        return rle.frPyObjects(segmentation, height, width)
+    return segmentation
+
+
+def _run_lengths(text: str) -> list[int]:
+    """Return the run lengths of COCO's compressed RLE.
+
+    Five bits a character, lowest first, a sixth says that more follow, the last sets the sign; from
+    the third run on, differences to the run before the last (pycocotools, `common/maskApi.c`).
+    """
+    runs: list[int] = []
+    value, shift = 0, 0
+    for character in text:
+        bits = ord(character) - 48
+        value |= (bits & 0x1F) << shift
+        shift += 5
+        if not bits & 0x20:
+            if bits & 0x10:
+                value -= 1 << shift
+            runs.append(value + (runs[-2] if len(runs) > 2 else 0))
+            value, shift = 0, 0
+    return runs

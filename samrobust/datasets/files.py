@@ -1,8 +1,10 @@
 """Read photographs and masks from files, with one clear line for whatever is wrong with them."""
 
 import hashlib
+import os
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +16,8 @@ from samrobust.types import Image, Mask
 
 SOFT_THRESHOLD = 128
 """Above it a mask pixel is foreground, as in HQ-SAM's evaluation (facts/hq-sam.md 1.3)."""
+EIGHT_BIT_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
+"""Of pictures, as Pillow names them; others would be cut off at 255."""
 
 
 def read_image(path: Path) -> Image:
@@ -24,7 +28,10 @@ def read_image(path: Path) -> Image:
     Raises:
         DatasetError: the file is missing, cut off or no image.
     """
-    return np.asarray(_decode(path).convert("RGB"))
+    picture = _decode(path)
+    if picture.mode not in EIGHT_BIT_MODES:
+        raise DatasetError(f"{path}: is a picture of mode {picture.mode}, not 8 bits a channel")
+    return np.array(picture.convert("RGB"))
 
 
 def read_mask(path: Path) -> Mask:
@@ -37,16 +44,9 @@ def read_mask(path: Path) -> Mask:
         DatasetError: the file is missing, cut off or no image, empty, coloured, or holds values
             that are neither.
     """
-    values = np.asarray(_decode(path))
-    if values.ndim == 3:
-        colours = values[..., :3] if values.shape[2] >= 3 else values[..., :1]
-        if (colours != colours[..., :1]).any():
-            raise DatasetError(f"{path}: a mask must be grey, its colour channels differ")
-        values = colours[..., 0]
-    if values.dtype == np.bool_:
-        mask: Mask = values
-    elif values.max() <= 1:
-        mask = values == 1
+    values = _grey_values(path)
+    if np.isin(values, (0, 1)).all():
+        mask: Mask = values == 1
     elif values.dtype == np.uint8 and values.max() > SOFT_THRESHOLD:
         mask = values > SOFT_THRESHOLD
     else:
@@ -60,11 +60,35 @@ def read_mask(path: Path) -> Mask:
 
 
 def files_fingerprint(files: Iterable[Path]) -> str:
-    """Return a hash of the names and sizes of files, in the order given."""
+    """Return a hash of the names and sizes of files, in the order given; some may be missing."""
     digest = hashlib.sha256()
     for file in files:
-        digest.update(f"{file.name}\x1f{file.stat().st_size}\x1e".encode())
+        size = file.stat().st_size if file.exists() else -1
+        digest.update(os.fsencode(file.name) + f"\x1f{size}\x1e".encode())
     return digest.hexdigest()[:16]
+
+
+def _grey_values(path: Path) -> npt.NDArray[Any]:
+    """Return the (H, W) values of a mask file, a palette and equal colour channels resolved."""
+    picture = _decode(path)
+    if picture.mode == "P" and not _is_label_palette(picture):
+        picture = picture.convert("RGB")
+    values = np.asarray(picture)
+    if values.ndim == 3:
+        colours = values[..., :3] if values.shape[2] >= 3 else values[..., :1]
+        if (colours != colours[..., :1]).any():
+            raise DatasetError(f"{path}: a mask must be grey, its colour channels differ")
+        if values.shape[2] in (2, 4) and (colours == colours[0, 0, 0]).all():
+            raise DatasetError(f"{path}: a mask must be grey, this one is in the transparency")
+        values = colours[..., 0]
+    return values
+
+
+def _is_label_palette(picture: PillowImage.Image) -> bool:
+    """Return whether index 0 is black and a used one is coloured: then indices are labels."""
+    colours = picture.convert("RGB").getcolors(256) or []
+    grey = all(len(set(colour)) == 1 for _, colour in colours if isinstance(colour, tuple))
+    return not grey and (picture.getpalette() or [0])[:3] == [0, 0, 0]
 
 
 def _decode(path: Path) -> PillowImage.Image:
@@ -77,7 +101,8 @@ def _decode(path: Path) -> PillowImage.Image:
     except UnidentifiedImageError as error:
         raise DatasetError(f"{path}: is no image that can be read") from error
     except (OSError, SyntaxError, ValueError, PillowImage.DecompressionBombError) as error:
-        raise DatasetError(f"{path}: cannot be decoded: {error}") from error
+        reason = getattr(error, "strerror", None) or error
+        raise DatasetError(f"{path}: cannot be decoded: {reason}") from error
 
 
 def _some(values: npt.NDArray[np.generic]) -> str:

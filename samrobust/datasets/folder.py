@@ -122,7 +122,11 @@ class FolderDataset:
 def _by_stem(folder: Path, suffixes: tuple[str, ...], wanted: str) -> dict[str, Path]:
     if not folder.is_dir():
         raise DatasetError(f"{folder}: there is no such folder; wanted are {wanted}")
-    files = sorted(file for file in folder.iterdir() if file.suffix.lower() in suffixes)
+    try:
+        listed = sorted(folder.iterdir(), key=lambda file: (file.stem, file.name))
+    except OSError as error:
+        raise DatasetError(f"{folder}: cannot be listed: {error.strerror}") from error
+    files = [file for file in listed if file.suffix.lower() in suffixes and file.stem[0] != "."]
     if not files:
         raise DatasetError(f"{folder}: holds no {', '.join(suffixes)} files; wanted are {wanted}")
     found: dict[str, Path] = {}
