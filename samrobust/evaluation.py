@@ -1,5 +1,8 @@
 """The evaluation loop: images and prompts in, scores out; it knows no disk and no terminal."""
 
+import os
+import threading
+import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -9,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from samrobust.errors import DatasetError, SegmenterError
+from samrobust.errors import DatasetError, ProtocolError, SegmenterError
 from samrobust.interfaces import Condition, Dataset, EvalProtocol, Metric, Segmenter
 from samrobust.metrics import METRICS
 from samrobust.metrics.overlap import DILATION_RATIO, iou
@@ -91,12 +94,20 @@ class LoopOptions:
     keep_going: bool = False
 
 
-def check_accepts(info: SegmenterInfo, protocol: EvalProtocol) -> None:
-    """Check that a segmenter takes every prompt of a protocol.
+def check_can_run(info: SegmenterInfo, protocol: EvalProtocol) -> None:
+    """Check that a segmenter takes every prompt of a protocol, and that there will be scores.
 
     Raises:
         SegmenterError: it does not; the message names both.
+        ProtocolError: every metric is over trials, and no condition has two.
     """
+    metrics = [METRICS.load(name) for name in protocol.metrics]
+    most_trials = max(condition.trials for condition in protocol.conditions)
+    if most_trials < 2 and all(metric.over_trials for metric in metrics):
+        raise ProtocolError(
+            f"protocol {protocol.name}: {', '.join(protocol.metrics)} needs two trials or more, "
+            "every condition has one"
+        )
     for condition in protocol.conditions:
         missing = condition.degradation.gives - info.prompts
         if missing:
@@ -124,13 +135,14 @@ def evaluate(
         DatasetError: an image or mask cannot be read, unless told to keep going.
         SegmenterError: the segmenter does not take the protocol's prompts, or its memory ends.
     """
-    check_accepts(segmenter.info, protocol)
+    check_can_run(segmenter.info, protocol)
     metrics = [METRICS.load(name) for name in protocol.metrics]
     loader: DataLoader[DrawnSample | Failure] = DataLoader(
         _Drawing(dataset, protocol, sample_ids),  # type: ignore[arg-type]
         batch_size=None,
         num_workers=min(options.workers, len(sample_ids)),
         collate_fn=_as_it_is,
+        worker_init_fn=_end_with_parent,
     )
     for drawn in loader:
         if isinstance(drawn, Failure):
@@ -191,6 +203,18 @@ class _Drawing:
             return draw_sample(self._dataset[sample_id], self._dataset.info.key, self._protocol)
         except (DatasetError, ValueError) as error:  # the latter from a plug-in's broken sample
             return Failure(sample_id, str(error))
+
+
+def _end_with_parent(_worker: int) -> None:
+    """Let a loading process end when its parent is killed, instead of waiting for it for ever."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _as_it_is(drawn: T) -> T:

@@ -17,7 +17,7 @@ from samrobust.types import Floats, Mask
 
 R = TypeVar("R")
 Pixels = npt.NDArray[np.int64]
-KEPT_RESULTS = 8
+KEPT_RESULTS = 2
 
 
 def mask_to_box(mask: Mask) -> Floats:

@@ -15,6 +15,8 @@ from samrobust.metrics import METRICS
 from samrobust.registry import known, one_of
 from samrobust.types import Selection
 
+LARGEST = 1e9
+"""No parameter is as large; beyond, coordinates would overflow."""
 _PROTOCOL_KEYS = {
     "name": str,
     "version": int,
@@ -111,7 +113,7 @@ def _read(path: Path) -> EvalProtocol:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ProtocolError(f"{path}: cannot be read: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ProtocolError(f"{path}: is not TOML: {error}") from error
     try:
         return _build(table)
@@ -133,6 +135,10 @@ def _build(table: Mapping[str, Any]) -> EvalProtocol:
     for key in ("metrics", "conditions"):
         if not table[key]:
             raise ValueError(f"'{key}' must not be empty")
+    if not all(isinstance(metric, str) for metric in table["metrics"]):
+        raise ValueError("'metrics' must be a list of text")
+    if len(set(table["metrics"])) < len(table["metrics"]):
+        raise ValueError("'metrics' names one twice")
     return EvalProtocol(
         name=table["name"],
         version=table["version"],
@@ -178,7 +184,7 @@ def _degradation(kind: str, parameters: Mapping[str, Any]) -> Degradation:
         if key not in fields:
             allowed = ", ".join(sorted(fields)) or "none"
             raise ValueError(f"{kind} has no parameter '{key}'. Known: {allowed}")
-        if not _is(value, hints[key]):
+        if hints[key] in _WORDS and not _is(value, hints[key]):
             raise ValueError(f"{kind}: {key} must be {_WORDS[hints[key]]}, got {value!r}")
     for field in fields.values():
         if field.name not in parameters and field.default is dataclasses.MISSING:
@@ -206,6 +212,12 @@ def _check_keys(table: Mapping[str, Any], keys: Mapping[str, type]) -> None:
 
 
 def _is(value: object, kind: type) -> bool:
-    """Return whether a TOML value is of a kind: whole numbers are numbers too, booleans are not."""
-    kinds = (int, float) if kind is float else kind
-    return isinstance(value, kinds) and (kind is bool or not isinstance(value, bool))
+    """Return whether a TOML value is of a kind.
+
+    Whole numbers are numbers too; booleans are not, nor what is not finite or absurdly large.
+    """
+    if isinstance(value, bool) or kind is bool:
+        return isinstance(value, bool) and kind is bool
+    if kind is float:
+        return isinstance(value, int | float) and abs(value) < LARGEST
+    return isinstance(value, kind)

@@ -19,12 +19,12 @@ class Entry:
     Attributes:
         target: `module:attribute`, imported when the name is first used.
         summary: what it is and what it accepts, in one line, known without importing it.
-        takes_files: whether it is told where its files are (data roots, splits, checkpoints).
+        takes: the options that say where its files are, or which of them; None for all.
     """
 
     target: str
     summary: str
-    takes_files: bool = True
+    takes: tuple[str, ...] | None = None
 
 
 class Registry(Generic[T_co]):
@@ -52,9 +52,10 @@ class Registry(Generic[T_co]):
         plugin = self._plugins()[known(name, self.names(), kind=self.kind)]
         return f"plug-in {plugin.value}" + (f" of {plugin.dist.name}" if plugin.dist else "")
 
-    def takes_files(self, name: str) -> bool:
-        """Return whether a name is told where its files are; plug-ins are."""
-        return name not in self._builtin or self._builtin[name].takes_files
+    def takes(self, name: str, option: str) -> bool:
+        """Return whether a name is told the value of an option; plug-ins are told all."""
+        options = self._builtin[name].takes if name in self._builtin else None
+        return options is None or option in options
 
     def load(self, name: str) -> T_co:
         """Import and return what a name stands for.

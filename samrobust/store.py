@@ -4,6 +4,7 @@ A part is written beside its place and moved there whole, and holds all scores o
 images; so an image is either stored or not, and the same command goes on where the last one ended.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import io
@@ -41,6 +42,7 @@ SCHEMA = pa.schema(
     ]
 )
 _MANIFEST, _SCORES, _FAILURES, _LOCK = "manifest.json", "scores", "failures.json", ".lock"
+_PART = re.compile(r"part-(\d{5,})\.parquet")
 _NOT_IDENTITY = ("command", "created", "reported")
 
 
@@ -92,7 +94,9 @@ class RunWriter:
             raise RunError(f"{self.folder}: cannot be written: {error.strerror}") from error
         for leftover in self.folder.rglob("*.tmp"):
             leftover.unlink()
-        if not (self.folder / _MANIFEST).exists():
+        if (self.folder / _MANIFEST).exists():
+            _manifest_from_json(self.folder / _MANIFEST)
+        else:
             _write_json(self.folder / _MANIFEST, _manifest_to_json(manifest))
         self.done: frozenset[str] = frozenset(_stored_ids(self.folder))
         self._failures: dict[str, str] = {}
@@ -133,8 +137,7 @@ class RunWriter:
             }
             buffer = io.BytesIO()
             pq.write_table(pa.table(columns, schema=SCHEMA), buffer)
-            numbers = [int(part.stem.split("-")[1]) for part in _parts(self.folder)]
-            number = max(numbers, default=-1) + 1
+            number = max((int(part.stem[5:]) for part in _parts(self.folder)), default=-1) + 1
             part = self.folder / _SCORES / f"part-{number:05d}.parquet"
             _write_whole(part, buffer.getvalue())
         self._rows = []
@@ -144,11 +147,13 @@ class RunWriter:
 def run_name(manifest: RunManifest) -> str:
     """Return the folder name of a run: what it is, then a hash of all that can change a number.
 
-    Not in the hash: when and how it was started, and the published values shown beside it.
+    Not in the hash: when and how it was started, the published values shown beside it, and the name
+    of the folder that the data lie in.
     """
     identity = {k: v for k, v in _manifest_to_json(manifest).items() if k not in _NOT_IDENTITY}
+    identity["dataset"].pop("folder")
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:10]
-    words = [manifest.protocol["name"], manifest.dataset.label, manifest.segmenter.label, digest]
+    words = [manifest.protocol["name"], manifest.dataset.key, manifest.segmenter.label, digest]
     return "--".join(re.sub(r"[^A-Za-z0-9._]+", "-", word) for word in words)
 
 
@@ -175,7 +180,11 @@ def _stored_ids(folder: Path) -> set[str]:
 
 
 def _parts(folder: Path) -> list[Path]:
-    return sorted((folder / _SCORES).glob("part-*.parquet"))
+    try:
+        files = sorted((folder / _SCORES).iterdir())
+    except OSError as error:
+        raise RunError(f"{folder / _SCORES}: cannot be read: {error.strerror}") from error
+    return [file for file in files if _PART.fullmatch(file.name)]
 
 
 def _read_part(part: Path, columns: list[str]) -> pa.Table:
@@ -215,8 +224,10 @@ def _read_json(path: Path) -> dict[str, Any]:
         plain: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise RunError(f"{path}: cannot be read: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RunError(f"{path}: is not JSON: {error}") from error
+    if not isinstance(plain, dict):
+        raise RunError(f"{path}: is not a JSON object")
     return plain
 
 
@@ -234,7 +245,8 @@ def _write_whole(path: Path, content: bytes) -> None:
             os.fsync(file.fileno())
         unfinished.replace(path)
     except OSError as error:
-        unfinished.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            unfinished.unlink(missing_ok=True)
         raise RunError(
             f"{path}: cannot be written: {error.strerror}; what was stored before is kept, "
             "the same command goes on from there"

@@ -114,7 +114,7 @@ def test_controls_say_what_they_do_not_take() -> None:
 def test_controls_are_marked_and_do_without_files() -> None:
     for name in ("box-fill", "ellipse", "grabcut"):
         assert SEGMENTERS.load(name)(OPTIONS).info.is_control
-        assert not SEGMENTERS.takes_files(name)
+        assert not SEGMENTERS.takes(name, "--checkpoint")
 
 
 def test_devices_are_checked(monkeypatch: pytest.MonkeyPatch) -> None:

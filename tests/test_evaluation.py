@@ -12,7 +12,7 @@ from samrobust.evaluation import (
     Evaluated,
     Failure,
     LoopOptions,
-    check_accepts,
+    check_can_run,
     draw_sample,
     evaluate,
 )
@@ -185,12 +185,12 @@ class _Refusing:
 
 def test_prompts_that_a_segmenter_does_not_take_are_refused_by_name() -> None:
     info = build_box_fill(SegmenterOptions()).info
-    check_accepts(info, load_protocol("noisy-box"))
+    check_can_run(info, load_protocol("noisy-box"))
     with pytest.raises(
         SegmenterError,
         match="protocol points: condition 'points-1' gives points, segmenter box-fill accepts box",
     ):
-        check_accepts(info, load_protocol("points"))
+        check_can_run(info, load_protocol("points"))
 
 
 class _Hungry(GrownBox):

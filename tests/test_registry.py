@@ -10,7 +10,10 @@ from samrobust.registry import Entry, Registry
 def _registry(monkeypatch: pytest.MonkeyPatch, *plugins: tuple[str, str]) -> Registry[object]:
     points = [EntryPoint(name, value, "group") for name, value in plugins]
     monkeypatch.setattr(samrobust.registry, "entry_points", lambda group: points)  # noqa: ARG005
-    builtin = {"zeta": Entry("math:pi", "the ratio"), "none": Entry("math:tau", "", False)}
+    builtin = {
+        "zeta": Entry("math:pi", "the ratio"),
+        "none": Entry("math:tau", "", takes=("--split",)),
+    }
     return Registry("number", builtin, group="group")
 
 
@@ -21,8 +24,10 @@ def test_names_are_built_ins_then_plugins(monkeypatch: pytest.MonkeyPatch) -> No
     assert registry.load("e") == pytest.approx(2.71828, abs=1e-5)
     assert registry.summary("zeta") == "the ratio"
     assert registry.summary("e") == "plug-in math:e"
-    assert registry.takes_files("e")
-    assert not registry.takes_files("none")
+    assert registry.takes("e", "--split")
+    assert registry.takes("zeta", "--data-root")
+    assert registry.takes("none", "--split")
+    assert not registry.takes("none", "--data-root")
 
 
 def test_an_unknown_name_gets_its_near_miss_and_the_list(monkeypatch: pytest.MonkeyPatch) -> None:

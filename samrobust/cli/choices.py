@@ -39,12 +39,14 @@ def chosen_datasets(
     asked = names or DEFAULT_DATASETS
     for name in asked:
         known(name, [*DATASETS.names(), *GROUPS], kind="dataset")
-    root_of = for_each(asked, roots or [], option="--data-root", registry=DATASETS)
-    split_of = for_each(asked, splits or [], option="--split", registry=DATASETS)
+    members = [GROUPS.get(name, (name,)) for name in asked]
+    first = [names[0] for names in members]
+    root_of = for_each(first, roots or [], option="--data-root", registry=DATASETS)
+    split_of = for_each(first, splits or [], option="--split", registry=DATASETS)
     return [
-        DATASETS.load(member)(DatasetOptions(root_of[place], split_of[place] or ""))
-        for place, name in enumerate(asked)
-        for member in GROUPS.get(name, (name,))
+        DATASETS.load(member)(DatasetOptions(root, split or ""))
+        for names, root, split in zip(members, root_of, split_of, strict=True)
+        for member in names
     ]
 
 
@@ -53,12 +55,12 @@ def for_each(
 ) -> list[T | None]:
     """Return the value of an option for each name: one for all, or one each.
 
-    Names that are told of no files get None, unless one such name stands alone.
+    Names that take no such option get None, unless such a name stands alone: then it refuses.
 
     Raises:
         SamrobustError: there is another number of values than of names that take one.
     """
-    takes = [len(names) == 1 or registry.takes_files(name) for name in names]
+    takes = [len(names) == 1 or registry.takes(name, option) for name in names]
     if len(values) <= 1:
         value = values[0] if values else None
         return [value if take else None for take in takes]

@@ -29,7 +29,7 @@ def check_command(
             for sample_id in sample_ids:
                 try:
                     n_instances += len(chosen[sample_id].instances)
-                except DatasetError as error:
+                except (DatasetError, ValueError) as error:
                     broken.append(str(error))
                 progress.advance(task)
         for line in broken:

@@ -191,15 +191,17 @@ def _run_all(
     settings: _Settings,
 ) -> list[Path]:
     """Run every combination; what cannot be run is refused before anything is."""
-    from samrobust.evaluation import check_accepts
-    from samrobust.store import RunWriter
+    from samrobust.evaluation import check_can_run
+    from samrobust.store import RunWriter, run_name
 
     for protocol, segmenter in itertools.product(protocols, segmenters):
-        check_accepts(segmenter.info, protocol)
+        check_can_run(segmenter.info, protocol)
     folders = []
     for protocol, dataset, segmenter in itertools.product(protocols, datasets, segmenters):
         sample_ids = dataset.ids()[: settings.limit]
         manifest = _manifest(protocol, dataset, segmenter, sample_ids, settings)
+        if settings.results / run_name(manifest) in folders:
+            continue  # the same combination was asked for twice
         with RunWriter(settings.results, manifest) as writer:
             folders.append(writer.folder)
             try:

@@ -17,19 +17,18 @@ from rich.progress import (
 )
 from rich.table import Table
 
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
+out = Console(highlight=False, emoji=False)
+err = Console(stderr=True, highlight=False, emoji=False)
 
 
 def error_line(message: str) -> None:
     """Print an error as one line on stderr."""
-    line = " ".join(message.split())
-    err.print(f"[bold red]error:[/] {escape(line)}", soft_wrap=True)
+    err.print(f"[bold red]error:[/] {escape(_one_line(message))}", soft_wrap=True)
 
 
 def note_line(message: str) -> None:
     """Print a remark as one line on stderr."""
-    err.print(escape(message), soft_wrap=True)
+    err.print(escape(_one_line(message)), soft_wrap=True)
 
 
 def progress_bar(*, quiet: bool) -> Progress:
@@ -79,3 +78,9 @@ def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]
     for row in rows:
         table.add_row(*(escape(cell) for cell in row))
     out.print(table)
+
+
+def _one_line(message: str) -> str:
+    """Return a message without line breaks, and with what no terminal can show escaped."""
+    printable = message.encode("utf-8", "backslashreplace").decode()
+    return " ".join(printable.splitlines())

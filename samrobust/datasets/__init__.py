@@ -17,7 +17,10 @@ GROUPS: dict[str, tuple[str, ...]] = {
 }
 """Data sets that published tables average, unweighted (facts/hq-sam.md 1.2)."""
 
-_FOLDER = "samrobust.datasets.folder"
+
+def _folder(builder: str, summary: str) -> Entry:
+    return Entry(f"samrobust.datasets.folder:{builder}", summary, takes=("--data-root",))
+
 
 DATASETS: Registry[DatasetBuilder] = Registry(
     "dataset",
@@ -25,31 +28,30 @@ DATASETS: Registry[DatasetBuilder] = Registry(
         "scenes": Entry(
             "samrobust.datasets.scenes:build_scenes",
             "scenes drawn in the package, no files; split N or NxWxH (images, width, height)",
-            takes_files=False,
+            takes=("--split",),
         ),
         "coco": Entry(
             "samrobust.datasets.coco:build_coco",
             "MS-COCO folders and instance JSON; needs a root and a split",
         ),
-        "folder": Entry(
-            f"{_FOLDER}:build_folder",
-            "your own images/ and masks/, paired by file stem; needs a root",
+        "folder": _folder(
+            "build_folder", "your own images/ and masks/, paired by file stem; needs a root"
         ),
-        "dis-vd": Entry(f"{_FOLDER}:build_dis_vd", "DIS5K validation, 470 images; needs a root"),
-        "coift": Entry(f"{_FOLDER}:build_coift", "COIFT, 280 images; needs a root"),
-        "hrsod": Entry(f"{_FOLDER}:build_hrsod", "HRSOD, 287 images; needs a root"),
-        "thinobject-te": Entry(
-            f"{_FOLDER}:build_thinobject_te", "ThinObject-5K test, 500 images; needs a root"
+        "dis-vd": _folder("build_dis_vd", "DIS5K validation, 470 images; needs a root"),
+        "coift": _folder("build_coift", "COIFT, 280 images; needs a root"),
+        "hrsod": _folder("build_hrsod", "HRSOD, 287 images; needs a root"),
+        "thinobject-te": _folder(
+            "build_thinobject_te", "ThinObject-5K test, 500 images; needs a root"
         ),
-        "dis-tr": Entry(f"{_FOLDER}:build_dis_tr", "HQSeg-44K: DIS5K training part, 3000 images"),
-        "thinobject-tr": Entry(
-            f"{_FOLDER}:build_thinobject_tr", "HQSeg-44K: ThinObject-5K training part, 4748 images"
+        "dis-tr": _folder("build_dis_tr", "HQSeg-44K: DIS5K training part, 3000 images"),
+        "thinobject-tr": _folder(
+            "build_thinobject_tr", "HQSeg-44K: ThinObject-5K training part, 4748 images"
         ),
-        "fss": Entry(f"{_FOLDER}:build_fss", "HQSeg-44K: FSS-1000, 10000 images"),
-        "duts-tr": Entry(f"{_FOLDER}:build_duts_tr", "HQSeg-44K: DUTS-TR, 10553 images"),
-        "duts-te": Entry(f"{_FOLDER}:build_duts_te", "HQSeg-44K: DUTS-TE, 5019 images"),
-        "ecssd": Entry(f"{_FOLDER}:build_ecssd", "HQSeg-44K: ECSSD, 1000 images"),
-        "msra10k": Entry(f"{_FOLDER}:build_msra10k", "HQSeg-44K: MSRA10K, 10000 images"),
+        "fss": _folder("build_fss", "HQSeg-44K: FSS-1000, 10000 images"),
+        "duts-tr": _folder("build_duts_tr", "HQSeg-44K: DUTS-TR, 10553 images"),
+        "duts-te": _folder("build_duts_te", "HQSeg-44K: DUTS-TE, 5019 images"),
+        "ecssd": _folder("build_ecssd", "HQSeg-44K: ECSSD, 1000 images"),
+        "msra10k": _folder("build_msra10k", "HQSeg-44K: MSRA10K, 10000 images"),
     },
     group="samrobust.datasets",
 )

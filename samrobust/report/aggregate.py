@@ -13,7 +13,7 @@ import pandas as pd
 from samrobust.report.compare import Group, compare
 from samrobust.seeding import keyed_generator
 from samrobust.store import Run
-from samrobust.types import RunManifest
+from samrobust.types import DatasetInfo, RunManifest
 
 N_RESAMPLES = 2000
 """Bootstrap samples; each end of an interval then varies by about 1.5 % of its width."""
@@ -98,10 +98,12 @@ def summarise(runs: Sequence[Run]) -> list[Section]:
     """
     sections: list[Section] = []
     seen: dict[str, dict[str, _Measured]] = {}
-    for group in compare(runs):
+    groups = compare(runs)
+    for group in groups:
         measured = _measure(group)
         manifest, dataset = measured.manifest, measured.manifest.dataset
-        sections.append(_section(measured, dataset.label, published={dataset.name, dataset.key}))
+        name = _dataset_name(dataset, groups)
+        sections.append(_section(measured, name, published={dataset.name, dataset.key}))
         settings = [manifest.protocol, manifest.constants, manifest.limit, manifest.trials]
         like = seen.setdefault(json.dumps(settings, sort_keys=True), {})
         like[dataset.name] = measured
@@ -111,6 +113,13 @@ def summarise(runs: Sequence[Run]) -> list[Section]:
             if mean.segmenters:
                 sections.append(_section(mean, title, published={dataset.group}))
     return sections
+
+
+def _dataset_name(dataset: DatasetInfo, groups: Sequence[Group]) -> str:
+    """Return a data set's label, with its fingerprint where others of that label have another."""
+    others = [group.runs[0].manifest.dataset for group in groups]
+    alike = {other.fingerprint for other in others if other.label == dataset.label}
+    return dataset.label if len(alike) == 1 else f"{dataset.label} ({dataset.fingerprint[:8]})"
 
 
 def _measure(group: Group) -> _Measured:

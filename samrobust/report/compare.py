@@ -44,7 +44,8 @@ def compare(runs: Sequence[Run]) -> list[Group]:
     for index, run in enumerate(runs):
         manifest = run.manifest
         protocol = manifest.protocol["name"], manifest.protocol["version"]
-        key = (*protocol, manifest.dataset.label, manifest.limit, manifest.trials)
+        images = manifest.dataset.key, manifest.dataset.fingerprint, manifest.limit
+        key = (*protocol, *images, manifest.trials)
         members.setdefault(key, []).append(index)
     return [
         _group([runs[index] for index in indices], [labels[index] for index in indices])
@@ -117,8 +118,6 @@ def _check_settings(one: Run, other: Run) -> None:
             f"{one.folder} and {other.folder}: the protocol files differ, in {', '.join(keys)}; "
             "a changed protocol needs another version"
         )
-    pair = mine.dataset.fingerprint, theirs.dataset.fingerprint
-    _check_equal(one, other, what="fingerprints of the data set's files", values=pair)
     _check_equal(one, other, what="metric constants", values=(mine.constants, theirs.constants))
 
 

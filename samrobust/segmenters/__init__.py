@@ -9,17 +9,17 @@ SEGMENTERS: Registry[SegmenterBuilder] = Registry(
         "box-fill": Entry(
             "samrobust.segmenters.baselines:build_box_fill",
             "control: the box itself, filled; accepts boxes",
-            takes_files=False,
+            takes=(),
         ),
         "ellipse": Entry(
             "samrobust.segmenters.baselines:build_ellipse",
             "control: the ellipse inscribed in the box; accepts boxes",
-            takes_files=False,
+            takes=(),
         ),
         "grabcut": Entry(
             "samrobust.segmenters.baselines:build_grabcut",
             "control: OpenCV's GrabCut, 3 iterations; accepts boxes, points",
-            takes_files=False,
+            takes=(),
         ),
         "sam": Entry(
             "samrobust.segmenters.sam:build_sam",
