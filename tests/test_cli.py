@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -151,26 +152,52 @@ def test_a_run_that_was_broken_off_ends_with_the_same_rows(shell: Shell, root: P
     pd.testing.assert_frame_equal(_rows(parts), _rows(whole))
 
 
-def test_killed_at_any_moment_it_goes_on_to_the_same_rows(tmp_path: Path) -> None:
+def _children(pid: int) -> list[int]:
+    task = Path(f"/proc/{pid}/task/{pid}/children")
+    return [int(child) for child in task.read_text().split()] if task.exists() else []
+
+
+def test_killed_with_half_of_it_stored_it_goes_on_at_once_to_the_same_rows(tmp_path: Path) -> None:
     def command(out: str) -> list[str]:
+        script = (
+            "import sys, samrobust.store; samrobust.store.FLUSH_SECONDS = 0\n"
+            "from samrobust.cli import main; main()"
+        )
         return [
-            sys.executable, "-m", "samrobust", "eval", "--dataset", "scenes", "--split", "6x64x48",
-            "--segmenter", "ellipse", "--protocol", "noisy-box", "--out", str(tmp_path / out),
+            sys.executable, "-c", script, "eval", "--dataset", "scenes", "--split", "40x160x120",
+            "--segmenter", "ellipse", "--protocol", "box-shift", "--workers", "2",
+            "--out", str(tmp_path / out),
         ]  # fmt: skip
 
     subprocess.run(command("whole"), check=True, capture_output=True)
-    for seconds in (1.5, 2.5):
-        process = subprocess.Popen(
-            command("parts"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        try:
-            process.wait(timeout=seconds)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-    subprocess.run(command("parts"), check=True, capture_output=True)
+    process = subprocess.Popen(
+        command("parts"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    while process.poll() is None and len(list(tmp_path.glob("parts/*/scores/part-*"))) < 3:
+        time.sleep(0.01)
+    loaders = _children(process.pid)
+    process.kill()
+    process.wait()
     (whole,), (parts,) = (tmp_path / "whole").iterdir(), (tmp_path / "parts").iterdir()
+    assert 0 < read_run(parts).n_missing < 40
+    subprocess.run(command("parts"), check=True, capture_output=True)
     pd.testing.assert_frame_equal(_rows(parts), _rows(whole))
+    assert not any(Path(f"/proc/{pid}").exists() for pid in loaders)
+
+
+def test_a_combination_asked_for_twice_runs_once(shell: Shell, root: Path) -> None:
+    again = ("--segmenter", "ellipse", "--protocol", "gt-box", "--protocol", "gt-box")
+    assert shell(*EVAL, *again, "--data-root", root).code == 0
+    assert len(list(Path("results").iterdir())) == 1
+
+
+def test_a_protocol_without_a_score_is_refused(shell: Shell, tmp_path: Path) -> None:
+    text = (Path(__file__).parents[1] / "protocols/gt-box.toml").read_text()
+    (tmp_path / "own.toml").write_text(
+        text.replace('"iou", "boundary-iou", "stability"', '"stability"')
+    )
+    line = shell.refuses("eval", "--protocol", "own.toml", "--segmenter", "ellipse")
+    assert "stability needs two trials or more" in line
 
 
 def test_report_prints_and_writes_what_is_asked(shell: Shell, root: Path) -> None:
@@ -240,7 +267,8 @@ def test_data_check_counts_and_names_what_is_broken(shell: Shell, root: Path) ->
         ("--device tpu", "unknown device 'tpu'"),
         ("--dataset coco --data-root nowhere --split val", "nowhere/val: there is no such folder"),
         ("--dataset four-hq --data-root nowhere", "DIS-VD/im: there is no such folder"),
-        ("--dataset coco --dataset folder --split a --split b --split c", "given 3 times, for 2"),
+        ("--dataset coco --dataset scenes --split a --split b --split c", "given 3 times, for 2"),
+        ("--dataset coco --dataset four-hq --data-root . --split val", "val: there is no such"),
         ("--protocol points --segmenter ellipse", "protocol points: condition 'points-1' gives"),
         ("--segmenter ellipse --variant vit_b", "ellipse has no variants, got 'vit_b'"),
         ("--segmenter sam --variant vit_x", "'vit_x'"),
