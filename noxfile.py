@@ -35,7 +35,13 @@ def tests(session: nox.Session) -> None:
     """Run the tests with branch coverage; what needs photographs that are not there is skipped."""
     session.install("-e", ".")
     install_group(session, "test")
-    session.run("pytest", "--cov", "--cov-report=term-missing:skip-covered", *session.posargs)
+    session.run(
+        "pytest",
+        "--cov",
+        "--cov-report=term-missing:skip-covered",
+        *session.posargs,
+        env={"OMP_WAIT_POLICY": "PASSIVE"},  # as the command line: busy cores are not spun on
+    )
 
 
 @nox.session

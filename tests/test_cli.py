@@ -1,4 +1,5 @@
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -210,6 +211,18 @@ def test_report_prints_and_writes_what_is_asked(shell: Shell, root: Path) -> Non
     assert result.code == 0
     endings = sorted(path.suffix for path in Path("report").iterdir())
     assert endings == [".csv", ".pdf", ".pdf", ".png", ".png", ".tex"]
+
+
+def test_a_run_without_scores_is_left_out_with_a_word(shell: Shell, root: Path) -> None:
+    shell(*EVAL, "--data-root", root, "--protocol", "gt-box")
+    (run,) = Path("results").iterdir()
+    empty = shutil.copytree(run, run.with_name("empty"))
+    for part in (empty / "scores").iterdir():
+        part.unlink()
+    result = shell("report", run, empty)
+    assert (result.code, result.out.count("ellipse")) == (0, 1)
+    assert "left out: results/empty holds no scores yet" in result.err
+    assert "holds no scores yet" in shell.refuses("report", empty)
 
 
 def test_ls_has_a_line_for_everything(shell: Shell) -> None:

@@ -12,6 +12,7 @@ from samrobust.registry import known
 
 if TYPE_CHECKING:
     from samrobust.report.aggregate import Section
+    from samrobust.store import Run
 
 _ENDINGS: dict[str, Literal["csv", "tex", "md"]] = {"csv": "csv", "latex": "tex", "markdown": "md"}
 
@@ -40,9 +41,8 @@ def report_command(
     from samrobust.report.aggregate import summarise
     from samrobust.report.plots import write_plots
     from samrobust.report.tables import to_csv, to_latex, to_markdown, write_tables
-    from samrobust.store import read_run
 
-    sections = summarise([read_run(run) for run in _only_runs(runs)])
+    sections = summarise(_read_runs(_only_folders(runs)))
     if folder is not None:
         endings = [_ENDINGS[name] for name in formats or _ENDINGS]
         paths = [*write_tables(sections, folder, formats=endings), *write_plots(sections, folder)]
@@ -59,20 +59,31 @@ def report_command(
 def print_report(folders: Sequence[Path]) -> None:
     """Print the tables of runs that were just made, and where they lie."""
     from samrobust.report.aggregate import summarise
-    from samrobust.store import read_run
 
-    _print_sections(summarise([read_run(folder) for folder in folders]))
+    _print_sections(summarise(_read_runs(folders)))
     out.print("results:", style="bold")
     for folder in folders:
         out.print(f"  {folder}", soft_wrap=True, markup=False)
 
 
-def _only_runs(paths: Sequence[Path]) -> list[Path]:
+def _only_folders(paths: Sequence[Path]) -> list[Path]:
     """Return the folders among the paths: `results/*` may match other files too."""
     folders = [path for path in paths if path.is_dir()]
     if not folders:
         raise RunError(f"{paths[0]}: there is no such run; runs are the folders in results/")
     return folders
+
+
+def _read_runs(folders: Sequence[Path]) -> "list[Run]":
+    """Return the runs, without those that were stopped before anything was stored."""
+    from samrobust.store import read_run
+
+    runs = [read_run(folder) for folder in folders]
+    scored = [run for run in runs if not run.scores.empty]
+    for run in runs:
+        if run.scores.empty and scored:
+            note_line(f"left out: {run.folder} holds no scores yet; give its command again")
+    return scored or runs
 
 
 def _print_sections(sections: "Sequence[Section]") -> None:
