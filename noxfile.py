@@ -9,6 +9,11 @@ PROJECT = nox.project.load_toml("pyproject.toml")
 CODE = ("samrobust", "tests", "benchmarks", "noxfile.py")
 
 
+def install_project(session: nox.Session) -> None:
+    # torch has thousands of files, few of which are imported: compiling them all takes minutes
+    session.install("--no-compile", "-e", ".")
+
+
 def install_group(session: nox.Session, group: str) -> None:
     session.install(*nox.project.dependency_groups(PROJECT, group))
 
@@ -25,7 +30,7 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def types(session: nox.Session) -> None:
     """Check types, strictly."""
-    session.install("-e", ".")
+    install_project(session)
     install_group(session, "types")
     session.run("mypy")
 
@@ -33,7 +38,7 @@ def types(session: nox.Session) -> None:
 @nox.session
 def tests(session: nox.Session) -> None:
     """Run the tests with branch coverage; what needs photographs that are not there is skipped."""
-    session.install("-e", ".")
+    install_project(session)
     install_group(session, "test")
     session.run(
         "pytest",
