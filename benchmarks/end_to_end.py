@@ -146,7 +146,6 @@ def _row(n_objects: int, timings: dict[Way, list[dict[str, float]]]) -> dict[str
         "ratio": round(careful / ours, 2),
         "careful_encode_s": round(careful_encode, 2),
         "samrobust_encode_s": round(our_encode, 2),
-        "ratio_after_encoding": round((careful - careful_encode) / (ours - our_encode), 2),
         "matrix_peak_gflop_per_s": round(matrix_peak()),
     }
 
