@@ -99,7 +99,7 @@ class CocoDataset:
         self._images: dict[int, _Listed] = {}
         for row in table["images"]:
             size_wh = row.get("width"), row.get("height")
-            self._images[int(row["id"])] = _Listed(self._safe(row["file_name"]), size_wh)
+            self._images[int(row["id"])] = _Listed(_inside_root(row["file_name"]), size_wh)
         self._categories = {row["id"]: str(row["name"]) for row in table.get("categories", [])}
         self._objects: dict[int, list[dict[str, Any]]] = {}
         drawn = [row for row in table["annotations"] if not row.get("iscrowd", 0)]
@@ -109,14 +109,10 @@ class CocoDataset:
             image_id = int(row["image_id"])
             if image_id not in self._images:
                 raise ValueError(f"it annotates image {image_id}, which it does not list")
-            hash(row.get("category_id")), row["segmentation"]
+            if "segmentation" not in row:
+                raise KeyError("segmentation")
+            hash(row.get("category_id"))  # it will be looked up: a list would fail in mid-run
             self._objects.setdefault(image_id, []).append(row)
-
-    def _safe(self, file_name: str) -> str:
-        name = PurePosixPath(file_name)
-        if name.is_absolute() or ".." in name.parts:
-            raise ValueError(f"file name '{name}' leaves the data root")
-        return file_name
 
 
 @dataclass(frozen=True)
@@ -150,6 +146,13 @@ def decode_mask(
     if not decoded.any():
         raise DatasetError(f"{where}: the mask is empty")
     return decoded
+
+
+def _inside_root(file_name: str) -> str:
+    name = PurePosixPath(file_name)
+    if name.is_absolute() or ".." in name.parts:
+        raise ValueError(f"file name '{name}' leaves the data root")
+    return file_name
 
 
 def _coded(segmentation: list[Any] | dict[str, Any], size_hw: tuple[int, int]) -> Any:  # noqa: ANN401

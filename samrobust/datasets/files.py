@@ -63,7 +63,10 @@ def files_fingerprint(files: Iterable[Path]) -> str:
     """Return a hash of the names and sizes of files, in the order given; some may be missing."""
     digest = hashlib.sha256()
     for file in files:
-        size = file.stat().st_size if file.exists() else -1
+        try:
+            size = file.stat().st_size
+        except OSError:  # reading it says what is wrong
+            size = -1
         digest.update(os.fsencode(file.name) + f"\x1f{size}\x1e".encode())
     return digest.hexdigest()[:16]
 
