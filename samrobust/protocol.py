@@ -6,17 +6,16 @@ import json
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 from samrobust.degradations import DEGRADATIONS
 from samrobust.errors import ProtocolError, SamrobustError
 from samrobust.interfaces import Condition, Degradation, EvalProtocol, Reported
 from samrobust.metrics import METRICS
 from samrobust.registry import known, one_of
+from samrobust.settings import WORDS, is_of_kind, make_settings
 from samrobust.types import Selection
 
-LARGEST = 1e9
-"""No parameter is as large; beyond, coordinates would overflow."""
 _PROTOCOL_KEYS = {
     "name": str,
     "version": int,
@@ -36,13 +35,6 @@ _REPORTED_KEYS = {
     "metric": str,
     "value": float,
     "source": str,
-}
-_WORDS = {
-    str: "text",
-    int: "a whole number",
-    float: "a number",
-    bool: "true or false",
-    list: "a list",
 }
 
 
@@ -108,6 +100,16 @@ def protocol_hash(protocol: EvalProtocol) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def build_degradation(kind: str, parameters: Mapping[str, Any]) -> Degradation:
+    """Return a degradation by its name, its fields filled from a TOML table.
+
+    Raises:
+        UnknownNameError: there is no such degradation.
+        ValueError: a parameter is unknown, missing or not allowed.
+    """
+    return make_settings(DEGRADATIONS.load(kind), parameters, kind=kind)
+
+
 def _read(path: Path) -> EvalProtocol:
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -160,11 +162,11 @@ def _condition(row: dict[str, Any], default_trials: int) -> Condition:
     try:
         trials = parameters.pop("trials", default_trials)
         level = parameters.pop("level", None)
-        if not _is(trials, int) or trials < 1:
+        if not is_of_kind(trials, int) or trials < 1:
             raise ValueError(f"trials must be a whole number of at least 1, got {trials!r}")
-        if level is not None and not _is(level, float):
+        if level is not None and not is_of_kind(level, float):
             raise ValueError(f"level must be a number, got {level!r}")
-        degradation = _degradation(kind, parameters)
+        degradation = build_degradation(kind, parameters)
     except (SamrobustError, ValueError) as error:
         raise ValueError(f"condition '{name}': {error}") from error
     return Condition(
@@ -174,22 +176,6 @@ def _condition(row: dict[str, Any], default_trials: int) -> Condition:
         trials=trials if degradation.is_random else 1,
         level=None if level is None else float(level),
     )
-
-
-def _degradation(kind: str, parameters: Mapping[str, Any]) -> Degradation:
-    build = DEGRADATIONS.load(kind)
-    fields = {field.name: field for field in dataclasses.fields(build)}  # type: ignore[arg-type]
-    hints = get_type_hints(build)
-    for key, value in parameters.items():
-        if key not in fields:
-            allowed = ", ".join(sorted(fields)) or "none"
-            raise ValueError(f"{kind} has no parameter '{key}'. Known: {allowed}")
-        if hints[key] in _WORDS and not _is(value, hints[key]):
-            raise ValueError(f"{kind}: {key} must be {_WORDS[hints[key]]}, got {value!r}")
-    for field in fields.values():
-        if field.name not in parameters and field.default is dataclasses.MISSING:
-            raise ValueError(f"{kind} needs the parameter '{field.name}'")
-    return build(**parameters)
 
 
 def _reported(row: dict[str, Any], conditions: list[str]) -> Reported:
@@ -207,17 +193,5 @@ def _check_keys(table: Mapping[str, Any], keys: Mapping[str, type]) -> None:
     for key, kind in keys.items():
         if key not in table:
             raise ValueError(f"the key '{key}' is missing")
-        if not _is(table[key], kind):
-            raise ValueError(f"'{key}' must be {_WORDS[kind]}, got {table[key]!r}")
-
-
-def _is(value: object, kind: type) -> bool:
-    """Return whether a TOML value is of a kind.
-
-    Whole numbers are numbers too; booleans are not, nor what is not finite or absurdly large.
-    """
-    if isinstance(value, bool) or kind is bool:
-        return isinstance(value, bool) and kind is bool
-    if kind is float:
-        return isinstance(value, int | float) and abs(value) < LARGEST
-    return isinstance(value, kind)
+        if not is_of_kind(table[key], kind):
+            raise ValueError(f"'{key}' must be {WORDS[kind]}, got {table[key]!r}")

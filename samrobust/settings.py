@@ -1,0 +1,56 @@
+"""Make dataclasses of TOML tables, with one clear line for whatever is wrong in them."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, TypeVar, get_type_hints
+
+S = TypeVar("S")
+
+LARGEST = 1e9
+"""No number in a file is as large; beyond, coordinates would overflow."""
+WORDS: Mapping[type, str] = {
+    str: "text",
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    list: "a list",
+}
+"""What each kind of TOML value is called in messages."""
+
+
+def make_settings(build: type[S], table: Mapping[str, Any], *, kind: str) -> S:
+    """Return a dataclass with the values of a TOML table as its fields.
+
+    Args:
+        build: the dataclass; fields with a default may be missing in the table.
+        table: names and values.
+        kind: what the table is, for messages ("box-noise").
+
+    Raises:
+        ValueError: a name is unknown or missing, or a value is not of its field's kind.
+    """
+    fields = {field.name: field for field in dataclasses.fields(build)}  # type: ignore[arg-type]
+    hints = get_type_hints(build)
+    for key, value in table.items():
+        if key not in fields:
+            allowed = ", ".join(sorted(fields)) or "none"
+            raise ValueError(f"{kind} has no parameter '{key}'. Known: {allowed}")
+        if hints[key] in WORDS and not is_of_kind(value, hints[key]):
+            raise ValueError(f"{kind}: {key} must be {WORDS[hints[key]]}, got {value!r}")
+    for field in fields.values():
+        optional = (field.default, field.default_factory) != (dataclasses.MISSING,) * 2
+        if field.name not in table and not optional:
+            raise ValueError(f"{kind} needs the parameter '{field.name}'")
+    return build(**table)
+
+
+def is_of_kind(value: object, kind: type) -> bool:
+    """Return whether a TOML value is of a kind.
+
+    Whole numbers are numbers too; booleans are not, nor what is not finite or absurdly large.
+    """
+    if isinstance(value, bool) or kind is bool:
+        return isinstance(value, bool) and kind is bool
+    if kind is float:
+        return isinstance(value, int | float) and abs(value) < LARGEST
+    return isinstance(value, kind)
