@@ -9,7 +9,14 @@ from segment_anything.modeling.sam import Sam as SamModel
 from segment_anything.modeling.transformer import TwoWayTransformer
 from torch import Tensor, nn
 
-from samrobust.segmenters.decoder import FEW_TOKENS, FastDecoder, StockDecoder
+from samrobust.segmenters.decoder import (
+    ALL_MASKS,
+    CANDIDATES,
+    FEW_TOKENS,
+    SINGLE,
+    FastDecoder,
+    StockDecoder,
+)
 from tests.sam_weights import randomise, small_sam
 
 GRID = (5, 7)
@@ -54,17 +61,17 @@ def features_and_prompts(n: int, n_prompt_tokens: int) -> tuple[Tensor, Tensor]:
     )
 
 
-@pytest.mark.parametrize("multimask", [False, True])
+@pytest.mark.parametrize("masks", [SINGLE, CANDIDATES, ALL_MASKS])
 @pytest.mark.parametrize("n_prompt_tokens", [1, 2, 11, 12, 20])
 @pytest.mark.parametrize("n", [1, 4])
 def test_fast_and_stock_are_the_same_function(
-    model: SamModel, n: int, n_prompt_tokens: int, multimask: bool
+    model: SamModel, n: int, n_prompt_tokens: int, masks: range
 ) -> None:
     features, prompts = features_and_prompts(n, n_prompt_tokens)
     with torch.no_grad():
-        found = FastDecoder(model)(features, prompts, multimask=multimask)
-        wanted = StockDecoder(model)(features, prompts, multimask=multimask)
-    assert found[0].shape == (n, 3 if multimask else 1, 4 * GRID[0], 4 * GRID[1])
+        found = FastDecoder(model)(features, prompts, masks=masks)
+        wanted = StockDecoder(model)(features, prompts, masks=masks)
+    assert found[0].shape == (n, len(masks), 4 * GRID[0], 4 * GRID[1])
     for ours, theirs in zip(found, wanted, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-11, atol=1e-11)
 
@@ -78,7 +85,7 @@ def test_gradients_flow_as_in_stock(model: SamModel) -> None:
     for decoder_of in (FastDecoder, StockDecoder):
         tried = copy.deepcopy(model)
         inputs = [x.requires_grad_() for x in features_and_prompts(3, 2)]
-        logits, quality = decoder_of(tried)(*inputs, multimask=True)
+        logits, quality = decoder_of(tried)(*inputs, masks=CANDIDATES)
         loss = logits.square().mean() + quality.square().mean()
         loss.backward()  # type: ignore[no-untyped-call]
         named = [*tried.mask_decoder.named_parameters(), *zip("xy", inputs, strict=True)]
@@ -95,9 +102,9 @@ def test_rounding_in_float32_is_that_of_stock() -> None:
     model = small_sam(1024)  # the decoder and its grid in their real size
     torch.manual_seed(1)
     features = torch.randn(1, 256, 64, 64)
-    for n_prompt_tokens, multimask in itertools.product((2, 11), (False, True)):
+    for n_prompt_tokens, masks in itertools.product((2, 11), (SINGLE, CANDIDATES)):
         prompts = torch.randn(2, n_prompt_tokens, 256)
         with torch.no_grad():
-            found, _ = FastDecoder(model)(features, prompts, multimask=multimask)
-            stock, _ = StockDecoder(model)(features, prompts, multimask=multimask)
+            found, _ = FastDecoder(model)(features, prompts, masks=masks)
+            stock, _ = StockDecoder(model)(features, prompts, masks=masks)
         assert (found - stock).norm() / stock.norm() < 1e-5

@@ -21,6 +21,10 @@ FEW_TOKENS = 16
 image positions to the attention's C / 2 (counted at 8 heads: break-even at 17)."""
 
 
+SINGLE, CANDIDATES, ALL_MASKS = range(1), range(1, 4), range(4)
+"""Of a decoder's four masks: the one for a clear prompt, the three for an ambiguous one, all."""
+
+
 class StockDecoder:
     """segment_anything's own mask decoder behind the signature of `FastDecoder`.
 
@@ -32,19 +36,19 @@ class StockDecoder:
         self._model = model
 
     def __call__(
-        self, features: Tensor, prompts: Tensor, *, multimask: bool = False
+        self, features: Tensor, prompts: Tensor, *, masks: range = SINGLE
     ) -> tuple[Tensor, Tensor]:
         """Return the same as `FastDecoder`."""
         encoder = self._model.prompt_encoder
         no_mask = encoder.no_mask_embed.weight[..., None, None]
-        logits, quality = self._model.mask_decoder(
+        logits, quality = self._model.mask_decoder.predict_masks(
             image_embeddings=features,
             image_pe=encoder.get_dense_pe(),
             sparse_prompt_embeddings=prompts,
             dense_prompt_embeddings=no_mask.expand(len(prompts), -1, *features.shape[-2:]),
-            multimask_output=multimask,
         )
-        return logits, quality
+        wanted = slice(masks.start, masks.stop)
+        return logits[:, wanted], quality[:, wanted]
 
 
 class FastDecoder:
@@ -70,17 +74,16 @@ class FastDecoder:
         self._position = _flatten(model.prompt_encoder.get_dense_pe())  # 1 x L x C
 
     def __call__(
-        self, features: Tensor, prompts: Tensor, *, multimask: bool = False
+        self, features: Tensor, prompts: Tensor, *, masks: range = SINGLE
     ) -> tuple[Tensor, Tensor]:
         """Return the logits (N, M, 4h, 4w) and qualities (N, M) of N prompts of one image.
 
         Args:
             features: (1, C, h, w), the image's embedding.
             prompts: (N, P, C), P tokens a prompt from the prompt encoder.
-            multimask: M = 3 masks of an ambiguous prompt instead of the single one.
+            masks: which M of the decoder's four.
         """
         decoder = self._decoder
-        masks = range(1, decoder.num_mask_tokens) if multimask else range(1)
         outputs = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
         tokens = torch.cat([outputs.expand(len(prompts), -1, -1), prompts], dim=1)  # N x T x C
         image = _flatten(features) + self._no_mask.weight  # 1 x L x C, after a layer N x L x C

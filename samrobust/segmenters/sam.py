@@ -14,7 +14,13 @@ from samrobust.interfaces import EncoderDtype, SegmenterOptions
 from samrobust.registry import known
 from samrobust.segmenters.attention import AttentionKind, replace_attention
 from samrobust.segmenters.checkpoints import SAM_CHECKPOINTS, fetch, fill_model, load_state
-from samrobust.segmenters.decoder import DecoderKind, FastDecoder, StockDecoder
+from samrobust.segmenters.decoder import (
+    CANDIDATES,
+    SINGLE,
+    DecoderKind,
+    FastDecoder,
+    StockDecoder,
+)
 from samrobust.segmenters.device import resolve_device
 from samrobust.segmenters.frames import MASK_THRESHOLD, InputFrame, input_scale
 from samrobust.types import Frame, Image, Prediction, PromptBatch, SegmenterInfo
@@ -62,6 +68,7 @@ class Sam:
         model: with its weights, on its device. It is taken over: frozen, its encoder cast and its
             encoder's attention replaced.
         options: how to run it.
+        name: as registered.
         variant: which model it is ("vit_b").
         checkpoint_sha256: of the weights file, "" where there is none.
     """
@@ -71,13 +78,14 @@ class Sam:
         model: SamModel,
         options: SamOptions | None = None,
         *,
+        name: str = "sam",
         variant: str = "",
         checkpoint_sha256: str = "",
     ) -> None:
         options = options or SamOptions()
         self.model = model.eval().requires_grad_(False)
         self.info = SegmenterInfo(
-            "sam",
+            name,
             frozenset({"box", "points"}),
             variant=variant,
             frame=options.frame,
@@ -111,22 +119,25 @@ class Sam:
 
         Memory grows with N; the caller chooses how many prompts come at once.
         """
-        logits, quality = self.logits(embedding, prompts, multimask=multimask)
+        masks_wanted = CANDIDATES if multimask else SINGLE
+        logits, quality = self.logits(embedding, prompts, masks=masks_wanted)
         masks = self._frame.to_masks(
             logits, input_hw=embedding.input_size_hw, size_hw=embedding.size_hw
         )
         return Prediction(masks, quality)
 
     def logits(
-        self, embedding: SamEmbedding, prompts: PromptBatch, *, multimask: bool = False
+        self, embedding: SamEmbedding, prompts: PromptBatch, *, masks: range = SINGLE
     ) -> tuple[Tensor, Tensor]:
         """Return what `predict` makes masks of: logits (N, M, 4h, 4w) and quality (N, M), float32.
+
+        `masks` are the wanted ones of the decoder's four.
 
         Autocast is off: in bfloat16 a point moves by more than a pixel (facts/performance.md 6).
         """
         with torch.autocast(self.model.device.type, enabled=False):
             tokens = self._embed_prompts(embedding, prompts)
-            return self._decode(embedding.features, tokens, multimask=multimask)
+            return self._decode(embedding.features, tokens, masks=masks)
 
     def _encode(self, image: Image) -> SamEmbedding:
         pixels = self._frame.to_input(image).to(self.model.device)
