@@ -13,6 +13,8 @@ import pooch  # type: ignore[import-untyped]
 import requests
 import torch
 from filelock import FileLock
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from samrobust.errors import CheckpointError
@@ -140,6 +142,21 @@ def load_state(
                 f"{path.name}: looks like {owner}, not like {variant}; is it --variant {owner}?"
             )
     return state, sha256
+
+
+def load_tensors(path: Path) -> State:
+    """Return the tensors of a safetensors file, on the CPU, as float32.
+
+    Raises:
+        CheckpointError: the file is missing or is no safetensors file.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"{path}: there is no such checkpoint")
+    try:
+        state = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path.name}: cut short, or not a safetensors file") from error
+    return {name: tensor.float() for name, tensor in state.items()}
 
 
 def fill_model(model: nn.Module, state: State, *, path: Path) -> None:
