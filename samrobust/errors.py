@@ -27,3 +27,11 @@ class CheckpointError(SegmenterError):
 
 class RunError(SamrobustError):
     """A run on disk that cannot be written, read, resumed or compared."""
+
+
+class RecipeError(SamrobustError):
+    """A recipe file that cannot be used."""
+
+
+class TrainingError(SamrobustError):
+    """A training that cannot start, go on or be stored."""

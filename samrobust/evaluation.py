@@ -142,7 +142,7 @@ def evaluate(
         batch_size=None,
         num_workers=min(options.workers, len(sample_ids)),
         collate_fn=_as_it_is,
-        worker_init_fn=_end_with_parent,
+        worker_init_fn=end_with_parent,
     )
     for drawn in loader:
         if isinstance(drawn, Failure):
@@ -205,7 +205,7 @@ class _Drawing:
             return Failure(sample_id, str(error))
 
 
-def _end_with_parent(_worker: int) -> None:
+def end_with_parent(_worker: int) -> None:
     """Let a loading process end when its parent is killed, instead of waiting for it for ever."""
     parent = os.getppid()
 

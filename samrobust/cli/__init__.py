@@ -12,6 +12,7 @@ from samrobust.cli.eval import evaluate_command
 from samrobust.cli.ls import ls_command
 from samrobust.cli.report import report_command
 from samrobust.cli.terminal import error_line
+from samrobust.cli.train import train_command
 from samrobust.errors import SamrobustError
 
 app = typer.Typer(
@@ -22,6 +23,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("eval")(evaluate_command)
+app.command("train")(train_command)
 app.command("report")(report_command)
 app.command("ls")(ls_command)
 app.add_typer(data_app, name="data")

@@ -28,6 +28,12 @@ Splits = Annotated[
 DEFAULT_DATASETS = ["scenes"]
 
 
+def check_number(option: str, value: int | None, *, least: int) -> None:
+    """Raise a SamrobustError where an option is given a smaller number than it allows."""
+    if value is not None and value < least:
+        raise SamrobustError(f"{option} must be at least {least}, got {value}")
+
+
 def chosen_datasets(
     names: list[str] | None, roots: list[Path] | None, splits: list[str] | None
 ) -> list[Dataset]:

@@ -16,10 +16,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from samrobust import __version__
-from samrobust.cli.choices import DataRoots, Datasets, Splits, chosen_datasets, for_each
+from samrobust.cli.choices import (
+    DataRoots,
+    Datasets,
+    Splits,
+    check_number,
+    chosen_datasets,
+    for_each,
+)
 from samrobust.cli.report import print_report
 from samrobust.cli.terminal import download_bar, note_line, progress_bar
-from samrobust.errors import SamrobustError
 from samrobust.interfaces import Dataset, EncoderDtype, EvalProtocol, Segmenter, SegmenterOptions
 from samrobust.protocol import (
     describe_protocol,
@@ -122,9 +128,9 @@ def evaluate_command(
     Example: samrobust eval --protocol noisy-box --segmenter sam --variant vit_b --dataset coco
     --data-root COCO --split val2017 --limit 100
     """
-    _check_number("--limit", limit, least=1)
-    _check_number("--prompts-at-once", prompts_at_once, least=1)
-    _check_number("--workers", workers, least=0)
+    check_number("--limit", limit, least=1)
+    check_number("--prompts-at-once", prompts_at_once, least=1)
+    check_number("--workers", workers, least=0)
     protocols = [_load_protocol(name, trials, selection) for name in protocol or DEFAULT_PROTOCOLS]
     datasets = chosen_datasets(dataset, data_root, split)
 
@@ -146,11 +152,6 @@ def evaluate_command(
     settings = _Settings(out, limit, options.device, loop, quiet)
     folders = _run_all(protocols, datasets, segmenters, settings)
     print_report(folders)
-
-
-def _check_number(option: str, value: int | None, *, least: int) -> None:
-    if value is not None and value < least:
-        raise SamrobustError(f"{option} must be at least {least}, got {value}")
 
 
 def _load_protocol(name: str, trials: int | None, selection: str | None) -> EvalProtocol:

@@ -1,6 +1,6 @@
 """What every command prints with: tables and progress on a terminal, plain text elsewhere."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from rich.box import SIMPLE_HEAD
@@ -43,6 +43,27 @@ def progress_bar(*, quiet: bool) -> Progress:
         console=err,
         disable=quiet,
     )
+
+
+@contextmanager
+def training_bar(
+    n_steps: int, *, quiet: bool
+) -> Iterator[Callable[[int, str, float, Mapping[str, Mapping[str, float]]], None]]:
+    """Give a function that shows step, phase, loss and held-out mIoU on stderr."""
+    columns = (BarColumn(bar_width=None), MofNCompleteColumn(), TimeRemainingColumn(compact=True))
+    text = TextColumn("{task.description}")
+    with Progress(text, *columns, TextColumn("left"), console=err, disable=quiet) as bar:
+        task = bar.add_task("starting", total=n_steps)
+
+        def show(
+            step: int, phase: str, loss: float, held_out: Mapping[str, Mapping[str, float]]
+        ) -> None:
+            boxes = [found["box"] for found in held_out.values() if "box" in found]
+            judged = " / ".join(f"{100 * value:.1f}" for value in boxes)
+            description = f"{phase}: loss {loss:.3f}" + (f", mIoU {judged}" if judged else "")
+            bar.update(task, completed=step, description=description)
+
+        yield show
 
 
 @contextmanager

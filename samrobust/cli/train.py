@@ -1,0 +1,98 @@
+"""`samrobust train`: train a model by a recipe, and store what it has learned."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from samrobust.cli.choices import check_number
+from samrobust.cli.terminal import note_line, print_table, training_bar
+from samrobust.errors import RecipeError
+from samrobust.interfaces import EncoderDtype
+from samrobust.registry import one_of
+
+
+def train_command(
+    model: Annotated[str, typer.Argument(help="What to train: sam-nano.", show_default=False)],
+    recipe: Annotated[
+        str | None,
+        typer.Option(help="Recipe or path of a TOML file; default: the model's own name."),
+    ] = None,
+    data_root: Annotated[
+        Path | None, typer.Option(help="Folder that holds the folders that the recipe names.")
+    ] = None,
+    *,
+    out: Annotated[
+        Path | None, typer.Option(help="Weights file to write; default: MODEL.safetensors.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    dtype: Annotated[
+        str, typer.Option(help="Of the image encoder: float32, bfloat16 or float16.")
+    ] = "float32",
+    workers: Annotated[
+        int, typer.Option(help="Processes that draw examples ahead, for each training process.")
+    ] = 1,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
+) -> None:
+    """Train a model by a recipe.
+
+    State, log (metrics.jsonl) and curve (curve.png) lie in a folder beside the weights file. The
+    same command goes on where it was stopped. With torchrun, several processes share each step.
+
+    Example: samrobust train sam-nano --recipe sam-nano-photographs --data-root DATA
+    """
+    check_number("--workers", workers, least=0)
+    encoder_dtype = one_of(EncoderDtype, dtype, kind="dtype")
+    out = out or Path(f"{model}.safetensors")
+
+    from samrobust.segmenters.allocator import keep_large_blocks
+    from samrobust.segmenters.device import resolve_device
+    from samrobust.training.curve import draw_curve
+    from samrobust.training.data import open_data
+    from samrobust.training.loop import Training
+    from samrobust.training.models import build_trainee
+    from samrobust.training.recipe import load_recipe
+    from samrobust.training.state import TrainingFolder
+    from samrobust.training.team import joined_team
+
+    keep_large_blocks()
+    chosen = load_recipe(recipe or model)
+    if chosen.model != model:
+        raise RecipeError(f"recipe '{chosen.name}' trains {chosen.model}, not {model}")
+    data = open_data(chosen, data_root)
+    folder = TrainingFolder(out.with_name(f"{out.stem}-training"))
+    with joined_team(resolve_device(device)) as (team, own_device), folder.locked(team.rank):
+        trainee = build_trainee(chosen, own_device, encoder_dtype)
+        training = Training(trainee, chosen, data, folder, team=team)
+        if training.step and team.rank == 0:
+            note_line(f"going on after step {training.step}")
+        with training_bar(chosen.n_steps, quiet=quiet or team.rank > 0) as show:
+            held_out: Mapping[str, Mapping[str, float]] = {}
+            for progress in training.run(workers=workers):
+                held_out = progress.held_out
+                show(progress.step, progress.phase, progress.loss["total"], held_out)
+        if team.rank == 0:
+            training.save(out)
+            folder.keep_held_out(data.held_out)
+            draw_curve(folder.rows(), folder.path / "curve.png")
+            _print_held_out(held_out)
+            note_line(f"{out}: written; log and curve in {folder.path}")
+
+
+def _print_held_out(held_out: Mapping[str, Mapping[str, float]]) -> None:
+    names = list(dict.fromkeys(name for found in held_out.values() for name in found))
+    rows = [
+        [label, *(_cell(name, found.get(name)) for name in names)]
+        for label, found in held_out.items()
+    ]
+    if rows:
+        print_table("held-out images: mIoU in %, and rho of quality", ["data", *names], rows)
+
+
+def _cell(name: str, value: float | None) -> str:
+    if value is None:
+        return "-"
+    if name == "objects":
+        return str(int(value))
+    return f"{value:.2f}" if name == "quality" else f"{100 * value:.1f}"

@@ -1,0 +1,1 @@
+"""Training in the suite: recipes, examples, losses and the loop that all models share."""

@@ -1,0 +1,60 @@
+"""The course of a training as a picture: losses above, held-out mIoU below."""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from samrobust.errors import TrainingError
+
+SIZE_INCHES = (7.0, 5.0)
+DPI = 150
+
+
+def draw_curve(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Draw the rows of a log as a PNG.
+
+    Args:
+        rows: as `TrainingFolder.rows` returns them, at least one with a loss.
+        path: of the picture.
+
+    Raises:
+        TrainingError: it cannot be written.
+    """
+    figure = Figure(figsize=SIZE_INCHES, layout="constrained")
+    above, below = figure.subplots(2, sharex=True)
+    _draw_losses(above, [row for row in rows if "total" in row])
+    _draw_held_out(below, [row for row in rows if "held_out" in row])
+    below.set_xlabel("step")
+    try:
+        figure.savefig(path, dpi=DPI)
+    except OSError as error:
+        raise TrainingError(f"{path}: cannot be written: {error.strerror}") from error
+
+
+def _draw_losses(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
+    steps = [row["step"] for row in rows]
+    for name in sorted(set(rows[0]) - {"step", "phase", "total", "seconds_per_step"}):
+        axes.plot(steps, [row[name] for row in rows], linewidth=0.8, label=name)
+    for before, row in itertools.pairwise(rows):
+        if row["phase"] != before["phase"]:
+            axes.axvline(before["step"], color="#999999", linewidth=0.8)
+            axes.annotate(row["phase"], (before["step"], 0.98), xycoords=("data", "axes fraction"))
+    axes.set_yscale("log")
+    axes.set_ylabel("loss")
+    axes.legend(frameon=False)
+
+
+def _draw_held_out(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
+    for label in sorted({label for row in rows for label in row["held_out"]}):
+        for name, style in (("box", "-"), ("points-3", ":")):
+            found = [(row["step"], row["held_out"].get(label, {}).get(name)) for row in rows]
+            steps = [step for step, value in found if value is not None]
+            values = [100 * value for _, value in found if value is not None]
+            axes.plot(steps, values, style, marker=".", label=f"{label}, {name}")
+    axes.set_ylabel("held-out mIoU (%)")
+    if rows:
+        axes.legend(frameon=False, fontsize="x-small", ncols=2)

@@ -1,0 +1,79 @@
+"""From the data rows of a recipe to images to learn from and images to be judged on."""
+
+import dataclasses
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+from samrobust.datasets import DATASETS
+from samrobust.errors import RecipeError
+from samrobust.interfaces import Dataset, DatasetOptions
+from samrobust.seeding import keyed_generator
+from samrobust.training.examples import Pool
+from samrobust.training.recipe import Recipe
+
+
+@dataclasses.dataclass(frozen=True)
+class HeldOut:
+    """Images of a data set that are judged and never trained on.
+
+    Attributes:
+        dataset: the images.
+        sample_ids: at least one, in the data set's order.
+    """
+
+    dataset: Dataset
+    sample_ids: Sequence[str]
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingData:
+    """What a recipe's data rows stand for.
+
+    Attributes:
+        pools: what is trained on.
+        held_out: what is judged.
+        fingerprint: a hash that changes with any data set or split.
+    """
+
+    pools: tuple[Pool, ...]
+    held_out: tuple[HeldOut, ...]
+    fingerprint: str
+
+
+def open_data(recipe: Recipe, root: Path | None) -> TrainingData:
+    """Return the data of a recipe.
+
+    Args:
+        recipe: its rows.
+        root: the folder that holds their folders.
+
+    Raises:
+        RecipeError: a row needs a root and there is none, or nothing is left to train on.
+        DatasetError: a data set is not there.
+    """
+    pools, held_out, keys = [], [], []
+    for row in recipe.data:
+        if row.folder and root is None:
+            folders = ", ".join(each.folder for each in recipe.data if each.folder)
+            raise RecipeError(
+                f"recipe '{recipe.name}' needs --data-root: the folder that holds {folders}"
+            )
+        where = root / row.folder if root and row.folder else None
+        dataset = DATASETS.load(row.dataset)(DatasetOptions(where, row.split))
+        apart = [_is_held_out(dataset, sample_id, row.held_out) for sample_id in dataset.ids()]
+        marked = list(zip(dataset.ids(), apart, strict=True))
+        trained = [sample_id for sample_id, out in marked if not out]
+        if row.weight and trained:
+            pools.append(Pool(dataset, trained, row.weight))
+        if any(apart):
+            held_out.append(HeldOut(dataset, [sample_id for sample_id, out in marked if out]))
+        keys.append(f"{dataset.info.key} {dataset.info.fingerprint}")
+    if not pools:
+        raise RecipeError(f"recipe '{recipe.name}': everything is held out, nothing to train on")
+    fingerprint = hashlib.sha256("\n".join(keys).encode()).hexdigest()[:16]
+    return TrainingData(tuple(pools), tuple(held_out), fingerprint)
+
+
+def _is_held_out(dataset: Dataset, sample_id: str, share: float) -> bool:
+    return bool(keyed_generator("held-out", dataset.info.key, sample_id).random() < share)

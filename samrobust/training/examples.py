@@ -1,0 +1,228 @@
+"""What a step of training sees, drawn from keys: the same on every machine and after a stop."""
+
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from samrobust.errors import DatasetError
+from samrobust.evaluation import end_with_parent
+from samrobust.interfaces import Dataset
+from samrobust.seeding import keyed_generator
+from samrobust.segmenters.frames import InputFrame
+from samrobust.training.augment import random_colours, random_window, shrink_mask
+from samrobust.training.ellipses import draw_ellipses
+from samrobust.training.recipe import Phase, Recipe
+from samrobust.types import Image, Mask, Prompt, PromptBatch, Sample
+
+LEAST_PIXELS = 48
+"""Of an object in the encoder's input: smaller ones are a smudge there."""
+TRIES = 100
+"""Crops without an object, one after the other, until the data is called empty."""
+KEPT_BYTES = 2**30
+"""Of decoded images that a loading process keeps, so that small data sets are decoded once."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """One image of a step, with prompts of one kind.
+
+    Attributes:
+        image: (3, h, w) uint8 RGB in the encoder's input frame, not yet padded; None where the
+            phase has no images.
+        size_hw: of the crop, in whose pixels the prompts are.
+        input_size_hw: of the crop in the encoder's input.
+        prompts: N of one structure.
+        targets: (N, 4h', 4w') bool, the masks in the grid of the decoder's logits.
+        key: its step and its slot in it.
+    """
+
+    image: Tensor | None
+    size_hw: tuple[int, int]
+    input_size_hw: tuple[int, int]
+    prompts: PromptBatch
+    targets: Tensor
+    key: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Pool:
+    """A data set with those of its images that may be trained on.
+
+    Attributes:
+        dataset: the images.
+        sample_ids: at least one.
+        weight: how often it is drawn from, against the others; > 0.
+    """
+
+    dataset: Dataset
+    sample_ids: Sequence[str]
+    weight: float
+
+
+class ExampleDraws:
+    """Examples by (step, slot): what loading processes run.
+
+    Args:
+        recipe: what to draw.
+        pools: what to draw from.
+        side: of the model's own input, where a phase names none.
+    """
+
+    def __init__(self, recipe: Recipe, pools: Sequence[Pool], side: int) -> None:
+        self._recipe = recipe
+        self._pools = pools
+        self._side = side
+        self._kept = _KeptSamples(KEPT_BYTES)
+
+    def __getitem__(self, key: tuple[int, int]) -> Example:
+        """Return the example of a slot of a step.
+
+        Raises:
+            DatasetError: an image cannot be read, or no object can be found.
+        """
+        step, slot = key
+        rng = keyed_generator("train", self._recipe.seed, step, slot)
+        phase, _ = self._recipe.phase_at(step)
+        side = phase.side or self._side
+        degradation = _choose(rng, self._recipe.prompts).degradation
+        if phase.source == "ellipses":
+            sample = draw_ellipses(rng, phase.objects, side)
+            masks = [instance.mask for instance in sample.instances]
+            image = None
+        else:
+            photograph, masks = self._draw_crop(rng, phase, side)
+            image = InputFrame("longest-side", side).to_input(photograph)
+        size_hw = masks[0].shape[0], masks[0].shape[1]
+        input_hw = (side, side) if image is None else (image.shape[1], image.shape[2])
+        prompts: list[Prompt] = [degradation(mask, rng) for mask in masks]
+        targets = [shrink_mask(mask, input_hw, side // 2) for mask in masks]
+        stacked = torch.from_numpy(np.stack(targets))
+        return Example(image, size_hw, input_hw, PromptBatch.stack(prompts), stacked, key)
+
+    def _draw_crop(
+        self, rng: np.random.Generator, phase: Phase, side: int
+    ) -> tuple[Image, list[Mask]]:
+        """Return a crop of a random image with masks of its objects."""
+        how = self._recipe.augmentation
+        for _ in range(TRIES):
+            pool = _choose(rng, self._pools)
+            sample = self._kept.get(pool, pool.sample_ids[rng.integers(len(pool.sample_ids))])
+            rows, columns = random_window(rng, sample.image.shape[:2], how.least_crop)
+            image = sample.image[rows, columns]
+            least = LEAST_PIXELS * (max(image.shape[:2]) / side) ** 2
+            masks = sample.some_masks(rng, (rows, columns), phase.objects, least)
+            if masks:
+                step = -1 if rng.random() < how.flip else 1
+                image = random_colours(rng, image[:, ::step], how)
+                return image, [np.ascontiguousarray(mask[:, ::step]) for mask in masks]
+        raise DatasetError(
+            f"no object of at least {LEAST_PIXELS} pixels at side {side} in {TRIES} images"
+        )
+
+
+def load_examples(
+    draws: ExampleDraws,
+    recipe: Recipe,
+    *,
+    first_step: int,
+    workers: int,
+    rank: int = 0,
+    world: int = 1,
+) -> Iterator[list[Example]]:
+    """Yield this process's examples of each step from the first on, loaded ahead.
+
+    Args:
+        draws: the examples.
+        recipe: how many slots each step has.
+        first_step: counted from 0.
+        workers: loading processes; 0 for none.
+        rank: of this process among those that train together.
+        world: how many train together; each takes its share of a step's slots.
+    """
+    slots = [
+        [(step, slot) for slot in range(rank, recipe.phase_at(step)[0].images, world)]
+        for step in range(first_step, recipe.n_steps)
+    ]
+    loader: DataLoader[Any] = DataLoader(
+        draws,  # type: ignore[arg-type]
+        batch_sampler=slots,
+        num_workers=workers,
+        collate_fn=_as_they_are,
+        prefetch_factor=4 if workers else None,
+        worker_init_fn=end_with_parent,
+    )
+    return iter(loader)
+
+
+class _KeptSample:
+    """A decoded image with its masks as bits.
+
+    Attributes:
+        image: (H, W, 3) uint8.
+        n_bytes: that it takes.
+    """
+
+    def __init__(self, sample: Sample) -> None:
+        self.image = sample.image
+        self._width = sample.image.shape[1]
+        self._bits: list[npt.NDArray[np.uint8]] = [
+            np.packbits(instance.mask, axis=1) for instance in sample.instances
+        ]
+        self.n_bytes = self.image.nbytes + sum(bits.nbytes for bits in self._bits)
+
+    def some_masks(
+        self,
+        rng: np.random.Generator,
+        window: tuple[slice, slice],
+        count: int,
+        least: float,
+    ) -> list[Mask]:
+        """Return up to `count` masks, cut to a window, that show at least `least` pixels there."""
+        rows, columns = window
+        chosen: list[Mask] = []
+        for index in rng.permutation(len(self._bits)):
+            bits = self._bits[index][rows]
+            mask = np.unpackbits(bits, axis=1, count=self._width)[:, columns].astype(np.bool_)
+            if np.count_nonzero(mask) >= least:
+                chosen.append(mask)
+            if len(chosen) == count:
+                break
+        return chosen
+
+
+class _KeptSamples:
+    """The samples asked for last, up to a number of bytes."""
+
+    def __init__(self, most_bytes: int) -> None:
+        self._left = most_bytes
+        self._samples: OrderedDict[tuple[int, str], _KeptSample] = OrderedDict()
+
+    def get(self, pool: Pool, sample_id: str) -> _KeptSample:
+        key = id(pool), sample_id
+        if key in self._samples:
+            self._samples.move_to_end(key)
+            return self._samples[key]
+        sample = _KeptSample(pool.dataset[sample_id])
+        self._samples[key] = sample
+        self._left -= sample.n_bytes
+        while self._left < 0:
+            _, dropped = self._samples.popitem(last=False)
+            self._left += dropped.n_bytes
+        return sample
+
+
+def _choose(rng: np.random.Generator, weighted: Sequence[Any]) -> Any:  # noqa: ANN401
+    """Return one of several, each as often as its weight says."""
+    weights = np.array([each.weight for each in weighted])
+    return weighted[rng.choice(len(weighted), p=weights / weights.sum())]
+
+
+def _as_they_are(examples: list[Example]) -> list[Example]:
+    return examples

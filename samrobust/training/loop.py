@@ -1,0 +1,261 @@
+"""The training loop: steps, a moving average, looks at held-out images, states to go on from."""
+
+import contextlib
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from samrobust.errors import TrainingError
+from samrobust.training.data import TrainingData
+from samrobust.training.examples import Example, ExampleDraws, load_examples
+from samrobust.training.judge import judge
+from samrobust.training.recipe import Phase, Recipe, recipe_hash
+from samrobust.training.state import TrainingFolder, TrainingState
+from samrobust.training.team import Team
+from samrobust.training.trainee import Trainee
+
+LOG_EVERY = 20
+"""Steps whose mean loss is one row of the log."""
+SAVE_SECONDS = 60.0
+"""At most this much work, and a step, is done again after a kill."""
+BETAS = (0.9, 0.98)
+"""Of AdamW; a shorter memory of squares than its default, for short trainings (ours)."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What has happened up to a step.
+
+    Attributes:
+        step: steps done.
+        phase: name of its phase.
+        loss: mean of the last steps, by name, with "total".
+        held_out: results of the last look, by label; empty before the first.
+    """
+
+    step: int
+    phase: str
+    loss: Mapping[str, float]
+    held_out: Mapping[str, Mapping[str, float]]
+
+
+class Training:
+    """One training, from its first step or from where a folder says that it stopped.
+
+    Args:
+        trainee: what learns.
+        recipe: how.
+        data: what it learns from and is judged on.
+        folder: where state and log lie.
+        team: this process's place among those that train together.
+
+    Raises:
+        TrainingError: the folder's state is of another training.
+    """
+
+    def __init__(
+        self,
+        trainee: Trainee,
+        recipe: Recipe,
+        data: TrainingData,
+        folder: TrainingFolder,
+        *,
+        team: Team | None = None,
+    ) -> None:
+        self._trainee = trainee
+        self._recipe = recipe
+        self._draws = ExampleDraws(recipe, data.pools, trainee.side)
+        self._held_out = data.held_out
+        self._folder = folder
+        self._identity = f"{recipe_hash(recipe)} {data.fingerprint}"
+        self._team = team or Team()
+        named = trainee.learned.named_parameters()
+        self._parameters = {name: value for name, value in named if value.requires_grad}
+        self._optimizer = _optimizer(self._parameters, recipe)
+        self._average = {name: x.detach().clone() for name, x in self._parameters.items()}
+        self.step = 0
+        self._resume()
+
+    def run(self, *, workers: int) -> Iterator[Progress]:
+        """Do what is left of the recipe; yield every `LOG_EVERY` steps and at the end.
+
+        Args:
+            workers: processes that draw examples ahead; 0 for none.
+
+        Raises:
+            TrainingError: a loss is not finite; the last stored state stays.
+        """
+        recipe, team = self._recipe, self._team
+        examples = load_examples(
+            self._draws,
+            recipe,
+            first_step=self.step,
+            workers=workers,
+            rank=team.rank,
+            world=team.world,
+        )
+        log = _Log()
+        held_out: Mapping[str, Mapping[str, float]] = {}
+        saved = time.monotonic()
+        for batch in examples:
+            phase, step_in_phase = recipe.phase_at(self.step)
+            log.add(self._do_step(batch, phase, step_in_phase))
+            self.step += 1
+            last = self.step == recipe.n_steps
+            if self.step % recipe.judge_every == 0 or last:
+                held_out = self._look()
+            if self.step % LOG_EVERY == 0 or last:
+                losses = log.close()
+                self._write({"step": self.step, "phase": phase.name, **losses})
+                yield Progress(self.step, phase.name, losses, held_out)
+            if last or time.monotonic() - saved > SAVE_SECONDS:
+                self._save()
+                saved = time.monotonic()
+
+    @contextlib.contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Let the trainee have the moving average of its weights for a while."""
+        own = {name: x.detach().clone() for name, x in self._parameters.items()}
+        _copy(self._average, self._parameters)
+        try:
+            yield
+        finally:
+            _copy(own, self._parameters)
+
+    def save(self, path: Path) -> None:
+        """Write what has been learned, as the moving average has it."""
+        with self.averaged():
+            self._trainee.save(path)
+
+    def _do_step(self, batch: Sequence[Example], phase: Phase, step: int) -> dict[str, Tensor]:
+        rate = learning_rate(phase, step)
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate
+        losses = self._trainee.losses(batch, phase)
+        total = torch.stack(list(losses.values())).sum()
+        self._optimizer.zero_grad()
+        total.backward()  # type: ignore[no-untyped-call]
+        self._share_gradients()
+        norm = nn.utils.clip_grad_norm_(self._parameters.values(), self._recipe.clip_norm)
+        if not norm.isfinite():
+            raise TrainingError(
+                f"step {self.step}: loss {total.item():.4g}, gradient norm {norm.item():.4g} is "
+                f"not finite; the last good state is in {self._folder.path}; "
+                "lower the learning rate or the clip_norm of the recipe"
+            )
+        self._optimizer.step()
+        self._follow()
+        return {name: loss.detach() for name, loss in losses.items()} | {"total": total.detach()}
+
+    def _share_gradients(self) -> None:
+        """Let all processes have the mean gradient; what took no part in a step has none."""
+        gradients = []
+        for parameter in self._parameters.values():
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            gradients.append(parameter.grad)
+        self._team.mean(gradients)
+
+    @torch.no_grad()
+    def _follow(self) -> None:
+        """Move the average towards the weights, faster in the beginning."""
+        decay = min(self._recipe.average, (1 + self.step) / (10 + self.step))
+        for name, average in self._average.items():
+            average.lerp_(self._parameters[name], 1 - decay)
+
+    def _look(self) -> dict[str, dict[str, float]]:
+        if self._team.rank:
+            return {}
+        with self.averaged():
+            segmenter = self._trainee.segmenter()
+        last = self.step == self._recipe.n_steps
+        most = None if last else self._recipe.judge_images
+        found = {
+            each.dataset.info.label: judge(segmenter, each.dataset, each.sample_ids[:most])
+            for each in self._held_out
+        }
+        self._write({"step": self.step, "held_out": found})
+        return found
+
+    def _write(self, row: Mapping[str, Any]) -> None:
+        if self._team.rank == 0:
+            self._folder.log(row)
+
+    def _save(self) -> None:
+        if self._team.rank:
+            return
+        self._folder.save(
+            TrainingState(
+                self.step,
+                self._trainee.learned.state_dict(),
+                self._average,
+                self._optimizer.state_dict(),
+                self._identity,
+            )
+        )
+
+    def _resume(self) -> None:
+        state = self._folder.load(self._identity)
+        if state is None:
+            return
+        self.step = state.step
+        self._trainee.learned.load_state_dict(state.learned)
+        self._optimizer.load_state_dict(state.optimizer)
+        _copy(state.average, self._average)
+        if self._team.rank == 0:
+            self._folder.forget_after(state.step)
+
+
+def learning_rate(phase: Phase, step: int) -> float:
+    """Return the learning rate of a step of a phase: a linear rise, then half a cosine."""
+    risen = min(1.0, (step + 1) / (phase.warmup + 1))
+    falling = 0.5 * (1 + math.cos(math.pi * step / phase.steps))
+    first, last = phase.learning_rate, phase.last_learning_rate
+    return risen * (last + (first - last) * falling)
+
+
+def _optimizer(parameters: Mapping[str, nn.Parameter], recipe: Recipe) -> torch.optim.AdamW:
+    """Return AdamW, with weight decay on matrices and kernels but not on biases and norms."""
+    matrices = [x for x in parameters.values() if x.ndim > 1]
+    vectors = [x for x in parameters.values() if x.ndim <= 1]
+    groups = [
+        {"params": matrices, "weight_decay": recipe.weight_decay},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=0.0, betas=BETAS, fused=True)
+
+
+@torch.no_grad()
+def _copy(source: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> None:
+    for name, value in source.items():
+        target[name].copy_(value)
+
+
+class _Log:
+    """Losses of the steps since the last row."""
+
+    def __init__(self) -> None:
+        self._losses: list[dict[str, Tensor]] = []
+        self._started = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self._started
+
+    def add(self, losses: dict[str, Tensor]) -> None:
+        self._losses.append(losses)
+
+    def close(self) -> dict[str, float]:
+        """Return the means by name and the seconds a step, and begin anew."""
+        names = self._losses[0]
+        row = {name: torch.stack([x[name] for x in self._losses]).mean().item() for name in names}
+        row["seconds_per_step"] = self.seconds / len(self._losses)
+        self._losses.clear()
+        self._started = time.monotonic()
+        return row

@@ -1,0 +1,100 @@
+"""Training SAM-nano from nothing: encoder, prompt encoder and decoder together."""
+
+import copy
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from samrobust.segmenters.decoder import ALL_MASKS
+from samrobust.segmenters.nano import CHANNELS, NAME, SIDE, STRIDE, nano_model, set_side
+from samrobust.segmenters.sam import Sam, SamEmbedding, SamOptions
+from samrobust.training.corrections import is_corrected, with_corrections
+from samrobust.training.examples import Example
+from samrobust.training.losses import prompt_losses
+from samrobust.training.recipe import Phase, Recipe
+from samrobust.training.weights import save_weights
+
+NOISE = 0.5
+"""Standard deviation of what stands for an embedding where there is no image."""
+
+
+class NanoTrainee:
+    """See `samrobust.training.trainee.Trainee`.
+
+    Args:
+        recipe: its seed makes the first weights.
+        device: to train on.
+        dtype: of the encoder, under autocast; prompts and decoder are float32, as in `Sam`.
+    """
+
+    side = SIDE
+
+    def __init__(self, recipe: Recipe, device: torch.device, dtype: torch.dtype) -> None:
+        torch.manual_seed(recipe.seed)
+        self._recipe = recipe
+        self._model = nano_model().to(device)
+        self._dtype = dtype
+        self._sam = self._at(SIDE)
+
+    @property
+    def learned(self) -> nn.Module:
+        """Return the whole model."""
+        return self._model
+
+    def losses(self, examples: Sequence[Example], phase: Phase) -> dict[str, Tensor]:
+        """Return the mean losses of the prompts, over two rounds where they are corrected."""
+        side = phase.side or self.side
+        if side != self._model.image_encoder.img_size:
+            self._sam = self._at(side)
+        embeddings = self._embed(examples, side)
+        rounds = 2 if is_corrected(self._recipe, examples[0].key[0]) else 1
+        sums: dict[str, list[Tensor]] = defaultdict(list)
+        for example, embedding in zip(examples, embeddings, strict=True):
+            targets = example.targets.to(self._model.device)
+            prompts = example.prompts
+            for round_ in range(rounds):
+                logits, quality = self._sam.logits(embedding, prompts, masks=ALL_MASKS)
+                losses = prompt_losses(logits, quality, targets, self._recipe.loss)
+                for name, loss in losses.items():
+                    sums[name].append(loss.mean())
+                if round_ + 1 < rounds:
+                    prompts = with_corrections(example, logits[:, 0].detach(), self._recipe)
+        return {name: torch.stack(losses).mean() for name, losses in sums.items()}
+
+    def segmenter(self) -> Sam:
+        """Return a copy at the model's own side."""
+        model = copy.deepcopy(self._model)
+        set_side(model, SIDE)
+        return Sam(model, SamOptions(attention="stock"), name=NAME)
+
+    def save(self, path: Path) -> None:
+        """Write all weights in float16."""
+        save_weights(path, self._model.state_dict(), self._recipe)
+
+    def _at(self, side: int) -> Sam:
+        """Return the model behind the face of a segmenter, for its decoder; it goes on learning."""
+        set_side(self._model, side)
+        sam = Sam(self._model, SamOptions(attention="stock"), name=NAME)
+        self._model.requires_grad_(True)
+        self._model.prompt_encoder.mask_downscaling.requires_grad_(False)  # no mask prompts
+        return sam
+
+    def _embed(self, examples: Sequence[Example], side: int) -> list[SamEmbedding]:
+        device = self._model.device
+        images = [example.image for example in examples if example.image is not None]
+        if images:
+            square = torch.stack([self._model.preprocess(image.to(device)) for image in images])
+            with torch.autocast(device.type, self._dtype, enabled=self._dtype != torch.float32):
+                features = self._model.image_encoder(square).float()
+        else:
+            grid = side // STRIDE
+            rng = torch.Generator().manual_seed(self._recipe.seed + examples[0].key[0])
+            noise = torch.randn(len(examples), CHANNELS, grid, grid, generator=rng)
+            features = NOISE * noise.to(device)
+        return [
+            SamEmbedding(features[row : row + 1], example.size_hw, example.input_size_hw)
+            for row, example in enumerate(examples)
+        ]

@@ -1,0 +1,141 @@
+"""A training on disk: its state after some step, and a log of numbers; a kill loses neither."""
+
+import contextlib
+import dataclasses
+import io
+import json
+import os
+import pickle
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock, Timeout
+
+from samrobust.errors import TrainingError
+from samrobust.training.data import HeldOut
+
+_STATE, _LOG, _LOCK = "state.pt", "metrics.jsonl", ".lock"
+_UNREADABLE = (EOFError, KeyError, OSError, RuntimeError, pickle.UnpicklingError)
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingState:
+    """All that a training needs to go on as if it had never stopped.
+
+    Attributes:
+        step: steps done.
+        learned: state dict of what learns.
+        average: moving averages, by parameter name.
+        optimizer: its state dict.
+        identity: a hash of the recipe and the data: another training does not go on from here.
+    """
+
+    step: int
+    learned: dict[str, Any]
+    average: dict[str, Any]
+    optimizer: dict[str, Any]
+    identity: str
+
+
+class TrainingFolder:
+    """The folder of one training.
+
+    Args:
+        path: made if it is not there.
+
+    Raises:
+        TrainingError: it cannot be made.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise TrainingError(f"{path}: cannot be made: {error.strerror}") from error
+
+    @contextlib.contextmanager
+    def locked(self, rank: int = 0) -> Iterator[None]:
+        """Keep other trainings out; only the first process of a team locks.
+
+        Raises:
+            TrainingError: another process trains here.
+        """
+        if rank:
+            yield
+            return
+        try:
+            with FileLock(self.path / _LOCK, blocking=False):
+                yield
+        except Timeout as error:
+            raise TrainingError(f"{self.path}: another process trains here") from error
+        except OSError as error:
+            raise TrainingError(f"{self.path}: cannot be written: {error.strerror}") from error
+
+    def load(self, identity: str) -> TrainingState | None:
+        """Return the stored state, None where there is none yet.
+
+        Raises:
+            TrainingError: it cannot be read, or belongs to another training.
+        """
+        path = self.path / _STATE
+        if not path.exists():
+            return None
+        try:
+            fields = torch.load(path, map_location="cpu", weights_only=True)
+            state = TrainingState(**fields)
+        except (*_UNREADABLE, TypeError) as error:
+            raise TrainingError(f"{path}: is no state of a training: remove it") from error
+        if state.identity != identity:
+            raise TrainingError(
+                f"{self.path}: holds a training with another recipe or other data; "
+                "remove it, or choose another --out"
+            )
+        return state
+
+    def save(self, state: TrainingState) -> None:
+        """Store a state in place of the last one, whole or not at all."""
+        fields = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
+        content = io.BytesIO()
+        torch.save(fields, content)
+        _write_whole(self.path / _STATE, content.getvalue())
+
+    def log(self, row: Mapping[str, Any]) -> None:
+        """Append a row to `metrics.jsonl`."""
+        with (self.path / _LOG).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+
+    def keep_held_out(self, held_out: Sequence[HeldOut]) -> None:
+        """Write the ids of the images that were held out, one a line, a file a data set."""
+        for number, each in enumerate(held_out):
+            name = f"held-out-{number}-{each.dataset.info.name}.txt"
+            _write_whole(self.path / name, "".join(f"{x}\n" for x in each.sample_ids).encode())
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return the rows of `metrics.jsonl`; one that a kill cut short is left out."""
+        path = self.path / _LOG
+        rows = []
+        for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+            with contextlib.suppress(json.JSONDecodeError):
+                rows.append(json.loads(line))
+        return rows
+
+    def forget_after(self, step: int) -> None:
+        """Drop the rows of steps that will be done again."""
+        kept = [row for row in self.rows() if row["step"] <= step]
+        content = "".join(json.dumps(row) + "\n" for row in kept)
+        _write_whole(self.path / _LOG, content.encode())
+
+
+def _write_whole(path: Path, content: bytes) -> None:
+    part = path.with_name(f".{path.name}.part")
+    try:
+        with part.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except OSError as error:
+        raise TrainingError(f"{path}: cannot be written: {error.strerror}") from error

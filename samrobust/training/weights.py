@@ -1,0 +1,59 @@
+"""Files that training writes: weights with what they were made with, whole or not at all."""
+
+import json
+import os
+import platform
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from samrobust import __version__
+from samrobust.errors import TrainingError
+from samrobust.training.recipe import Recipe, describe_recipe
+
+VERSIONED = ("numpy", "safetensors", "segment-anything", "torch")
+
+
+def save_weights(
+    path: Path,
+    state: Mapping[str, Tensor],
+    recipe: Recipe,
+    *,
+    dtype: torch.dtype = torch.float16,
+    about: Mapping[str, str] | None = None,
+) -> None:
+    """Write tensors as safetensors, with recipe and versions in the header.
+
+    Args:
+        path: of the file.
+        state: names and tensors.
+        recipe: that made them.
+        dtype: of floating-point tensors in the file.
+        about: more for the header.
+
+    Raises:
+        TrainingError: it cannot be written.
+    """
+    tensors = {
+        name: (tensor.to(dtype) if tensor.is_floating_point() else tensor).cpu().contiguous()
+        for name, tensor in state.items()
+    }
+    versions = {"python": platform.python_version(), "samrobust": __version__}
+    versions |= {package: version(package) for package in VERSIONED}
+    header = {
+        "recipe": json.dumps(describe_recipe(recipe), sort_keys=True),
+        "versions": json.dumps(versions, sort_keys=True),
+        **(about or {}),
+    }
+    part = path.with_name(f".{path.name}.part")
+    try:
+        save_file(tensors, part, metadata=header)
+        with part.open("rb") as file:
+            os.fsync(file.fileno())
+        part.replace(path)
+    except OSError as error:
+        raise TrainingError(f"{path}: cannot be written: {error.strerror}") from error
