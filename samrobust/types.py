@@ -237,6 +237,7 @@ class DatasetInfo:
         folder: the name of its root, "" where it needs none: tells two of one format apart.
         group: the group whose members are averaged together in published tables, "" for none.
         group_members: the names of that group's members.
+        part: the name of what chose some of its images, "" where all are taken.
     """
 
     name: str
@@ -245,6 +246,7 @@ class DatasetInfo:
     folder: str = ""
     group: str = ""
     group_members: tuple[str, ...] = ()
+    part: str = ""
 
     @property
     def key(self) -> str:
@@ -253,8 +255,9 @@ class DatasetInfo:
 
     @property
     def label(self) -> str:
-        """Return the name for tables and figures: key and folder."""
-        return f"{self.key} in {self.folder}" if self.folder else self.key
+        """Return the name for tables and figures: key, folder and part."""
+        whole = f"{self.key} in {self.folder}" if self.folder else self.key
+        return f"{whole}, {self.part}" if self.part else whole
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from typing import Annotated, TypeVar
 import typer
 
 from samrobust.datasets import DATASETS, GROUPS
+from samrobust.datasets.subset import read_subset
 from samrobust.errors import SamrobustError
 from samrobust.interfaces import Dataset, DatasetOptions
 from samrobust.registry import Registry, known
@@ -28,6 +29,12 @@ Splits = Annotated[
 DEFAULT_DATASETS = ["scenes"]
 
 
+IdFiles = Annotated[
+    list[Path] | None,
+    typer.Option(help="File with the ids of the images to take, one a line: once, or one each."),
+]
+
+
 def check_number(option: str, value: int | None, *, least: int) -> None:
     """Raise a SamrobustError where an option is given a smaller number than it allows."""
     if value is not None and value < least:
@@ -35,25 +42,30 @@ def check_number(option: str, value: int | None, *, least: int) -> None:
 
 
 def chosen_datasets(
-    names: list[str] | None, roots: list[Path] | None, splits: list[str] | None
+    asked: list[str] | None,
+    roots: list[Path] | None,
+    splits: list[str] | None,
+    ids: list[Path] | None = None,
 ) -> list[Dataset]:
     """Return the data sets that the options name, groups opened.
 
     Raises:
         SamrobustError: a name is unknown, options do not match names, or a data set is not there.
     """
-    asked = names or DEFAULT_DATASETS
+    asked = asked or DEFAULT_DATASETS
     for name in asked:
         known(name, [*DATASETS.names(), *GROUPS], kind="dataset")
     members = [GROUPS.get(name, (name,)) for name in asked]
     first = [names[0] for names in members]
     root_of = for_each(first, roots or [], option="--data-root", registry=DATASETS)
     split_of = for_each(first, splits or [], option="--split", registry=DATASETS)
-    return [
-        DATASETS.load(member)(DatasetOptions(root, split or ""))
-        for names, root, split in zip(members, root_of, split_of, strict=True)
-        for member in names
-    ]
+    ids_of = for_each(first, ids or [], option="--ids", registry=DATASETS)
+    opened = []
+    for names, root, split, chosen in zip(members, root_of, split_of, ids_of, strict=True):
+        for member in names:
+            dataset = DATASETS.load(member)(DatasetOptions(root, split or ""))
+            opened.append(read_subset(dataset, chosen) if chosen else dataset)
+    return opened
 
 
 def for_each(

@@ -19,7 +19,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
 
 
 def _folder(builder: str, summary: str) -> Entry:
-    return Entry(f"samrobust.datasets.folder:{builder}", summary, takes=("--data-root",))
+    return Entry(f"samrobust.datasets.folder:{builder}", summary, takes=("--data-root", "--ids"))
 
 
 DATASETS: Registry[DatasetBuilder] = Registry(
@@ -28,7 +28,7 @@ DATASETS: Registry[DatasetBuilder] = Registry(
         "scenes": Entry(
             "samrobust.datasets.scenes:build_scenes",
             "scenes drawn in the package, no files; split N or NxWxH (images, width, height)",
-            takes=("--split",),
+            takes=("--split", "--ids"),
         ),
         "coco": Entry(
             "samrobust.datasets.coco:build_coco",
