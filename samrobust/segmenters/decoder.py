@@ -14,6 +14,8 @@ from segment_anything.modeling.transformer import (
 from torch import Tensor, nn
 from torch.nn import functional
 
+from samrobust.segmenters.plugins import PluggedAttention
+
 DecoderKind = Literal["fast", "stock"]
 
 FEW_TOKENS = 16
@@ -138,7 +140,7 @@ class FastDecoder:
 
 
 def _tokens_to_image(
-    attention: Attention, queries: Tensor, *, keys: Tensor, values: Tensor
+    attention: Attention | PluggedAttention, queries: Tensor, *, keys: Tensor, values: Tensor
 ) -> Tensor:
     """Return (N, T, C), what T tokens of N prompts take from the image's L positions.
 
@@ -147,11 +149,14 @@ def _tokens_to_image(
     to 1.
 
     Args:
-        attention: its weights.
+        attention: its weights, and the plugin that it may have.
         queries: (N, T, C).
         keys: (N, L, C), or (1, L, C) where the prompts share them: then they are projected once.
         values: likewise.
     """
+    if isinstance(attention, PluggedAttention):
+        keys, values = attention.calibrate(queries, keys, values)
+        attention = attention.attention
     if len(keys) < len(queries):
         shared: Tensor = attention(queries.flatten(0, 1)[None], keys, values)
         return shared.view_as(queries)

@@ -1,0 +1,290 @@
+"""The two plugins of Stable-SAM (Fan et al. 2025), DSP and DRP, and the attention that has them.
+
+The paper's code was never released, so what it does not fix is the project's own choice. Such
+choices are marked "ours:" in the docstrings; the rest is from facts/stable-sam.md, "Architecture".
+Letters as everywhere: N prompts, T tokens, C channels, (h, w) the embedding grid, L = h * w.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from segment_anything.modeling.transformer import Attention
+from torch import Tensor, nn
+from torch.nn import functional
+
+Position = Literal["stays", "moves"]
+
+KERNEL = 5
+"""Side of the depthwise convolution."""
+HIDDEN_SHARE = 8
+"""Ours: the router's hidden width is C / 8, 32 for SAM. The paper's total of 0.08 M leaves room for
+16 or 32."""
+ROUTED_TOKEN = 1
+"""Row of the output token t_o among the decoder's tokens: SAM's mask token for a single mask. Ours:
+with several masks too, as all tokens read the same features."""
+
+
+@dataclass(frozen=True)
+class PluginSettings:
+    """What plugins are made with, all of it ours but the default of `layers` and `routing`.
+
+    Attributes:
+        layers: the decoder layers at which they act, counted from 1; one more than there are
+            layers is the last attention from tokens to image, after them all. The paper's: 2.
+        routing: whether DRP mixes deformed and regular features; without, the deformed ones are
+            read alone (the paper's ablation).
+        offset_range: how far a sample can move along x or y, in sides of the grid.
+        position: whether the positional encoding of a key "stays" that of the place whose sample
+            was moved, or "moves" with it.
+
+    Raises:
+        ValueError: a value is not allowed.
+    """
+
+    layers: tuple[int, ...] = (2,)
+    routing: bool = True
+    offset_range: float = 0.25
+    position: Position = "stays"
+
+    def __post_init__(self) -> None:
+        layers: object = self.layers  # a file may hold anything
+        if not isinstance(layers, list | tuple) or not _is_ascending(layers):
+            raise ValueError(f"layers must be a list of 1, 2, ..., ascending, got {layers!r}")
+        object.__setattr__(self, "layers", tuple(layers))
+        if not 0 < self.offset_range <= 1:
+            raise ValueError(f"offset_range must be in (0, 1], got {self.offset_range}")
+        if self.position not in ("stays", "moves"):
+            raise ValueError(f"position must be 'stays' or 'moves', got {self.position!r}")
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Where and how strongly DSP samples a grid.
+
+    Attributes:
+        features: (N, h, w, C), x* at the locations, times the amplitude.
+        locations: (N, h, w, 2) xy in positions of the grid: p + offset.
+        amplitude: (N, h, w, 1) in (0, 2).
+    """
+
+    features: Tensor
+    locations: Tensor
+    amplitude: Tensor
+
+
+class DeformableSampling(nn.Module):
+    """DSP: reads, for each position p of the grid, transformed features at p + offset.
+
+    x* is a 1x1 convolution of the image tokens; a 5x5 depthwise convolution of x* with layer norm
+    and GELU, and another 1x1 convolution, give the offsets and the amplitude; x* is sampled
+    bilinearly (facts/stable-sam.md, "Architecture"). Untrained it returns its input.
+
+    Ours: x* starts as the identity and the last convolution as zeros; convolutions have biases;
+    the norm is over channels. An offset is R tanh(z / R) positions, with R the offset range: a
+    plain number of positions while it is small. An amplitude is 2 sigmoid(z), so that none is 0
+    or negative. Samples beyond the grid's border are those of the border.
+
+    Args:
+        channels: C.
+        offset_range: see `PluginSettings`.
+    """
+
+    def __init__(self, channels: int, *, offset_range: float) -> None:
+        super().__init__()
+        # 1x1 convolutions are linear: channels come last, as in the decoder's tokens
+        self.project = nn.Linear(channels, channels)
+        self.spatial = nn.Conv2d(channels, channels, KERNEL, padding=KERNEL // 2, groups=channels)
+        self.norm = nn.LayerNorm(channels)
+        self.move = nn.Linear(channels, 3)
+        self.offset_range = offset_range
+        nn.init.eye_(self.project.weight)
+        nn.init.zeros_(self.project.bias)
+        nn.init.zeros_(self.move.weight)
+        nn.init.zeros_(self.move.bias)
+
+    def forward(self, x: Tensor) -> Samples:
+        """Return the samples of image tokens (N, h, w, C)."""
+        x = self.project(x)
+        context = self.spatial(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)  # N x h x w x C
+        moves = self.move(functional.gelu(self.norm(context)))  # N x h x w x 3
+        size_xy = moves.new_tensor([x.shape[2], x.shape[1]])
+        reach = self.offset_range * size_xy
+        locations = regular_locations(x) + reach * torch.tanh(moves[..., :2] / reach)
+        amplitude = 2 * torch.sigmoid(moves[..., 2:])
+        return Samples(sample_bilinear(x, locations, amplitude), locations, amplitude)
+
+
+class DynamicRouting(nn.Module):
+    """DRP: how much of the deformed and of the regular features a prompt's decoder reads.
+
+    A linear layer with layer norm and GELU, and a second linear layer, turn the output token into
+    two weights (facts/stable-sam.md, "Architecture").
+
+    Ours: a softmax, so that the weights are in [0, 1] and sum to 1; the last layer starts as
+    zeros, so that both are 1/2 untrained. The token is the one that attends: SAM's token after
+    self attention plus the constant that SAM adds to it.
+
+    Args:
+        channels: C.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        hidden = channels // HIDDEN_SHARE
+        self.hidden = nn.Linear(channels, hidden)
+        self.norm = nn.LayerNorm(hidden)
+        self.route = nn.Linear(hidden, 2)
+        nn.init.zeros_(self.route.weight)
+        nn.init.zeros_(self.route.bias)
+
+    def forward(self, token: Tensor) -> Tensor:
+        """Return the weights (N, 2) of deformed and regular features for tokens (N, C)."""
+        weights: Tensor = self.route(functional.gelu(self.norm(self.hidden(token))))
+        return weights.softmax(dim=-1)
+
+
+class Plugin(nn.Module):
+    """DSP and DRP of one decoder layer: what its tokens read instead of the image tokens.
+
+    Untrained, it returns the keys and values that it is given.
+
+    Ours: keys and values read the same mixture; the positional encoding, where it moves, is
+    sampled and mixed as the features are, without their amplitude and their 1x1 convolution.
+
+    Args:
+        channels: C.
+        settings: how it is made; its layers do not matter here.
+    """
+
+    def __init__(self, channels: int, settings: PluginSettings) -> None:
+        super().__init__()
+        self.dsp = DeformableSampling(channels, offset_range=settings.offset_range)
+        self.drp = DynamicRouting(channels) if settings.routing else None
+        self.position: Position = settings.position
+
+    def forward(self, keys: Tensor, values: Tensor, token: Tensor) -> tuple[Tensor, Tensor]:
+        """Return keys and values to read, (N, h, w, C), of the regular ones.
+
+        Args:
+            keys: (N, h, w, C), image tokens and their position; or (1, h, w, C) where the prompts
+                share them.
+            values: likewise, the image tokens alone.
+            token: (N, C), the output token of each prompt.
+        """
+        samples: Samples = self.dsp(values)
+        share = self.share(token)[:, None, None, None]  # N x 1 x 1 x 1, or 1
+        mixed = torch.lerp(values, samples.features, share)
+        if self.position == "stays":
+            return keys + (mixed - values), mixed  # untrained: the keys, bit by bit
+        position = keys - values
+        moved = sample_bilinear(position, samples.locations)
+        return mixed + torch.lerp(position, moved, share), mixed
+
+    def share(self, token: Tensor) -> Tensor:
+        """Return (N,), the routing weight of the deformed features for (N, C); (1,) without DRP."""
+        if self.drp is None:
+            return token.new_ones(1)
+        weights: Tensor = self.drp(token)
+        return weights[:, 0]
+
+
+class PluggedAttention(nn.Module):
+    """An attention from tokens to image that reads what a plugin makes of the image.
+
+    It takes the place of `cross_attn_token_to_image` of a decoder layer. Load SAM's weights first:
+    their names change.
+
+    Args:
+        attention: SAM's own, unchanged.
+        plugin: of the layer.
+        grid_hw: (h, w) of the embedding grid.
+    """
+
+    def __init__(self, attention: Attention, plugin: Plugin, grid_hw: tuple[int, int]) -> None:
+        super().__init__()
+        self.attention = attention
+        self.plugin = plugin
+        self.grid_hw = grid_hw
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Return (N, T, C), what tokens q (N, T, C) take from keys and values (N, L, C)."""
+        taken: Tensor = self.attention(q, *self.calibrate(q, k, v))
+        return taken
+
+    def calibrate(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the keys and values (N, L, C) that are read in place of k and v.
+
+        Where prompts share k and v, these are (1, L, C); so are the results without DRP.
+        """
+        grids = (x.view(len(x), *self.grid_hw, -1) for x in (k, v))
+        keys, values = self.plugin(*grids, q[:, ROUTED_TOKEN])
+        return keys.flatten(1, 2), values.flatten(1, 2)
+
+
+class Plugins(nn.ModuleDict):
+    """One plugin a layer, under the layer's number; untrained they change nothing.
+
+    The first weights of the depthwise convolution and of the router's first layer are torch's own,
+    drawn with its global generator.
+
+    Args:
+        channels: C.
+        settings: how they are made; default: as the paper, and our own choices.
+
+    Example:
+        >>> n_parameters(Plugins(256))
+        82085
+    """
+
+    def __init__(self, channels: int, settings: PluginSettings | None = None) -> None:
+        self.settings = settings or PluginSettings()
+        super().__init__(
+            {str(layer): Plugin(channels, self.settings) for layer in self.settings.layers}
+        )
+
+
+def n_parameters(module: nn.Module) -> int:
+    """Return how many numbers a module can learn."""
+    return sum(weight.numel() for weight in module.parameters() if weight.requires_grad)
+
+
+def regular_locations(grid: Tensor) -> Tensor:
+    """Return (h, w, 2), xy of each position of a grid (N, h, w, C); the first is (0, 0)."""
+    y, x = (torch.arange(side, device=grid.device, dtype=grid.dtype) for side in grid.shape[1:3])
+    return torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1)
+
+
+def sample_bilinear(grid: Tensor, locations: Tensor, amplitude: Tensor | float = 1.0) -> Tensor:
+    """Return (N, h, w, C), a grid (N, h, w, C) at locations between its positions.
+
+    A weighted sum of four rows a location. `grid_sample` has channels first: turning them around
+    takes several times as long as this sum.
+
+    Args:
+        grid: the features; at least 2 x 2.
+        locations: (N, h, w, 2) xy as `regular_locations`; beyond the border, the border's count.
+        amplitude: (N, h, w, 1), multiplies the result.
+    """
+    n, height, width, channels = grid.shape
+    last_xy = locations.new_tensor([width - 1, height - 1])
+    inside = torch.minimum(locations.clamp(min=0), last_xy)
+    first_xy = torch.minimum(inside.detach().floor(), last_xy - 1)
+    x, y = torch.unbind(inside - first_xy, dim=-1)  # N x h x w, in [0, 1]
+    weights = torch.stack([(1 - x) * (1 - y), x * (1 - y), (1 - x) * y, x * y], dim=-1) * amplitude
+    column, row = torch.unbind(first_xy.long(), dim=-1)
+    image = torch.arange(n, device=grid.device).view(n, 1, 1)
+    first = (image * height + row) * width + column
+    rows = torch.stack([first, first + 1, first + width, first + width + 1], dim=-1)
+    sampled = functional.embedding_bag(
+        rows.view(-1, 4),
+        grid.reshape(-1, channels),
+        mode="sum",
+        per_sample_weights=weights.view(-1, 4),
+    )
+    return sampled.view(grid.shape)
+
+
+def _is_ascending(layers: list[Any] | tuple[Any, ...]) -> bool:
+    whole = all(type(layer) is int for layer in layers)
+    return whole and len(layers) > 0 and list(layers) == sorted({*layers}) and layers[0] >= 1

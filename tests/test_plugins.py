@@ -1,0 +1,263 @@
+from typing import Any, get_args
+
+import numpy as np
+import pytest
+import torch
+from scipy import ndimage
+from segment_anything.modeling.transformer import Attention
+from torch import Tensor
+
+from samrobust.segmenters.plugins import (
+    DeformableSampling,
+    DynamicRouting,
+    PluggedAttention,
+    Plugin,
+    Plugins,
+    PluginSettings,
+    Position,
+    n_parameters,
+    regular_locations,
+    sample_bilinear,
+)
+
+N, H, W, C = 3, 5, 7, 16
+RANGE = 0.5
+
+
+def tokens(seed: int, *shape: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+@pytest.fixture
+def grid() -> Tensor:
+    return tokens(0, N, H, W, C)
+
+
+def made_up(settings: PluginSettings | None = None) -> Plugin:
+    """Return a plugin that has learned something, in float64."""
+    torch.manual_seed(0)
+    plugin = Plugin(C, settings or PluginSettings(offset_range=RANGE)).double()
+    with torch.no_grad():
+        for weight in plugin.parameters():
+            weight.add_(0.3 * torch.randn_like(weight))
+    return plugin
+
+
+def test_at_256_channels_they_have_82085_parameters() -> None:
+    plugins = Plugins(256)
+    parts = {name: weight.numel() for name, weight in plugins.named_parameters()}
+    assert sum(n for name, n in parts.items() if name.startswith("2.dsp.project")) == 65_792
+    assert sum(n for name, n in parts.items() if name.startswith("2.dsp.spatial")) == 6_656
+    assert sum(n for name, n in parts.items() if name.startswith("2.dsp.norm")) == 512
+    assert sum(n for name, n in parts.items() if name.startswith("2.dsp.move")) == 771
+    assert sum(n for name, n in parts.items() if name.startswith("2.drp")) == 8_354
+    assert n_parameters(plugins) == 82_085 <= 85_000
+    assert n_parameters(plugins.requires_grad_(False)) == 0
+
+
+@pytest.mark.parametrize(
+    ("channels", "settings", "n"),
+    [
+        (256, PluginSettings(routing=False), 73_731),
+        (256, PluginSettings(layers=(1, 2)), 164_170),
+        (128, PluginSettings(), 22_613),
+        (128, PluginSettings(routing=False), 20_483),
+    ],
+)
+def test_parameters_of_other_plugins(channels: int, settings: PluginSettings, n: int) -> None:
+    assert n_parameters(Plugins(channels, settings)) == n
+
+
+def test_sampling_is_scipys_and_ends_at_the_border(grid: Tensor) -> None:
+    size_xy = torch.tensor([W, H])
+    locations = (2 * torch.rand(N, H, W, 2, dtype=torch.float64) - 0.5) * size_xy
+    assert bool((locations < 0).any())
+    assert bool((locations > size_xy - 1).any())
+    found = sample_bilinear(grid, locations)
+    x, y = locations.numpy().transpose(3, 0, 1, 2)
+    wanted = np.empty(grid.shape)
+    for n in range(N):
+        for c in range(C):
+            wanted[n, ..., c] = ndimage.map_coordinates(
+                grid[n, ..., c].numpy(), [y[n], x[n]], order=1, mode="nearest"
+            )
+    np.testing.assert_allclose(found.numpy(), wanted, rtol=0, atol=1e-13)
+
+
+def test_regular_locations_sample_the_grid_itself(grid: Tensor) -> None:
+    regular = regular_locations(grid)
+    assert regular.shape == (H, W, 2)
+    assert regular[2, 5].tolist() == [5, 2]
+    assert torch.equal(sample_bilinear(grid, regular.expand(N, -1, -1, -1)), grid)
+
+
+def test_untrained_sampling_returns_its_input(grid: Tensor) -> None:
+    samples = DeformableSampling(C, offset_range=RANGE).double()(grid)
+    assert torch.equal(samples.features, grid)
+    assert torch.equal(samples.locations, regular_locations(grid).expand(N, -1, -1, -1))
+    assert torch.equal(samples.amplitude, torch.ones_like(samples.amplitude))
+
+
+def test_offsets_are_in_positions_along_x_and_y(grid: Tensor) -> None:
+    dsp = DeformableSampling(C, offset_range=1.0).double()
+    with torch.no_grad():  # R tanh(z / R) is 2 along x and -1 along y
+        dsp.move.bias[0] = W * np.arctanh(2 / W)
+        dsp.move.bias[1] = H * np.arctanh(-1 / H)
+    samples = dsp(grid)
+    torch.testing.assert_close(samples.features[:, 1:, :-2], grid[:, :-1, 2:])
+    torch.testing.assert_close(samples.features[:, 0, -1], grid[:, 0, -1])  # the border's
+
+
+def test_no_offset_is_beyond_its_range(grid: Tensor) -> None:
+    dsp = DeformableSampling(C, offset_range=0.25).double()
+    torch.nn.init.normal_(dsp.move.weight, std=1e3)
+    samples = dsp(grid)
+    farthest = (samples.locations - regular_locations(grid)).abs().amax((0, 1, 2))
+    torch.testing.assert_close(farthest, torch.tensor([W / 4, H / 4], dtype=torch.float64))
+    assert float(samples.amplitude.detach().min()) >= 0
+    assert float(samples.amplitude.detach().max()) <= 2
+
+
+def test_the_amplitude_multiplies_what_is_sampled(grid: Tensor) -> None:
+    dsp = made_up().dsp
+    samples = dsp(grid)
+    plain = sample_bilinear(dsp.project(grid), samples.locations)
+    assert samples.amplitude.shape == (N, H, W, 1)
+    torch.testing.assert_close(samples.features, plain * samples.amplitude)
+
+
+def test_an_offset_depends_on_the_5_x_5_tokens_around_it(grid: Tensor) -> None:
+    dsp = made_up().dsp
+    changed = grid.clone()
+    changed[0, 1, 2] += 1
+    moved = (dsp(grid).locations != dsp(changed).locations).any(-1)
+    expected = torch.zeros(N, H, W, dtype=torch.bool)
+    expected[0, 0:4, 0:5] = True
+    assert torch.equal(moved, expected)
+
+
+def test_prompts_do_not_change_each_other(grid: Tensor) -> None:
+    plugin = made_up()
+    keys, token = grid + tokens(1, 1, H, W, C), tokens(2, N, C)
+    together = plugin(keys, grid, token)
+    for n in range(N):
+        alone = plugin(keys[n : n + 1], grid[n : n + 1], token[n : n + 1])
+        for ours, single in zip(together, alone, strict=True):
+            torch.testing.assert_close(ours[n : n + 1], single)
+
+
+def test_routing_weights_sum_to_one_and_follow_the_token() -> None:
+    token = tokens(0, 40, C)
+    untrained = DynamicRouting(C).double()(token)
+    assert torch.equal(untrained, torch.full((40, 2), 0.5, dtype=torch.float64))
+    drp = made_up().drp
+    assert drp is not None
+    weights = drp(token)
+    torch.testing.assert_close(weights.sum(-1), torch.ones(40, dtype=torch.float64))
+    assert float(weights.detach().min()) > 0
+    assert float(weights.detach()[:, 0].std()) > 0.01
+
+
+@pytest.mark.parametrize("routing", [True, False])
+@pytest.mark.parametrize("position", get_args(Position))
+def test_untrained_plugins_return_what_they_are_given(
+    grid: Tensor, routing: bool, position: Position
+) -> None:
+    plugin = Plugin(C, PluginSettings(routing=routing, position=position)).double()
+    keys = grid + tokens(1, 1, H, W, C)
+    read = plugin(keys, grid, tokens(2, N, C))
+    for ours, given in zip(read, (keys, grid), strict=True):
+        torch.testing.assert_close(ours, given, rtol=0, atol=1e-12)
+
+
+def test_deformed_and_regular_features_are_mixed_for_each_prompt(grid: Tensor) -> None:
+    plugin = made_up()
+    position, token = tokens(1, 1, H, W, C), tokens(2, N, C)
+    keys, values = plugin(grid + position, grid, token)
+    assert plugin.drp is not None
+    deformed, regular = plugin.drp(token).T[..., None, None, None]
+    torch.testing.assert_close(values, deformed * plugin.dsp(grid).features + regular * grid)
+    torch.testing.assert_close(keys, values + position)
+
+
+def test_without_routing_the_deformed_features_are_read_alone(grid: Tensor) -> None:
+    plugin = made_up(PluginSettings(routing=False))
+    position = tokens(1, 1, H, W, C)
+    keys, values = plugin(grid + position, grid, tokens(2, N, C))
+    assert plugin.drp is None
+    torch.testing.assert_close(values, plugin.dsp(grid).features)
+    torch.testing.assert_close(keys, values + position)
+
+
+def test_a_position_that_moves_is_sampled_and_mixed_as_the_features(grid: Tensor) -> None:
+    plugin = made_up(PluginSettings(position="moves"))
+    position, token = tokens(1, N, H, W, C), tokens(2, N, C)
+    keys, values = plugin(grid + position, grid, token)
+    share = plugin.share(token)[:, None, None, None]
+    moved = sample_bilinear(position, plugin.dsp(grid).locations)
+    torch.testing.assert_close(keys - values, share * moved + (1 - share) * position)
+
+
+@pytest.mark.parametrize("routing", [True, False])
+@pytest.mark.parametrize("position", get_args(Position))
+def test_a_shared_image_is_the_image_repeated(routing: bool, position: Position) -> None:
+    plugin = made_up(PluginSettings(routing=routing, position=position))
+    image, token = tokens(0, 1, H, W, C), tokens(2, N, C)
+    keys = image + tokens(1, 1, H, W, C)
+    shared = plugin(keys, image, token)
+    repeated = plugin(keys.expand(N, -1, -1, -1), image.expand(N, -1, -1, -1), token)
+    for ours, wanted in zip(shared, repeated, strict=True):
+        assert len(ours) == (N if routing else 1)
+        torch.testing.assert_close(ours.expand(N, -1, -1, -1), wanted)
+
+
+def test_a_plugged_attention_reads_calibrated_keys_and_values(grid: Tensor) -> None:
+    torch.manual_seed(0)
+    attention = Attention(C, num_heads=2, downsample_rate=2).double()
+    plugin = made_up()
+    q, v = tokens(3, N, 6, C), grid.flatten(1, 2)
+    k = v + tokens(1, 1, H * W, C)
+    found = PluggedAttention(attention, plugin, (H, W))(q=q, k=k, v=v)
+    keys, values = plugin(k.view(N, H, W, C), grid, q[:, 1])
+    assert torch.equal(found, attention(q, keys.flatten(1, 2), values.flatten(1, 2)))
+    assert not torch.allclose(found, attention(q, k, v))
+
+
+def test_gradients_are_those_of_finite_differences() -> None:
+    plugin = made_up()
+    image, token = tokens(0, 1, 3, 4, C), tokens(2, 2, C)
+    position = tokens(1, 1, 3, 4, C)
+    names, weights = zip(*plugin.named_parameters(), strict=True)
+
+    def read(*weights: Tensor) -> tuple[Tensor, Tensor]:
+        given = (image + position, image, token)
+        found: tuple[Tensor, Tensor] = torch.func.functional_call(
+            plugin, dict(zip(names, weights, strict=True)), given
+        )
+        return found
+
+    assert torch.autograd.gradcheck(read, weights, fast_mode=True)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"layers": ()}, "layers must be a list of 1, 2, ..., ascending, got ()"),
+        ({"layers": 2}, "layers must be a list of 1, 2, ..., ascending, got 2"),
+        ({"layers": [2, 1]}, "layers must be a list of 1, 2, ..., ascending, got [2, 1]"),
+        ({"layers": [0]}, "layers must be a list of 1, 2, ..., ascending, got [0]"),
+        ({"layers": ["2"]}, "layers must be a list of 1, 2, ..., ascending, got ['2']"),
+        ({"offset_range": 0.0}, "offset_range must be in (0, 1], got 0.0"),
+        ({"position": "runs"}, "position must be 'stays' or 'moves', got 'runs'"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match="must be") as caught:
+        PluginSettings(**wrong)
+    assert str(caught.value) == message
+
+
+def test_a_list_of_layers_is_taken_as_files_have_it() -> None:
+    layers: Any = [1, 3]
+    assert PluginSettings(layers=layers) == PluginSettings(layers=(1, 3))
+    assert list(Plugins(C, PluginSettings(layers=layers))) == ["1", "3"]
