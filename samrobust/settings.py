@@ -27,7 +27,8 @@ def make_settings(build: type[S], table: Mapping[str, Any], *, kind: str) -> S:
         kind: what the table is, for messages ("box-noise").
 
     Raises:
-        ValueError: a name is unknown or missing, or a value is not of its field's kind.
+        ValueError: a name is unknown or missing, or a value is not of its field's kind or not
+            allowed.
     """
     fields = {field.name: field for field in dataclasses.fields(build)}  # type: ignore[arg-type]
     hints = get_type_hints(build)
@@ -41,7 +42,10 @@ def make_settings(build: type[S], table: Mapping[str, Any], *, kind: str) -> S:
         optional = (field.default, field.default_factory) != (dataclasses.MISSING,) * 2
         if field.name not in table and not optional:
             raise ValueError(f"{kind} needs the parameter '{field.name}'")
-    return build(**table)
+    try:
+        return build(**table)
+    except ValueError as error:
+        raise ValueError(f"{kind}: {error}") from error
 
 
 def is_of_kind(value: object, kind: type) -> bool:

@@ -111,7 +111,7 @@ def test_trials_are_overridden_where_there_is_randomness() -> None:
         ("shift = 0.4\n", "", "condition 'box-0.4': box-noise needs the parameter 'shift'"),
         ("shift = 0.4", "shift = '1'", "box-noise: shift must be a number, got '1'"),
         ("shift = 0.4", "shift = true", "box-noise: shift must be a number, got True"),
-        ("shift = 0.4", "shift = -1", "condition 'box-0.4': shift must be a finite number"),
+        ("shift = 0.4", "shift = -1", "condition 'box-0.4': box-noise: shift must be a finite"),
         ('"box-noise"', '"box-nois"', "Did you mean 'box-noise'?"),
         ('degradation = "box-noise"', "", "needs a name and a degradation"),
         ("trials = 4", "trials = 0", "trials must be a whole number of at least 1, got 0"),
