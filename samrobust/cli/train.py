@@ -8,7 +8,7 @@ import typer
 
 from samrobust.cli.choices import check_number
 from samrobust.cli.terminal import note_line, print_table, training_bar
-from samrobust.errors import RecipeError
+from samrobust.errors import RecipeError, TrainingError
 from samrobust.interfaces import EncoderDtype
 from samrobust.registry import one_of
 
@@ -45,6 +45,8 @@ def train_command(
     check_number("--workers", workers, least=0)
     encoder_dtype = one_of(EncoderDtype, dtype, kind="dtype")
     out = out or Path(f"{model}.safetensors")
+    if out.is_dir():
+        raise TrainingError(f"--out {out}: is a folder; wanted is the path of a weights file")
 
     from samrobust.segmenters.allocator import keep_large_blocks
     from samrobust.segmenters.device import resolve_device
@@ -69,9 +71,13 @@ def train_command(
             note_line(f"going on after step {training.step}")
         with training_bar(chosen.n_steps, quiet=quiet or team.rank > 0) as show:
             held_out: Mapping[str, Mapping[str, float]] = {}
-            for progress in training.run(workers=workers):
-                held_out = progress.held_out
-                show(progress.step, progress.phase, progress.loss["total"], held_out)
+            try:
+                for progress in training.run(workers=workers):
+                    held_out = progress.held_out
+                    show(progress.step, progress.phase, progress.loss["total"], held_out)
+            except KeyboardInterrupt:
+                note_line(f"interrupted; the same command goes on with {folder.path}")
+                raise typer.Exit(130) from None
         if team.rank == 0:
             training.save(out)
             folder.keep_held_out(data.held_out)

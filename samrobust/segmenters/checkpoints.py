@@ -29,7 +29,7 @@ _PIECE = 2**20
 """Bytes written, and told of, at once."""
 _TIMEOUT_S = (10, 60)
 """To connect, and between two pieces."""
-_UNREADABLE = (
+UNREADABLE = (
     AssertionError,
     AttributeError,
     EOFError,
@@ -265,7 +265,7 @@ def _keep(part: Path, path: Path, checkpoint: Checkpoint) -> None:
 def _read(path: Path) -> State:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise CheckpointError(f"{path.name}: cut short, or not a file of torch.save") from error
     if not isinstance(state, dict) or not all(isinstance(x, Tensor) for x in state.values()):
         raise CheckpointError(f"{path.name}: holds something else than the weights of a model")

@@ -1,6 +1,7 @@
 """The course of a training as a picture: losses above, held-out mIoU below."""
 
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -37,8 +38,9 @@ def draw_curve(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
 
 def _draw_losses(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
     steps = [row["step"] for row in rows]
-    for name in sorted(set(rows[0]) - {"step", "phase", "total", "seconds_per_step"}):
-        axes.plot(steps, [row[name] for row in rows], linewidth=0.8, label=name)
+    names = {name for row in rows for name in row} - {"step", "phase", "total", "seconds_per_step"}
+    for name in sorted(names):
+        axes.plot(steps, [row.get(name, math.nan) for row in rows], linewidth=0.8, label=name)
     for before, row in itertools.pairwise(rows):
         if row["phase"] != before["phase"]:
             axes.axvline(before["step"], color="#999999", linewidth=0.8)

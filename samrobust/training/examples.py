@@ -3,7 +3,7 @@
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,8 @@ from samrobust.training.ellipses import draw_ellipses
 from samrobust.training.recipe import Phase, Recipe
 from samrobust.types import Image, Mask, Prompt, PromptBatch, Sample
 
+S = TypeVar("S")
+
 LEAST_PIXELS = 48
 """Of an object in the encoder's input: smaller ones are a smudge there."""
 TRIES = 100
@@ -34,21 +36,23 @@ class Example:
     """One image of a step, with prompts of one kind.
 
     Attributes:
-        image: (3, h, w) uint8 RGB in the encoder's input frame, not yet padded; None where the
+        image: (3, h, w) uint8 RGB in the encoder's input frame, not yet padded; black where the
             phase has no images.
         size_hw: of the crop, in whose pixels the prompts are.
         input_size_hw: of the crop in the encoder's input.
         prompts: N of one structure.
         targets: (N, 4h', 4w') bool, the masks in the grid of the decoder's logits.
         key: its step and its slot in it.
+        sample_id: of its image, for messages.
     """
 
-    image: Tensor | None
+    image: Tensor
     size_hw: tuple[int, int]
     input_size_hw: tuple[int, int]
     prompts: PromptBatch
     targets: Tensor
     key: tuple[int, int]
+    sample_id: str
 
 
 @dataclass(frozen=True)
@@ -94,26 +98,29 @@ class ExampleDraws:
         degradation = _choose(rng, self._recipe.prompts).degradation
         if phase.source == "ellipses":
             sample = draw_ellipses(rng, phase.objects, side)
-            masks = [instance.mask for instance in sample.instances]
-            image = None
+            masks, sample_id = [each.mask for each in sample.instances], sample.sample_id
+            image = torch.from_numpy(sample.image).movedim(-1, 0)
         else:
-            photograph, masks = self._draw_crop(rng, phase, side)
+            photograph, masks, sample_id = self._draw_crop(rng, phase, side)
             image = InputFrame("longest-side", side).to_input(photograph)
         size_hw = masks[0].shape[0], masks[0].shape[1]
-        input_hw = (side, side) if image is None else (image.shape[1], image.shape[2])
+        input_hw = image.shape[-2], image.shape[-1]
         prompts: list[Prompt] = [degradation(mask, rng) for mask in masks]
         targets = [shrink_mask(mask, input_hw, side // 2) for mask in masks]
         stacked = torch.from_numpy(np.stack(targets))
-        return Example(image, size_hw, input_hw, PromptBatch.stack(prompts), stacked, key)
+        return Example(
+            image, size_hw, input_hw, PromptBatch.stack(prompts), stacked, key, sample_id
+        )
 
     def _draw_crop(
         self, rng: np.random.Generator, phase: Phase, side: int
-    ) -> tuple[Image, list[Mask]]:
-        """Return a crop of a random image with masks of its objects."""
+    ) -> tuple[Image, list[Mask], str]:
+        """Return a crop of a random image, masks of its objects, and the image's id."""
         how = self._recipe.augmentation
         for _ in range(TRIES):
             pool = _choose(rng, self._pools)
-            sample = self._kept.get(pool, pool.sample_ids[rng.integers(len(pool.sample_ids))])
+            sample_id = pool.sample_ids[rng.integers(len(pool.sample_ids))]
+            sample = self._kept.get(pool, sample_id)
             rows, columns = random_window(rng, sample.image.shape[:2], how.least_crop)
             image = sample.image[rows, columns]
             least = LEAST_PIXELS * (max(image.shape[:2]) / side) ** 2
@@ -121,7 +128,8 @@ class ExampleDraws:
             if masks:
                 step = -1 if rng.random() < how.flip else 1
                 image = random_colours(rng, image[:, ::step], how)
-                return image, [np.ascontiguousarray(mask[:, ::step]) for mask in masks]
+                masks = [np.ascontiguousarray(mask[:, ::step]) for mask in masks]
+                return image, masks, sample_id
         raise DatasetError(
             f"no object of at least {LEAST_PIXELS} pixels at side {side} in {TRIES} images"
         )
@@ -145,20 +153,46 @@ def load_examples(
         workers: loading processes; 0 for none.
         rank: of this process among those that train together.
         world: how many train together; each takes its share of a step's slots.
+
+    Raises:
+        DatasetError: an image cannot be read, or no object can be found.
     """
     slots = [
         [(step, slot) for slot in range(rank, recipe.phase_at(step)[0].images, world)]
         for step in range(first_step, recipe.n_steps)
     ]
     loader: DataLoader[Any] = DataLoader(
-        draws,  # type: ignore[arg-type]
-        batch_sampler=slots,
+        _Steps(draws, slots),  # type: ignore[arg-type]
+        batch_size=None,
         num_workers=workers,
-        collate_fn=_as_they_are,
+        collate_fn=_as_it_is,
         prefetch_factor=4 if workers else None,
         worker_init_fn=end_with_parent,
     )
-    return iter(loader)
+    for found in loader:
+        if isinstance(found, DatasetError):
+            raise found
+        yield found
+
+
+class _Steps:
+    """The examples of each step, or the error in their place.
+
+    An error that a loading process raises would bring its traceback along in its message.
+    """
+
+    def __init__(self, draws: ExampleDraws, slots: Sequence[Sequence[tuple[int, int]]]) -> None:
+        self._draws = draws
+        self._slots = slots
+
+    def __len__(self) -> int:
+        return len(self._slots)
+
+    def __getitem__(self, index: int) -> list[Example] | DatasetError:
+        try:
+            return [self._draws[key] for key in self._slots[index]]
+        except DatasetError as error:
+            return error
 
 
 class _KeptSample:
@@ -224,5 +258,5 @@ def _choose(rng: np.random.Generator, weighted: Sequence[Any]) -> Any:  # noqa: 
     return weighted[rng.choice(len(weighted), p=weights / weights.sum())]
 
 
-def _as_they_are(examples: list[Example]) -> list[Example]:
-    return examples
+def _as_it_is(found: S) -> S:
+    return found

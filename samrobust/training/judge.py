@@ -32,10 +32,12 @@ def judge(
 ) -> dict[str, float]:
     """Return mean IoUs in [0, 1] over the objects of some images, one trial each.
 
-    Beside them "quality", Spearman's correlation of the predicted and the true IoU of the masks
-    of the exact boxes, and "objects", how many there are; without an object nothing else.
+    What the segmenter does not accept is left out; it must accept boxes. Beside them "quality",
+    Spearman's correlation of the predicted and the true IoU of the masks of the exact boxes, and
+    "objects", how many there are; without an object nothing else.
     """
-    found: dict[str, list[Floats]] = {name: [] for name in PROMPTS}
+    asked = {name: each for name, each in PROMPTS.items() if each.gives <= segmenter.info.prompts}
+    found: dict[str, list[Floats]] = {name: [] for name in asked}
     qualities: list[Floats] = []
     for sample_id in sample_ids:
         sample = dataset[sample_id]
@@ -43,7 +45,7 @@ def judge(
         if not judged:
             continue
         (embedding,) = segmenter.encode([sample.image])
-        for name, degradation in PROMPTS.items():
+        for name, degradation in asked.items():
             for start in range(0, len(judged), PROMPTS_AT_ONCE):
                 instances = judged[start : start + PROMPTS_AT_ONCE]
                 prompts = _draw(instances, degradation, sample_id)

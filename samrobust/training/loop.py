@@ -3,6 +3,7 @@
 import contextlib
 import math
 import time
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,7 +57,8 @@ class Training:
         team: this process's place among those that train together.
 
     Raises:
-        TrainingError: the folder's state is of another training.
+        TrainingError: the folder's state is of another training, or the team cannot share its
+            steps in equal parts.
     """
 
     def __init__(
@@ -75,6 +77,7 @@ class Training:
         self._folder = folder
         self._identity = f"{recipe_hash(recipe)} {data.fingerprint}"
         self._team = team or Team()
+        _check_shares(recipe, self._team.world)
         named = trainee.learned.named_parameters()
         self._parameters = {name: value for name, value in named if value.requires_grad}
         self._optimizer = _optimizer(self._parameters, recipe)
@@ -146,8 +149,9 @@ class Training:
         if not norm.isfinite():
             raise TrainingError(
                 f"step {self.step}: loss {total.item():.4g}, gradient norm {norm.item():.4g} is "
-                f"not finite; the last good state is in {self._folder.path}; "
-                "lower the learning rate or the clip_norm of the recipe"
+                f"not finite, on {', '.join(example.sample_id for example in batch)}; "
+                f"what was stored before stays in {self._folder.path}; "
+                "lower the learning rate of the recipe"
             )
         self._optimizer.step()
         self._follow()
@@ -202,14 +206,23 @@ class Training:
 
     def _resume(self) -> None:
         state = self._folder.load(self._identity)
-        if state is None:
-            return
-        self.step = state.step
-        self._trainee.learned.load_state_dict(state.learned)
-        self._optimizer.load_state_dict(state.optimizer)
-        _copy(state.average, self._average)
+        if state is not None:
+            self.step = state.step
+            self._trainee.learned.load_state_dict(state.learned)
+            self._optimizer.load_state_dict(state.optimizer)
+            _copy(state.average, self._average)
         if self._team.rank == 0:
-            self._folder.forget_after(state.step)
+            self._folder.forget_after(self.step)
+
+
+def _check_shares(recipe: Recipe, world: int) -> None:
+    """Refuse a team whose shares differ: the mean of their gradients would not be the step's."""
+    for phase in recipe.phases:
+        if phase.images % world:
+            raise TrainingError(
+                f"{world} processes cannot share the {phase.images} images a step of phase "
+                f"'{phase.name}' in equal parts"
+            )
 
 
 def learning_rate(phase: Phase, step: int) -> float:
@@ -253,8 +266,11 @@ class _Log:
 
     def close(self) -> dict[str, float]:
         """Return the means by name and the seconds a step, and begin anew."""
-        names = self._losses[0]
-        row = {name: torch.stack([x[name] for x in self._losses]).mean().item() for name in names}
+        found: dict[str, list[Tensor]] = defaultdict(list)
+        for losses in self._losses:
+            for name, loss in losses.items():
+                found[name].append(loss)
+        row = {name: torch.stack(values).mean().item() for name, values in found.items()}
         row["seconds_per_step"] = self.seconds / len(self._losses)
         self._losses.clear()
         self._started = time.monotonic()

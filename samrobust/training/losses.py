@@ -65,7 +65,7 @@ def prompt_losses(
         found = logits > 0
         both = (found & targets[:, None]).sum(dim=(-2, -1))
         either = (found | targets[:, None]).sum(dim=(-2, -1))
-        iou = both / either.clamp(min=1)
+        iou = torch.where(either > 0, both / either.clamp(min=1), 1.0)
     rows = torch.arange(len(logits), device=logits.device)
     chosen = torch.stack([logits[:, 0], logits[rows, best]], dim=1)  # N x 2 x H x W
     single, candidate = mask_loss(chosen, wanted[:, None].expand_as(chosen), weights).unbind(dim=1)

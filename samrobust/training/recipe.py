@@ -100,6 +100,10 @@ class PromptSource:
 class LossWeights:
     """What is minimised: a weighted sum, for one prompt.
 
+    Differs: SAM's focal and Dice losses are 20 to 1 with gamma 2 and alpha 0.25 (Kirillov et al.
+    2023, app. A). Plain cross-entropy has a larger gradient while all is still wrong, which is most
+    of a short training from nothing (the weights of facts/sam-nano.md).
+
     Attributes:
         cross_entropy: of the pixels.
         focal_gamma: how much less well-classified pixels count; 0 is plain cross-entropy.
@@ -111,6 +115,10 @@ class LossWeights:
     focal_gamma: float = 0.0
     dice: float = 1.0
     quality: float = 1.0
+
+    def __post_init__(self) -> None:
+        for field_ in dataclasses.fields(self):
+            _at_least(field_.name, getattr(self, field_.name), 0)
 
 
 @dataclass(frozen=True)

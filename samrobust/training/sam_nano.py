@@ -5,9 +5,11 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from samrobust.seeding import keyed_generator
 from samrobust.segmenters.decoder import ALL_MASKS
 from samrobust.segmenters.nano import CHANNELS, NAME, SIDE, STRIDE, nano_model, set_side
 from samrobust.segmenters.sam import Sam, SamEmbedding, SamOptions
@@ -49,7 +51,7 @@ class NanoTrainee:
         side = phase.side or self.side
         if side != self._model.image_encoder.img_size:
             self._sam = self._at(side)
-        embeddings = self._embed(examples, side)
+        embeddings = self._embed(examples, phase)
         rounds = 2 if is_corrected(self._recipe, examples[0].key[0]) else 1
         sums: dict[str, list[Tensor]] = defaultdict(list)
         for example, embedding in zip(examples, embeddings, strict=True):
@@ -82,19 +84,21 @@ class NanoTrainee:
         self._model.prompt_encoder.mask_downscaling.requires_grad_(False)  # no mask prompts
         return sam
 
-    def _embed(self, examples: Sequence[Example], side: int) -> list[SamEmbedding]:
+    def _embed(self, examples: Sequence[Example], phase: Phase) -> list[SamEmbedding]:
         device = self._model.device
-        images = [example.image for example in examples if example.image is not None]
-        if images:
-            square = torch.stack([self._model.preprocess(image.to(device)) for image in images])
+        if phase.source == "data":
+            images = [self._model.preprocess(example.image.to(device)) for example in examples]
             with torch.autocast(device.type, self._dtype, enabled=self._dtype != torch.float32):
-                features = self._model.image_encoder(square).float()
+                features = self._model.image_encoder(torch.stack(images)).float()
         else:
-            grid = side // STRIDE
-            rng = torch.Generator().manual_seed(self._recipe.seed + examples[0].key[0])
-            noise = torch.randn(len(examples), CHANNELS, grid, grid, generator=rng)
-            features = NOISE * noise.to(device)
+            features = torch.cat([self._noise(example) for example in examples]).to(device)
         return [
             SamEmbedding(features[row : row + 1], example.size_hw, example.input_size_hw)
             for row, example in enumerate(examples)
         ]
+
+    def _noise(self, example: Example) -> Tensor:
+        """Return (1, C, h, w): what a decoder sees where there is no image."""
+        rng = keyed_generator("noise", self._recipe.seed, *example.key)
+        grid_hw = (extent // STRIDE for extent in example.input_size_hw)
+        return torch.from_numpy(NOISE * rng.standard_normal((1, CHANNELS, *grid_hw), np.float32))

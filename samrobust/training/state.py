@@ -5,7 +5,6 @@ import dataclasses
 import io
 import json
 import os
-import pickle
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,10 +13,10 @@ import torch
 from filelock import FileLock, Timeout
 
 from samrobust.errors import TrainingError
+from samrobust.segmenters.checkpoints import UNREADABLE
 from samrobust.training.data import HeldOut
 
 _STATE, _LOG, _LOCK = "state.pt", "metrics.jsonl", ".lock"
-_UNREADABLE = (EOFError, KeyError, OSError, RuntimeError, pickle.UnpicklingError)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,12 +66,13 @@ class TrainingFolder:
             yield
             return
         try:
-            with FileLock(self.path / _LOCK, blocking=False):
-                yield
+            lock = FileLock(self.path / _LOCK).acquire(blocking=False)
         except Timeout as error:
             raise TrainingError(f"{self.path}: another process trains here") from error
         except OSError as error:
             raise TrainingError(f"{self.path}: cannot be written: {error.strerror}") from error
+        with lock:
+            yield
 
     def load(self, identity: str) -> TrainingState | None:
         """Return the stored state, None where there is none yet.
@@ -86,7 +86,7 @@ class TrainingFolder:
         try:
             fields = torch.load(path, map_location="cpu", weights_only=True)
             state = TrainingState(**fields)
-        except (*_UNREADABLE, TypeError) as error:
+        except UNREADABLE as error:
             raise TrainingError(f"{path}: is no state of a training: remove it") from error
         if state.identity != identity:
             raise TrainingError(
@@ -103,9 +103,17 @@ class TrainingFolder:
         _write_whole(self.path / _STATE, content.getvalue())
 
     def log(self, row: Mapping[str, Any]) -> None:
-        """Append a row to `metrics.jsonl`."""
-        with (self.path / _LOG).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+        """Append a row to `metrics.jsonl`.
+
+        Raises:
+            TrainingError: it cannot be written.
+        """
+        path = self.path / _LOG
+        try:
+            with path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+        except OSError as error:
+            raise TrainingError(f"{path}: cannot be written: {error.strerror}") from error
 
     def keep_held_out(self, held_out: Sequence[HeldOut]) -> None:
         """Write the ids of the images that were held out, one a line, a file a data set."""

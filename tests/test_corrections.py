@@ -1,0 +1,145 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from samrobust.training.corrections import is_corrected, with_corrections
+from samrobust.training.examples import Example
+from samrobust.training.recipe import Recipe
+from samrobust.types import BACKGROUND, FOREGROUND, PromptBatch
+from tests.conftest import blobs
+from tests.trainings import tiny_recipe
+
+GRID = 32
+FRAMES = [
+    ((301, 410), (47, 64)),
+    ((410, 301), (64, 47)),
+    ((200, 200), (64, 64)),
+    ((91, 320), (18, 64)),
+]
+"""Sizes of images, and theirs in an encoder of side 64."""
+
+
+def example(
+    size_hw: tuple[int, int], input_hw: tuple[int, int], *, n: int = 4, boxes: bool = True
+) -> Example:
+    """Return N prompts with targets of blocks, none in the padding."""
+    rng = np.random.default_rng(0)
+    height, width = (-(-extent // 2) for extent in input_hw)
+    targets = torch.zeros(n, GRID, GRID, dtype=torch.bool)
+    for target in targets:
+        target[:height, :width] = torch.from_numpy(blobs(rng, (height, width)))
+    points = rng.random((n, 2, 2)).astype(np.float32)
+    labels = np.ones((n, 2), np.int32)
+    xyxy = np.tile(np.array([1, 2, 30, 40], np.float32), (n, 1)) if boxes else None
+    image = torch.zeros(3, *input_hw, dtype=torch.uint8)
+    return Example(
+        image, size_hw, input_hw, PromptBatch(xyxy, points, labels), targets, (7, 1), "a"
+    )
+
+
+def wrong_logits(example: Example) -> Tensor:
+    """Return answers with some wrong places, and others in the padding."""
+    rng = torch.Generator().manual_seed(0)
+    flipped = torch.rand(example.targets.shape, generator=rng) < 0.05
+    padding = torch.ones_like(example.targets)
+    padding[:, : -(-example.input_size_hw[0] // 2), : -(-example.input_size_hw[1] // 2)] = False
+    return 4 * ((example.targets ^ flipped) | padding).float() - 2
+
+
+def places(example: Example, prompts: PromptBatch) -> list[tuple[int, int]]:
+    """Return where in the grid the last points are, yx."""
+    scale = np.array(example.input_size_hw[::-1]) / np.array(example.size_hw[::-1])
+    xy = np.floor((prompts.points[:, -1] + 0.5) * scale / 2).astype(int)
+    return [(y, x) for x, y in xy.tolist()]
+
+
+@pytest.mark.parametrize(("size_hw", "input_hw"), FRAMES)
+def test_the_new_point_says_where_the_answer_is_wrong(
+    size_hw: tuple[int, int], input_hw: tuple[int, int]
+) -> None:
+    given = example(size_hw, input_hw, n=20)
+    logits = wrong_logits(given)
+    found = with_corrections(given, logits, tiny_recipe())
+    labels = found.labels[:, -1]
+    for n, (y, x) in enumerate(places(given, found)):
+        assert bool(logits[n, y, x] > 0) != bool(given.targets[n, y, x])
+        assert labels[n] == (FOREGROUND if given.targets[n, y, x] else BACKGROUND)
+    assert set(labels.tolist()) == {FOREGROUND, BACKGROUND}
+    assert (found.points >= 0).all()
+    assert (found.points <= np.array(size_hw[::-1]) - 1).all()
+
+
+def test_the_new_point_is_in_the_middle_of_its_place() -> None:
+    given = example((300, 400), (48, 64), n=20)
+    found = with_corrections(given, wrong_logits(given), tiny_recipe())
+    in_grid = (found.points[:, -1] + 0.5) * (64 / 400) / 2
+    np.testing.assert_allclose(in_grid % 1, 0.5, atol=1e-4)
+
+
+def test_the_prompts_themselves_stay() -> None:
+    for boxes in (True, False):
+        given = example(*FRAMES[0], boxes=boxes)
+        found = with_corrections(given, wrong_logits(given), tiny_recipe())
+        assert found.structure == (boxes, 3)
+        np.testing.assert_array_equal(found.points[:, :2], given.prompts.points)
+        np.testing.assert_array_equal(found.labels[:, :2], given.prompts.labels)
+        if boxes:
+            assert found.boxes is given.prompts.boxes
+
+
+@pytest.mark.parametrize(("size_hw", "input_hw"), FRAMES)
+def test_where_nothing_is_wrong_the_point_lies_on_the_object(
+    size_hw: tuple[int, int], input_hw: tuple[int, int]
+) -> None:
+    given = example(size_hw, input_hw, n=20)
+    found = with_corrections(given, 4 * given.targets.float() - 2, tiny_recipe())
+    assert (found.labels[:, -1] == FOREGROUND).all()
+    assert all(given.targets[n, y, x] for n, (y, x) in enumerate(places(given, found)))
+    assert len(set(places(given, found))) > 10
+
+
+def test_an_object_of_which_nothing_is_left_gets_a_point_outside() -> None:
+    given = example(*FRAMES[0])
+    given.targets[1] = False
+    logits = 4 * given.targets.float() - 2
+    found = with_corrections(given, logits, tiny_recipe())
+    assert found.labels[:, -1].tolist() == [FOREGROUND, BACKGROUND, FOREGROUND, FOREGROUND]
+
+
+def test_points_of_small_images_stay_inside() -> None:
+    given = example((10, 16), (40, 64), n=20)  # enlarged: a place is half of a pixel
+    found = with_corrections(given, wrong_logits(given), tiny_recipe())
+    last = found.points[:, -1]
+    assert (last >= 0).all()
+    assert (last <= (15, 9)).all()
+    for n, (y, x) in enumerate(places(given, found)):
+        near = given.targets[n, max(y - 1, 0) : y + 2, max(x - 1, 0) : x + 2]
+        wanted = bool(found.labels[n, -1] == FOREGROUND)
+        assert bool((near == wanted).any())
+
+
+def test_points_depend_on_the_key_alone() -> None:
+    given = example(*FRAMES[0])
+    logits = wrong_logits(given)
+    first = with_corrections(given, logits, tiny_recipe())
+    again = with_corrections(example(*FRAMES[0]), logits, tiny_recipe())
+    np.testing.assert_array_equal(first.points, again.points)
+    np.testing.assert_array_equal(first.labels, again.labels)
+    other = replace(given, key=(7, 2))
+    moved = with_corrections(other, logits, tiny_recipe())
+    assert not np.array_equal(first.points, moved.points)
+
+
+def _share(recipe: Recipe, corrections: float) -> float:
+    chosen = replace(recipe, corrections=corrections)
+    return float(np.mean([is_corrected(chosen, step) for step in range(2000)]))
+
+
+def test_the_share_of_corrected_steps_is_that_of_the_recipe() -> None:
+    recipe = tiny_recipe()
+    assert _share(recipe, 0.0) == 0
+    assert _share(recipe, 1.0) == 1
+    assert _share(recipe, 0.3) == pytest.approx(0.3, abs=0.04)

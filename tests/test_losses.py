@@ -1,0 +1,161 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torchvision.ops import sigmoid_focal_loss
+
+from samrobust.training.losses import (
+    dice_loss,
+    mask_loss,
+    pixel_loss,
+    prompt_losses,
+)
+from samrobust.training.recipe import LossWeights
+
+SIZE_HW = (21, 34)
+
+
+def made(n: int = 3, *, masks: int = 4) -> tuple[Tensor, Tensor, Tensor]:
+    """Return logits, qualities and targets of N prompts."""
+    rng = torch.Generator().manual_seed(0)
+    logits = 3 * torch.randn(n, masks, *SIZE_HW, generator=rng)
+    quality = torch.rand(n, masks, generator=rng)
+    targets = torch.rand(n, *SIZE_HW, generator=rng) < 0.4
+    return logits, quality, targets
+
+
+def test_dice_is_that_of_plain_sums() -> None:
+    logits, _, targets = made()
+    found = dice_loss(logits, targets[:, None].float())
+    assert found.shape == (3, 4)
+    for n in range(3):
+        for m in range(4):
+            soft = 1 / (1 + np.exp(-logits[n, m].double().numpy()))
+            target = targets[n].numpy()
+            both = soft[target].sum()
+            wanted = 1 - (2 * both + 1) / (soft.sum() + np.count_nonzero(target) + 1)
+            assert found[n, m].item() == pytest.approx(wanted, abs=1e-6)
+
+
+def test_dice_of_clear_masks_is_the_dice_coefficient() -> None:
+    target = torch.zeros(SIZE_HW)
+    target[3:13, 4:24] = 1  # 200 pixels
+    other = torch.zeros(SIZE_HW)
+    other[3:13, 14:34] = 1  # half of it common
+    logits = 100 * (2 * torch.stack([target, other, 1 - target]) - 1)
+    found = dice_loss(logits, target.expand(3, -1, -1))
+    size = SIZE_HW[0] * SIZE_HW[1]
+    wanted = torch.tensor([0, 1 - 201 / 401, 1 - 1 / (size + 1)])
+    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])
+def test_pixel_loss_is_the_focal_loss_of_torchvision_without_alpha(gamma: float) -> None:
+    logits, _, targets = made()
+    wanted_targets = targets[:, None].float().expand_as(logits)
+    theirs = sigmoid_focal_loss(logits, wanted_targets, alpha=-1, gamma=gamma)
+    found = pixel_loss(logits, wanted_targets, gamma=gamma)
+    torch.testing.assert_close(found, theirs.mean(dim=(-2, -1)))
+
+
+def test_focal_loss_counts_what_is_clear_for_less() -> None:
+    target = torch.ones(SIZE_HW)
+    clear, unclear = torch.full(SIZE_HW, 4.0), torch.full(SIZE_HW, 0.1)
+    shares = [
+        (pixel_loss(logits, target, gamma=2.0) / pixel_loss(logits, target)).item()
+        for logits in (clear, unclear)
+    ]
+    assert shares[0] < 1e-3 < 0.2 < shares[1]
+
+
+def test_mask_loss_is_the_weighted_sum() -> None:
+    logits, _, targets = made()
+    wanted = targets[:, None].float().expand_as(logits)
+    found = mask_loss(logits, wanted, LossWeights(cross_entropy=3.0, dice=0.5))
+    bce = functional.binary_cross_entropy_with_logits(logits, wanted, reduction="none")
+    torch.testing.assert_close(found, 3 * bce.mean(dim=(-2, -1)) + 0.5 * dice_loss(logits, wanted))
+
+
+def test_of_the_candidates_only_the_best_learns() -> None:
+    logits, quality, targets = made()
+    rows, best = torch.arange(3), torch.tensor([2, 1, 3])
+    logits[rows, best] = 4 * (2 * targets.float() - 1)  # right, but not sure
+    logits.requires_grad_()
+    losses = prompt_losses(logits, quality, targets, LossWeights())
+    losses["candidate"].sum().backward()  # type: ignore[no-untyped-call]
+    assert logits.grad is not None
+    touched = logits.grad.abs().amax(dim=(-2, -1)) > 0
+    wanted = torch.zeros(3, 4, dtype=torch.bool)
+    wanted[rows, best] = True
+    assert torch.equal(touched, wanted)
+
+
+def test_the_single_mask_learns_from_every_prompt_and_alone() -> None:
+    logits, quality, targets = made()
+    logits.requires_grad_()
+    losses = prompt_losses(logits, quality, targets, LossWeights())
+    losses["single"].sum().backward()  # type: ignore[no-untyped-call]
+    assert logits.grad is not None
+    touched = logits.grad.abs().amax(dim=(-2, -1)) > 0
+    assert torch.equal(touched, torch.tensor([[True, False, False, False]] * 3))
+
+
+def test_losses_of_a_prompt_do_not_depend_on_the_others() -> None:
+    logits, quality, targets = made()
+    together = prompt_losses(logits, quality, targets, LossWeights())
+    for n in range(3):
+        part = slice(n, n + 1)
+        alone = prompt_losses(logits[part], quality[part], targets[part], LossWeights())
+        for name, loss in alone.items():
+            torch.testing.assert_close(loss[0], together[name][n])
+
+
+def test_qualities_learn_the_iou_and_masks_nothing_from_it() -> None:
+    logits, quality, targets = made()
+    logits.requires_grad_()
+    quality.requires_grad_()
+    weights = LossWeights(quality=0.25)
+    found = prompt_losses(logits, quality, targets, weights)["quality"]
+    masks, wanted = logits.detach().numpy() > 0, targets.numpy()[:, None]
+    iou = (masks & wanted).sum((2, 3)) / (masks | wanted).sum((2, 3))
+    squared = ((quality.detach().numpy() - iou) ** 2).mean(axis=1)
+    np.testing.assert_allclose(found.detach().numpy(), 0.25 * squared, rtol=1e-5)
+    found.sum().backward()  # type: ignore[no-untyped-call]
+    assert logits.grad is None
+    assert quality.grad is not None
+    np.testing.assert_allclose(
+        quality.grad.numpy(), 0.25 * 2 * (quality.detach().numpy() - iou) / 4, rtol=1e-5
+    )
+
+
+@pytest.mark.parametrize("logit", [-200.0, 0.0, 200.0])
+@pytest.mark.parametrize("filled", [False, True])
+def test_empty_and_full_masks_have_finite_losses_and_gradients(logit: float, filled: bool) -> None:
+    logits = torch.full((2, 4, *SIZE_HW), logit, requires_grad=True)
+    quality = torch.zeros(2, 4, requires_grad=True)
+    targets = torch.full((2, *SIZE_HW), filled)
+    losses = prompt_losses(logits, quality, targets, replace(LossWeights(), focal_gamma=2.0))
+    total = torch.stack(list(losses.values())).sum()
+    total.backward()  # type: ignore[no-untyped-call]
+    assert total.isfinite()
+    assert logits.grad is not None
+    assert bool(logits.grad.isfinite().all())
+    if logit == 0:
+        assert bool(logits.grad[:, 0].any())
+
+
+def test_one_wrong_pixel_costs_less_than_two() -> None:
+    targets = torch.zeros(1, *SIZE_HW, dtype=torch.bool)
+    targets[0, 20, 33] = True  # one pixel, in the corner
+    losses = []
+    for n_wrong in range(3):
+        logits = torch.full((1, 4, *SIZE_HW), -8.0)
+        logits[..., 20, 33] = 8
+        logits[..., 0, :n_wrong] = 8
+        found = prompt_losses(logits, torch.ones(1, 4), targets, LossWeights())
+        losses.append({name: loss.item() for name, loss in found.items()})
+    for name in ("single", "candidate", "quality"):
+        assert losses[0][name] < losses[1][name] < losses[2][name]

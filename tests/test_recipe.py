@@ -1,0 +1,191 @@
+import dataclasses
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from samrobust.errors import RecipeError, UnknownNameError
+from samrobust.training.models import TRAINEES
+from samrobust.training.recipe import (
+    LossWeights,
+    Phase,
+    Recipe,
+    describe_recipe,
+    load_recipe,
+    packaged_recipes,
+    recipe_hash,
+)
+from tests.trainings import TINY, tiny_recipe
+
+GOOD = TINY.read_text(encoding="utf-8")
+FIRST_PHASE = GOOD[GOOD.index("[[phases]]") : GOOD.index('[[phases]]\nname = "small"')]
+PHASES = GOOD[GOOD.index("[[phases]]") : GOOD.index("[[data]]")]
+DATA = GOOD[GOOD.index("[[data]]") : GOOD.index("[[prompts]]")]
+PROMPTS = GOOD[GOOD.index("[[prompts]]") :]
+NUMBER = re.compile(r"^(\w+) = ([\d.]+(?:e-\d+)?)$", re.MULTILINE)
+
+
+def _load(tmp_path: Path, text: str) -> Recipe:
+    file = tmp_path / "own.toml"
+    file.write_text(text, encoding="utf-8")
+    return load_recipe(str(file))
+
+
+def test_packaged_recipes_load_and_train_what_can_be_trained() -> None:
+    assert {"sam-nano", "sam-nano-photographs"} <= set(packaged_recipes())
+    for name in packaged_recipes():
+        recipe = load_recipe(name)
+        assert recipe.name == name
+        assert recipe.model in TRAINEES.names()
+        assert recipe.n_steps > 1000
+        assert any(row.held_out for row in recipe.data)  # or nobody would see how good it gets
+
+
+def test_every_trainable_model_has_a_recipe_of_its_name() -> None:
+    for model in TRAINEES.names():
+        assert load_recipe(model).model == model
+
+
+def test_a_file_becomes_a_recipe() -> None:
+    recipe = tiny_recipe()
+    assert recipe.phases == (
+        Phase("grounding", 8, 2, 3, 2e-3, 1e-3, warmup=2, side=64, source="ellipses"),
+        Phase("small", 8, 2, 2, 1e-3, side=64),
+    )
+    assert [(row.split, row.weight, row.held_out) for row in recipe.data] == [
+        ("12x64x48", 1, 0.3),
+        ("3x96x64", 0, 1),
+    ]
+    assert [(row.kind, row.weight) for row in recipe.prompts] == [
+        ("box-noise", 2),
+        ("random-points", 1),
+    ]
+    assert recipe.loss == LossWeights(2.0, 0.0, 1.0, 0.5)
+    assert recipe.augmentation.least_crop == 0.4
+
+
+def test_tables_of_settings_may_be_left_out(tmp_path: Path) -> None:
+    loss = GOOD[GOOD.index("[loss]") : GOOD.index("[augmentation]")]
+    assert _load(tmp_path, GOOD.replace(loss, "")).loss == LossWeights()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        # the recipe itself
+        ("seed = 5", "seed 5", "is not TOML"),
+        ("seed = 5\n", "", "the recipe needs the parameter 'seed'"),
+        ("seed = 5", "seed = 0.5", "the recipe: seed must be a whole number, got 0.5"),
+        ("seed = 5", "seed = 5\nsede = 5", "the recipe has no parameter 'sede'. Known: "),
+        ("clip_norm = 1.0", "clip_norm = nan", "the recipe: clip_norm must be a number, got nan"),
+        ("clip_norm = 1.0", "clip_norm = -1", "clip_norm must be at least 0, got -1"),
+        ("weight_decay = 0.05", "weight_decay = -1", "weight_decay must be at least 0, got -1"),
+        ("average = 0.9", "average = 1.1", "average must be in [0, 1], got 1.1"),
+        ("corrections = 0.3", "corrections = -1", "corrections must be in [0, 1], got -1"),
+        ("judge_every = 9", "judge_every = 0", "judge_every must be at least 1, got 0"),
+        ("judge_images = 1", "judge_images = -1", "judge_images must be at least 0, got -1"),
+        # loss and augmentation
+        ("dice = 1.0", "dise = 1.0", "loss has no parameter 'dise'. Known: cross_entropy, dice,"),
+        ("dice = 1.0", "dice = '1'", "loss: dice must be a number, got '1'"),
+        ("dice = 1.0", "dice = -1.0", "loss: dice must be at least 0, got -1.0"),
+        ("flip = 0.5", "flip = 2", "augmentation: flip must be in [0, 1], got 2"),
+        ("[loss]", "[[loss]]", "'loss' must be a table, opened by [loss]"),
+        # phases
+        (PHASES, "", "'phases' must be a list of tables, each opened by [[phases]]"),
+        (PHASES, "[phases]\nsteps = 8\n", "'phases' must be a list of tables, each opened by"),
+        ("steps = 8", "steps = 0", "a phase: steps must be at least 1, got 0"),
+        ("steps = 8", "stepps = 8", "a phase has no parameter 'stepps'. Known: images, "),
+        ("images = 2", "images = 2.5", "a phase: images must be a whole number, got 2.5"),
+        ("objects = 3", "objects = 0", "a phase: objects must be at least 1, got 0"),
+        ("objects = 3\n", "", "a phase needs the parameter 'objects'"),
+        ("side = 64", "side = 65", "a phase: side must be a multiple of 32, got 65"),
+        ("side = 64", "side = -64", "a phase: side must be a multiple of 32, got -64"),
+        ("warmup = 2", "warmup = -2", "a phase: warmup must be at least 0, got -2"),
+        ("= 2e-3", "= -2e-3", "a phase: learning_rate must be at least 0, got -0.002"),
+        ('"ellipses"', '"elipses"', "unknown source 'elipses'. Did you mean 'ellipses'?"),
+        # data
+        (DATA, "", "'data' must be a list of tables, each opened by [[data]]"),
+        ('split = "12x', 'spit = "12x', "data has no parameter 'spit'. Known: dataset, folder,"),
+        ("weight = 1\nheld_out", "weight = -1\nheld_out", "data: weight must be at least 0"),
+        ("weight = 1\nheld_out", "weight = 0\nheld_out", "no row of 'data' has a weight above 0"),
+        ("held_out = 0.3", "held_out = 30", "data: held_out must be in [0, 1], got 30"),
+        # prompts
+        (PROMPTS, "", "'prompts' must be a list of tables, each opened by [[prompts]]"),
+        ('"box-noise"', '"box-nose"', "unknown degradation 'box-nose'. Did you mean 'box-noise'?"),
+        ("weight = 2\n", "", "each row of 'prompts' needs a degradation and a weight above 0"),
+        ("weight = 2\n", "weight = 0\n", "each row of 'prompts' needs a degradation and a weight"),
+        ("shift = 0.1", "shfit = 0.1", "box-noise has no parameter 'shfit'. Known: scale, shift"),
+        ("shift = 0.1", "shift = -1", "box-noise: shift must be a finite number of at least 0"),
+        ("count = 3", "count = 0", "random-points: count must be a whole number of at least 1"),
+    ],
+)
+def test_a_wrong_file_gets_one_line(tmp_path: Path, old: str, new: str, message: str) -> None:
+    assert old in GOOD
+    with pytest.raises(RecipeError) as caught:
+        _load(tmp_path, GOOD.replace(old, new, 1))
+    line = str(caught.value)
+    assert message in line
+    assert "own.toml: " in line
+    assert "\n" not in line
+
+
+def test_missing_files_and_unknown_names_are_told_apart(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"none\.toml: cannot be read: No such file"):
+        load_recipe(str(tmp_path / "none.toml"))
+    with pytest.raises(
+        UnknownNameError, match=r"unknown recipe 'sam-nao'\. Did you mean 'sam-nano'"
+    ):
+        load_recipe("sam-nao")
+    (tmp_path / "own.toml").write_bytes(b"\xff\xfe")
+    with pytest.raises(RecipeError, match=r"own\.toml: is not TOML"):
+        load_recipe(str(tmp_path / "own.toml"))
+
+
+def test_phases_follow_each_other() -> None:
+    recipe = tiny_recipe()
+    assert recipe.n_steps == 16
+    places = [recipe.phase_at(step) for step in range(16)]
+    assert [phase.name for phase, _ in places] == ["grounding"] * 8 + ["small"] * 8
+    assert [step for _, step in places] == [*range(8), *range(8)]
+    with pytest.raises(IndexError, match="the recipe has 16 steps"):
+        recipe.phase_at(16)
+
+
+@pytest.mark.parametrize("number", [*NUMBER.finditer(GOOD)], ids=lambda found: found.group())
+def test_the_hash_changes_with_every_number(tmp_path: Path, number: re.Match[str]) -> None:
+    value = number[2]
+    other = str(int(value) + 32) if value.isdigit() and value != "1" else str(float(value) / 2)
+    if number[1] in {"version", "judge_images"}:
+        other = "2"
+    changed = GOOD[: number.start(2)] + other + GOOD[number.end(2) :]
+    assert recipe_hash(_load(tmp_path, changed)) != recipe_hash(tiny_recipe())
+
+
+def test_the_hash_changes_with_what_is_learned_from(tmp_path: Path) -> None:
+    found = {recipe_hash(tiny_recipe())}
+    for old, new in (
+        ("12x64x48", "13x64x48"),
+        ('"ellipses"', '"data"'),
+        ('"random-points"', '"border-points"'),
+        (FIRST_PHASE, ""),
+    ):
+        found.add(recipe_hash(_load(tmp_path, GOOD.replace(old, new))))
+    assert len(found) == 5
+
+
+def test_the_hash_does_not_change_with_how_a_file_is_written(tmp_path: Path) -> None:
+    other = _load(tmp_path, "# a remark\n" + GOOD.replace("2e-3", "0.002").replace(" = ", "="))
+    assert recipe_hash(other) == recipe_hash(tiny_recipe())
+
+
+def test_a_described_recipe_is_json_and_says_all() -> None:
+    recipe = tiny_recipe()
+    described = json.loads(json.dumps(describe_recipe(recipe)))
+    assert set(described) == {field.name for field in dataclasses.fields(recipe)}
+    assert described["prompts"][0] == {
+        "weight": 2,
+        "kind": "box-noise",
+        "degradation": {"shift": 0.1, "scale": 0.1},
+    }
+    assert described["phases"][0]["learning_rate"] == 2e-3

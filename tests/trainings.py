@@ -1,0 +1,65 @@
+"""A training of seconds: its recipe, what it learns from, and the training itself."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from samrobust.training.data import open_data
+from samrobust.training.examples import Example
+from samrobust.training.loop import Training
+from samrobust.training.models import build_trainee
+from samrobust.training.recipe import Recipe, load_recipe
+from samrobust.training.state import TrainingFolder
+from samrobust.types import Instance, Sample
+from tests.conftest import MemoryDataset, rectangle
+
+TINY = Path(__file__).parent / "tiny.toml"
+
+
+def tiny_recipe() -> Recipe:
+    """Return 8 steps on ellipses and 8 on scenes, of 2 images each."""
+    return load_recipe(str(TINY))
+
+
+def open_training(recipe: Recipe, path: Path) -> Training:
+    """Return a training in a folder, from the beginning or from where it stopped."""
+    trainee = build_trainee(recipe, "cpu", "float32")
+    return Training(trainee, recipe, open_data(recipe, None), TrainingFolder(path))
+
+
+def rectangles() -> MemoryDataset:
+    """Return images of three odd shapes with two rectangles each, one of them at the border."""
+    rng = np.random.default_rng(0)
+    samples = []
+    for name, (height, width) in (("wide", (61, 133)), ("high", (119, 47)), ("even", (75, 75))):
+        image = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+        instances = [
+            Instance("1", rectangle((height, width), (0, 5, width // 2, height // 2))),
+            Instance("2", rectangle((height, width), (9, height // 3, width - 4, height - 7))),
+        ]
+        samples.append(Sample(name, image, instances))
+    return MemoryDataset(samples)
+
+
+def same_example(one: Example, other: Example) -> bool:
+    """Return whether two examples are the same to the last bit."""
+    arrays = [
+        (one.prompts.points, other.prompts.points),
+        (one.prompts.labels, other.prompts.labels),
+        (one.prompts.boxes, other.prompts.boxes),
+    ]
+    frames = [(each.key, each.size_hw, each.input_size_hw) for each in (one, other)]
+    return (
+        frames[0] == frames[1]
+        and torch.equal(one.image, other.image)
+        and torch.equal(one.targets, other.targets)
+        and all(np.array_equal(a, b) for a, b in arrays)  # type: ignore[arg-type]
+    )
+
+
+def same_tensors(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
+    """Return whether two states have the same names and numbers."""
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
