@@ -110,6 +110,14 @@ def test_eval_writes_the_contract_and_ends_with_the_table_and_the_place(
     assert exact["value"].between(0.7, 0.85).all()  # an ellipse fills pi / 4 of its box
 
 
+def test_images_can_be_named_in_a_file(shell: Shell, root: Path) -> None:
+    Path("two.txt").write_text("p1\np3\n")
+    result = shell(*EVAL, "--data-root", root, "--protocol", "gt-box", "--ids", "two.txt")
+    assert "folder in own, two" in result.out
+    (folder,) = Path("results").iterdir()
+    assert set(read_run(folder).scores["sample_id"]) == {"p1", "p3"}
+
+
 def test_every_combination_runs_and_limits_are_marked(shell: Shell, root: Path) -> None:
     result = shell(
         *EVAL, "--segmenter", "box-fill", "--protocol", "gt-box", "--protocol", "box-scale",
@@ -228,6 +236,7 @@ def test_a_run_without_scores_is_left_out_with_a_word(shell: Shell, root: Path) 
 def test_ls_has_a_line_for_everything(shell: Shell) -> None:
     for kind, name in (
         ("protocols", "noisy-box"),
+        ("recipes", "sam-nano"),
         ("segmenters", "grabcut"),
         ("datasets", "four-hq"),
         ("degradations", "border-points"),
@@ -238,7 +247,9 @@ def test_ls_has_a_line_for_everything(shell: Shell) -> None:
         assert all(len(line.split("  ", 1)) == 2 for line in lines)
 
 
-@pytest.mark.parametrize("arguments", ["--help", "ls segmenters", "ls datasets", "--version"])
+@pytest.mark.parametrize(
+    "arguments", ["--help", "train --help", "ls segmenters", "ls recipes", "--version"]
+)
 def test_what_is_quick_imports_neither_torch_nor_pandas_nor_matplotlib(arguments: str) -> None:
     script = (
         f"import sys; sys.argv = 'samrobust {arguments}'.split()\n"
@@ -274,6 +285,7 @@ def test_data_check_counts_and_names_what_is_broken(shell: Shell, root: Path) ->
         ("--dtype float64", "unknown dtype 'float64'"),
         ("--trials 0", "trials must be at least 1, got 0"),
         ("--limit 0", "--limit must be at least 1, got 0"),
+        ("--ids nowhere.txt", "nowhere.txt: cannot be read: No such file or directory"),
         ("--workers -1", "--workers must be at least 0, got -1"),
         ("--prompts-at-once 0", "--prompts-at-once must be at least 1, got 0"),
         ("--device cuda:99", "--device cuda:99: "),

@@ -19,6 +19,7 @@ from samrobust import __version__
 from samrobust.cli.choices import (
     DataRoots,
     Datasets,
+    IdFiles,
     Splits,
     check_number,
     chosen_datasets,
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
     from samrobust.store import RunWriter
 
 DEFAULT_PROTOCOLS = ["noisy-box"]
-DEFAULT_SEGMENTERS = ["box-fill", "ellipse", "grabcut"]
+DEFAULT_SEGMENTERS = ["box-fill", "ellipse", "sam-nano"]
 MOST_WORKERS = 8
 """More loading processes than this do not pay for one model."""
 VERSIONED = (
@@ -80,7 +81,7 @@ def evaluate_command(
     ] = None,
     segmenter: Annotated[
         list[str] | None,
-        typer.Option(help="Segmenter, repeatable; default box-fill, ellipse and grabcut."),
+        typer.Option(help="Segmenter, repeatable; default box-fill, ellipse and sam-nano."),
     ] = None,
     variant: Annotated[
         list[str] | None,
@@ -93,6 +94,7 @@ def evaluate_command(
     dataset: Datasets = None,
     data_root: DataRoots = None,
     split: Splits = None,
+    ids: IdFiles = None,
     *,
     limit: Annotated[
         int | None, typer.Option(help="Only the first N images in id order; marked in the results.")
@@ -132,7 +134,7 @@ def evaluate_command(
     check_number("--prompts-at-once", prompts_at_once, least=1)
     check_number("--workers", workers, least=0)
     protocols = [_load_protocol(name, trials, selection) for name in protocol or DEFAULT_PROTOCOLS]
-    datasets = chosen_datasets(dataset, data_root, split)
+    datasets = chosen_datasets(dataset, data_root, split, ids)
 
     from samrobust.evaluation import LoopOptions
     from samrobust.segmenters.allocator import keep_large_blocks

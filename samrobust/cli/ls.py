@@ -11,14 +11,15 @@ from samrobust.metrics import METRICS
 from samrobust.protocol import load_protocol, packaged_protocols
 from samrobust.registry import Registry, known
 from samrobust.segmenters import SEGMENTERS
+from samrobust.training.recipe import load_recipe, packaged_recipes
 
-KINDS = ("protocols", "segmenters", "datasets", "degradations", "metrics")
+KINDS = ("protocols", "recipes", "segmenters", "datasets", "degradations", "metrics")
 
 
 def ls_command(
     kind: Annotated[str, typer.Argument(help=f"One of {', '.join(KINDS)}.", show_default=False)],
 ) -> None:
-    """List protocols, segmenters, datasets, degradations or metrics, one line each.
+    """List protocols, recipes, segmenters, datasets, degradations or metrics, one line each.
 
     Example: samrobust ls protocols
     """
@@ -34,6 +35,8 @@ def ls_command(
 def _rows(kind: str) -> list[tuple[str, str]]:
     if kind == "protocols":
         return [_protocol_row(name) for name in packaged_protocols()]
+    if kind == "recipes":
+        return [(name, load_recipe(name).summary) for name in packaged_recipes()]
     if kind == "segmenters":
         return _registry_rows(SEGMENTERS)
     if kind == "datasets":
