@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import math
 import re
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from samrobust.training.recipe import (
     Phase,
     Recipe,
     describe_recipe,
+    lengthened,
     load_recipe,
     packaged_recipes,
     recipe_hash,
@@ -189,3 +191,20 @@ def test_a_described_recipe_is_json_and_says_all() -> None:
         "degradation": {"shift": 0.1, "scale": 0.1},
     }
     assert described["phases"][0]["learning_rate"] == 2e-3
+
+
+def test_a_longer_recipe_has_more_steps_of_every_phase_and_another_hash() -> None:
+    recipe = load_recipe("sam-nano")
+    longer = lengthened(recipe, 2.5)
+    for before, after in zip(recipe.phases, longer.phases, strict=True):
+        assert after.steps == 2.5 * before.steps
+        assert dataclasses.replace(after, steps=before.steps) == before
+    assert recipe_hash(longer) != recipe_hash(recipe)
+    assert lengthened(recipe, 1) == recipe
+    assert lengthened(recipe, 1e-9).n_steps == len(recipe.phases)
+
+
+@pytest.mark.parametrize("factor", [0.0, -1.0, math.inf, math.nan])
+def test_a_factor_that_is_no_length_is_refused(factor: float) -> None:
+    with pytest.raises(RecipeError, match=r"by a factor above 0, got"):
+        lengthened(load_recipe("sam-nano"), factor)

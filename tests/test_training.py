@@ -25,7 +25,7 @@ from samrobust.training.loop import Progress, Training, learning_rate
 from samrobust.training.models import build_trainee
 from samrobust.training.recipe import DataSource, Phase, Recipe
 from samrobust.training.state import TrainingFolder
-from samrobust.training.team import Team, joined_team
+from samrobust.training.team import joined_team
 from tests.test_cli import Shell
 from tests.trainings import TINY, open_training, same_tensors, tiny_recipe
 
@@ -240,14 +240,6 @@ def test_shares_of_a_step_have_the_mean_loss_and_gradient_of_the_whole(step: int
     assert off.norm() < 1e-4 * gradient.norm()
 
 
-def test_a_team_that_cannot_share_a_step_is_refused(tmp_path: Path) -> None:
-    recipe = tiny_recipe()
-    data = open_data(recipe, None)
-    trainee = build_trainee(recipe, "cpu", "float32")
-    with pytest.raises(TrainingError, match="3 processes cannot share the 2 images a step of"):
-        Training(trainee, recipe, data, TrainingFolder(tmp_path), team=Team(0, 3))
-
-
 def test_a_training_that_stops_and_goes_on_ends_with_the_same_weights(
     undisturbed: Done, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -317,7 +309,7 @@ def test_a_loss_that_is_not_finite_ends_with_one_line_and_a_readable_state(
     with pytest.raises(TrainingError) as caught:
         list(training.run(workers=0))
     line = str(caught.value)
-    assert line.startswith("step 1: loss nan, gradient norm nan is not finite, on ellipses")
+    assert line.startswith("step 1: the gradient is not finite, on ellipses")
     assert str(tmp_path) in line
     assert "\n" not in line
     state = TrainingFolder(tmp_path).load(training._identity)
@@ -387,11 +379,13 @@ def test_a_killed_training_goes_on_to_the_same_weights(
     assert steps[-1] == ("loss", 16)
 
 
-def test_two_processes_train_what_one_does(undisturbed: Done, tmp_path: Path) -> None:
+def test_three_processes_train_what_one_does_with_two_images_a_step(
+    undisturbed: Done, tmp_path: Path
+) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    launch = ("-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(port))
+    launch = ("-m", "torch.distributed.run", "--nproc-per-node", "3", "--master-port", str(port))
     result = subprocess.run(
         [sys.executable, *launch, "-m", "samrobust", *COMMAND, "--workers", "0"],
         cwd=tmp_path,

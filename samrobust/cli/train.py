@@ -26,6 +26,9 @@ def train_command(
     out: Annotated[
         Path | None, typer.Option(help="Weights file to write; default: MODEL.safetensors.")
     ] = None,
+    longer: Annotated[
+        float, typer.Option(help="Factor of the steps of every phase: 10 where there is a GPU.")
+    ] = 1.0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     dtype: Annotated[
         str, typer.Option(help="Of the image encoder: float32, bfloat16 or float16.")
@@ -54,12 +57,12 @@ def train_command(
     from samrobust.training.data import open_data
     from samrobust.training.loop import Training
     from samrobust.training.models import build_trainee
-    from samrobust.training.recipe import load_recipe
+    from samrobust.training.recipe import lengthened, load_recipe
     from samrobust.training.state import TrainingFolder
     from samrobust.training.team import joined_team
 
     keep_large_blocks()
-    chosen = load_recipe(recipe or model)
+    chosen = lengthened(load_recipe(recipe or model), longer)
     if chosen.model != model:
         raise RecipeError(f"recipe '{chosen.name}' trains {chosen.model}, not {model}")
     data = open_data(chosen, data_root)

@@ -7,7 +7,6 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -57,8 +56,7 @@ class Training:
         team: this process's place among those that train together.
 
     Raises:
-        TrainingError: the folder's state is of another training, or the team cannot share its
-            steps in equal parts.
+        TrainingError: the folder's state is of another training.
     """
 
     def __init__(
@@ -77,7 +75,6 @@ class Training:
         self._folder = folder
         self._identity = f"{recipe_hash(recipe)} {data.fingerprint}"
         self._team = team or Team()
-        _check_shares(recipe, self._team.world)
         named = trainee.learned.named_parameters()
         self._parameters = {name: value for name, value in named if value.requires_grad}
         self._optimizer = _optimizer(self._parameters, recipe)
@@ -86,7 +83,7 @@ class Training:
         self._resume()
 
     def run(self, *, workers: int) -> Iterator[Progress]:
-        """Do what is left of the recipe; yield every `LOG_EVERY` steps and at the end.
+        """Do what is left of the recipe; the first process yields now and then and at the end.
 
         Args:
             workers: processes that draw examples ahead; 0 for none.
@@ -108,15 +105,17 @@ class Training:
         saved = time.monotonic()
         for batch in examples:
             phase, step_in_phase = recipe.phase_at(self.step)
-            log.add(self._do_step(batch, phase, step_in_phase))
+            losses = self._do_step(batch, phase, step_in_phase)
+            if team.rank == 0:
+                log.add(losses)
             self.step += 1
             last = self.step == recipe.n_steps
             if self.step % recipe.judge_every == 0 or last:
                 held_out = self._look()
-            if self.step % LOG_EVERY == 0 or last:
-                losses = log.close()
-                self._write({"step": self.step, "phase": phase.name, **losses})
-                yield Progress(self.step, phase.name, losses, held_out)
+            if team.rank == 0 and (self.step % LOG_EVERY == 0 or last):
+                means = log.close()
+                self._folder.log({"step": self.step, "phase": phase.name, **means})
+                yield Progress(self.step, phase.name, means, held_out)
             if last or time.monotonic() - saved > SAVE_SECONDS:
                 self._save()
                 saved = time.monotonic()
@@ -140,25 +139,33 @@ class Training:
         rate = learning_rate(phase, step)
         for group in self._optimizer.param_groups:
             group["lr"] = rate
-        losses = self._trainee.losses(batch, phase)
-        total = torch.stack(list(losses.values())).sum()
         self._optimizer.zero_grad()
-        total.backward()  # type: ignore[no-untyped-call]
+        losses = self._backward(batch, phase)
         self._share_gradients()
         norm = nn.utils.clip_grad_norm_(self._parameters.values(), self._recipe.clip_norm)
         if not norm.isfinite():
+            names = ", ".join(example.sample_id for example in batch)
             raise TrainingError(
-                f"step {self.step}: loss {total.item():.4g}, gradient norm {norm.item():.4g} is "
-                f"not finite, on {', '.join(example.sample_id for example in batch)}; "
+                f"step {self.step}: the gradient is not finite, on {names}; "
                 f"what was stored before stays in {self._folder.path}; "
                 "lower the learning rate of the recipe"
             )
         self._optimizer.step()
         self._follow()
+        return losses
+
+    def _backward(self, batch: Sequence[Example], phase: Phase) -> dict[str, Tensor]:
+        """Return this process's losses; its gradients weigh as much as its share of the step."""
+        if not batch:  # more processes than images
+            return {}
+        losses = self._trainee.losses(batch, phase)
+        total = torch.stack(list(losses.values())).sum()
+        share = len(batch) * self._team.world / phase.images
+        (share * total).backward()  # type: ignore[no-untyped-call]
         return {name: loss.detach() for name, loss in losses.items()} | {"total": total.detach()}
 
     def _share_gradients(self) -> None:
-        """Let all processes have the mean gradient; what took no part in a step has none."""
+        """Let all processes have the mean gradient; of what took no part in a step it is 0."""
         gradients = []
         for parameter in self._parameters.values():
             if parameter.grad is None:
@@ -184,12 +191,8 @@ class Training:
             each.dataset.info.label: judge(segmenter, each.dataset, each.sample_ids[:most])
             for each in self._held_out
         }
-        self._write({"step": self.step, "held_out": found})
+        self._folder.log({"step": self.step, "held_out": found})
         return found
-
-    def _write(self, row: Mapping[str, Any]) -> None:
-        if self._team.rank == 0:
-            self._folder.log(row)
 
     def _save(self) -> None:
         if self._team.rank:
@@ -213,16 +216,6 @@ class Training:
             _copy(state.average, self._average)
         if self._team.rank == 0:
             self._folder.forget_after(self.step)
-
-
-def _check_shares(recipe: Recipe, world: int) -> None:
-    """Refuse a team whose shares differ: the mean of their gradients would not be the step's."""
-    for phase in recipe.phases:
-        if phase.images % world:
-            raise TrainingError(
-                f"{world} processes cannot share the {phase.images} images a step of phase "
-                f"'{phase.name}' in equal parts"
-            )
 
 
 def learning_rate(phase: Phase, step: int) -> float:

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import math
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -196,6 +197,21 @@ class Recipe:
                 return phase, step
             step -= phase.steps
         raise IndexError(f"the recipe has {self.n_steps} steps")
+
+
+def lengthened(recipe: Recipe, factor: float) -> Recipe:
+    """Return a recipe with `factor` times the steps of every phase, warm-ups as they are.
+
+    Raises:
+        RecipeError: the factor is not a number above 0.
+    """
+    if not 0 < factor < math.inf:
+        raise RecipeError(f"a recipe can be made longer by a factor above 0, got {factor}")
+    phases = tuple(
+        dataclasses.replace(phase, steps=max(1, round(factor * phase.steps)))
+        for phase in recipe.phases
+    )
+    return dataclasses.replace(recipe, phases=phases)
 
 
 def packaged_recipes() -> dict[str, Path]:
