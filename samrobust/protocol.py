@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import json
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from samrobust.errors import ProtocolError, SamrobustError
 from samrobust.interfaces import Condition, Degradation, EvalProtocol, Reported
 from samrobust.metrics import METRICS
 from samrobust.registry import known, one_of
-from samrobust.settings import WORDS, is_of_kind, make_settings
+from samrobust.settings import WORDS, is_of_kind, make_settings, read_table
 from samrobust.types import Selection
 
 _PROTOCOL_KEYS = {
@@ -112,11 +111,9 @@ def build_degradation(kind: str, parameters: Mapping[str, Any]) -> Degradation:
 
 def _read(path: Path) -> EvalProtocol:
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ProtocolError(f"{path}: cannot be read: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ProtocolError(f"{path}: is not TOML: {error}") from error
+        table = read_table(path)
+    except ValueError as error:
+        raise ProtocolError(f"{path}: {error}") from error
     try:
         return _build(table)
     except (SamrobustError, ValueError) as error:

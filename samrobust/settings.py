@@ -1,7 +1,9 @@
 """Make dataclasses of TOML tables, with one clear line for whatever is wrong in them."""
 
 import dataclasses
+import tomllib
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
 S = TypeVar("S")
@@ -16,6 +18,20 @@ WORDS: Mapping[type, str] = {
     list: "a list",
 }
 """What each kind of TOML value is called in messages."""
+
+
+def read_table(path: Path) -> dict[str, Any]:
+    """Return the table of a TOML file.
+
+    Raises:
+        ValueError: it cannot be read, or is not TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ValueError(f"is not TOML: {error}") from error
 
 
 def make_settings(build: type[S], table: Mapping[str, Any], *, kind: str) -> S:

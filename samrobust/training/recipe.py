@@ -4,7 +4,6 @@ import dataclasses
 import hashlib
 import json
 import math
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +13,7 @@ from samrobust.errors import RecipeError, SamrobustError
 from samrobust.interfaces import Degradation
 from samrobust.protocol import build_degradation
 from samrobust.registry import known, one_of
-from samrobust.settings import is_of_kind, make_settings
+from samrobust.settings import is_of_kind, make_settings, read_table
 
 Source = Literal["data", "ellipses"]
 
@@ -230,11 +229,9 @@ def load_recipe(name: str) -> Recipe:
     own = name.endswith(".toml") or "/" in name
     path = Path(name) if own else packaged_recipes()[known(name, packaged_recipes(), kind="recipe")]
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise RecipeError(f"{path}: cannot be read: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise RecipeError(f"{path}: is not TOML: {error}") from error
+        table = read_table(path)
+    except ValueError as error:
+        raise RecipeError(f"{path}: {error}") from error
     try:
         return _build(table)
     except (SamrobustError, ValueError) as error:
