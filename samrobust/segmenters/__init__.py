@@ -21,6 +21,11 @@ SEGMENTERS: Registry[SegmenterBuilder] = Registry(
             "control: OpenCV's GrabCut, 3 iterations; accepts boxes, points",
             takes=(),
         ),
+        "sam-nano": Entry(
+            "samrobust.segmenters.nano:build_sam_nano",
+            "a small SAM that comes with the package; accepts boxes, points",
+            takes=(),
+        ),
         "sam": Entry(
             "samrobust.segmenters.sam:build_sam",
             "Segment Anything; accepts boxes, points; variants vit_b, vit_l, vit_h",

@@ -45,7 +45,6 @@ def _draw_losses(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
         if row["phase"] != before["phase"]:
             axes.axvline(before["step"], color="#999999", linewidth=0.8)
             axes.annotate(row["phase"], (before["step"], 0.98), xycoords=("data", "axes fraction"))
-    axes.set_yscale("log")
     axes.set_ylabel("loss")
     axes.legend(frameon=False)
 
@@ -59,4 +58,4 @@ def _draw_held_out(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
             axes.plot(steps, values, style, marker=".", label=f"{label}, {name}")
     axes.set_ylabel("held-out mIoU (%)")
     if rows:
-        axes.legend(frameon=False, fontsize="x-small", ncols=2)
+        axes.legend(frameon=False, fontsize="x-small", loc="upper left", bbox_to_anchor=(1, 1))
