@@ -58,3 +58,4 @@ def smoke(session: nox.Session) -> None:
     session.run("samrobust", "eval", "--protocol", "noisy-box", "--out", "results")
     session.run("bash", "-c", "samrobust report results/* --out report", external=True)
     session.run("samrobust", "ls", "protocols")
+    session.run("samrobust", "train", "sam-nano", "--longer", "0.002")
