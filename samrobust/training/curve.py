@@ -52,9 +52,17 @@ def _draw_losses(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
 def _draw_held_out(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
     for label in sorted({label for row in rows for label in row["held_out"]}):
         for name, style in (("box", "-"), ("points-3", ":")):
-            found = [(row["step"], row["held_out"].get(label, {}).get(name)) for row in rows]
-            steps = [step for step, value in found if value is not None]
-            values = [100 * value for _, value in found if value is not None]
+            steps, values, objects = [], [], None
+            for row in rows:
+                found = row["held_out"].get(label, {})
+                if name not in found:
+                    continue
+                if found.get("objects") != objects:  # a line joins looks at the same objects only
+                    steps.append(row["step"])
+                    values.append(math.nan)
+                steps.append(row["step"])
+                values.append(100 * found[name])
+                objects = found.get("objects")
             axes.plot(steps, values, style, marker=".", label=f"{label}, {name}")
     axes.set_ylabel("held-out mIoU (%)")
     if rows:
