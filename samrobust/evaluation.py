@@ -141,7 +141,7 @@ def evaluate(
         _Drawing(dataset, protocol, sample_ids),  # type: ignore[arg-type]
         batch_size=None,
         num_workers=min(options.workers, len(sample_ids)),
-        collate_fn=_as_it_is,
+        collate_fn=as_it_is,
         worker_init_fn=end_with_parent,
     )
     for drawn in loader:
@@ -217,7 +217,8 @@ def end_with_parent(_worker: int) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _as_it_is(drawn: T) -> T:
+def as_it_is(drawn: T) -> T:
+    """Return what a loading process made, without making tensors of it."""
     return drawn
 
 

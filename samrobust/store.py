@@ -4,12 +4,10 @@ A part is written beside its place and moved there whole, and holds all scores o
 images; so an image is either stored or not, and the same command goes on where the last one ended.
 """
 
-import contextlib
 import dataclasses
 import hashlib
 import io
 import json
-import os
 import re
 import time
 from collections.abc import Mapping, Sequence
@@ -24,6 +22,7 @@ from filelock import FileLock, Timeout
 
 from samrobust.errors import RunError
 from samrobust.types import DatasetInfo, RunManifest, Score, SegmenterInfo
+from samrobust.whole import write_whole
 
 FORMAT = 1
 FLUSH_SECONDS = 5.0
@@ -236,17 +235,9 @@ def _write_json(path: Path, value: Mapping[str, object]) -> None:
 
 
 def _write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that it is there whole or not at all."""
-    unfinished = path.with_name(path.name + ".tmp")
     try:
-        with unfinished.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.replace(path)
+        write_whole(path, content)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            unfinished.unlink(missing_ok=True)
         raise RunError(
             f"{path}: cannot be written: {error.strerror}; what was stored before is kept, "
             "the same command goes on from there"

@@ -3,7 +3,7 @@
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from samrobust.errors import DatasetError
-from samrobust.evaluation import end_with_parent
+from samrobust.evaluation import as_it_is, end_with_parent
 from samrobust.interfaces import Dataset
 from samrobust.seeding import keyed_generator
 from samrobust.segmenters.frames import InputFrame
@@ -20,8 +20,6 @@ from samrobust.training.augment import random_colours, random_window, shrink_mas
 from samrobust.training.ellipses import draw_ellipses
 from samrobust.training.recipe import Phase, Recipe
 from samrobust.types import Image, Mask, Prompt, PromptBatch, Sample
-
-S = TypeVar("S")
 
 LEAST_PIXELS = 48
 """Of an object in the encoder's input: smaller ones are a smudge there."""
@@ -165,7 +163,7 @@ def load_examples(
         _Steps(draws, slots),  # type: ignore[arg-type]
         batch_size=None,
         num_workers=workers,
-        collate_fn=_as_it_is,
+        collate_fn=as_it_is,
         prefetch_factor=4 if workers else None,
         worker_init_fn=end_with_parent,
     )
@@ -256,7 +254,3 @@ def _choose(rng: np.random.Generator, weighted: Sequence[Any]) -> Any:  # noqa: 
     """Return one of several, each as often as its weight says."""
     weights = np.array([each.weight for each in weighted])
     return weighted[rng.choice(len(weighted), p=weights / weights.sum())]
-
-
-def _as_it_is(found: S) -> S:
-    return found

@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import io
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from filelock import FileLock, Timeout
 from samrobust.errors import TrainingError
 from samrobust.segmenters.checkpoints import UNREADABLE
 from samrobust.training.data import HeldOut
+from samrobust.whole import write_whole
 
 _STATE, _LOG, _LOCK = "state.pt", "metrics.jsonl", ".lock"
 
@@ -138,12 +138,7 @@ class TrainingFolder:
 
 
 def _write_whole(path: Path, content: bytes) -> None:
-    part = path.with_name(f".{path.name}.part")
     try:
-        with part.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
+        write_whole(path, content)
     except OSError as error:
         raise TrainingError(f"{path}: cannot be written: {error.strerror}") from error

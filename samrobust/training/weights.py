@@ -1,20 +1,19 @@
 """Files that training writes: weights with what they were made with, whole or not at all."""
 
 import json
-import os
 import platform
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import save_file
+from safetensors.torch import save as serialize
 from torch import Tensor
 
 from samrobust import __version__
 from samrobust.errors import TrainingError
 from samrobust.training.recipe import Recipe, describe_recipe
+from samrobust.whole import write_whole
 
 VERSIONED = ("numpy", "safetensors", "segment-anything", "torch")
 
@@ -50,12 +49,7 @@ def save_weights(
         "versions": json.dumps(versions, sort_keys=True),
         **(about or {}),
     }
-    part = path.with_name(f".{path.name}.part")
     try:
-        save_file(tensors, part, metadata=header)
-        with part.open("rb") as file:
-            os.fsync(file.fileno())
-        part.replace(path)
-    except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise TrainingError(f"{path}: cannot be written: {reason}") from error
+        write_whole(path, serialize(tensors, metadata=header))
+    except OSError as error:
+        raise TrainingError(f"{path}: cannot be written: {error.strerror}") from error
