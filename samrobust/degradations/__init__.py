@@ -34,6 +34,14 @@ DEGRADATIONS: Registry[type[Degradation]] = Registry(
             "samrobust.degradations.points:BorderPoints",
             "points inside the object near its contour; count, band, background",
         ),
+        "part-box": Entry(
+            "samrobust.degradations.parts:PartBox",
+            "the exact box of a random part of the object; side",
+        ),
+        "part-points": Entry(
+            "samrobust.degradations.parts:PartPoints",
+            "points uniform over a random part of the object; count, side",
+        ),
     },
     group="samrobust.degradations",
 )
