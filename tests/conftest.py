@@ -1,12 +1,15 @@
 """What several test files need: real photographs where they are, fakes that obey the interfaces."""
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from samrobust.cli import main
 from samrobust.types import (
     DatasetInfo,
     Image,
@@ -102,3 +105,49 @@ def small_dataset() -> MemoryDataset:
         ]
         samples.append(Sample(name, image, instances))
     return MemoryDataset(samples)
+
+
+@dataclass(frozen=True)
+class Result:
+    code: int
+    out: str
+    err: str
+
+
+class Shell:
+    """Run command lines in this process, in a folder of their own."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+        self._monkeypatch = monkeypatch
+        self._capsys = capsys
+
+    def __call__(self, *arguments: str | Path) -> Result:
+        self._monkeypatch.setattr(sys, "argv", ["samrobust", *map(str, arguments)])
+        code = 0
+        try:
+            main()
+        except SystemExit as stopped:
+            code = int(stopped.code or 0)
+        text = self._capsys.readouterr()
+        return Result(code, text.out, text.err)
+
+    def refuses(self, *arguments: str | Path) -> str:
+        """Return the one line that a command line is refused with."""
+        result = self(*arguments)
+        assert result.code == 1
+        assert "Traceback" not in result.err
+        lines = [line for line in result.err.splitlines() if line.startswith("error:")]
+        assert len(lines) == 1
+        assert result.err.splitlines()[-1] == lines[0]
+        return lines[0].removeprefix("error: ")
+
+
+@pytest.fixture
+def shell(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Shell]:
+    """Return a shell; what training switches on for its process is switched off again."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "80")
+    yield Shell(monkeypatch, capsys)
+    torch.set_flush_denormal(False)

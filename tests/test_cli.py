@@ -3,7 +3,6 @@ import shutil
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,53 +11,8 @@ import pytest
 from PIL import Image as PillowImage
 
 from samrobust import __version__
-from samrobust.cli import main
 from samrobust.store import read_run
-from tests.conftest import rectangle
-
-
-@dataclass(frozen=True)
-class Result:
-    code: int
-    out: str
-    err: str
-
-
-class Shell:
-    """Run command lines in this process, in a folder of their own."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-        self._monkeypatch = monkeypatch
-        self._capsys = capsys
-
-    def __call__(self, *arguments: str | Path) -> Result:
-        self._monkeypatch.setattr(sys, "argv", ["samrobust", *map(str, arguments)])
-        code = 0
-        try:
-            main()
-        except SystemExit as stopped:
-            code = int(stopped.code or 0)
-        text = self._capsys.readouterr()
-        return Result(code, text.out, text.err)
-
-    def refuses(self, *arguments: str | Path) -> str:
-        """Return the one line that a command line is refused with."""
-        result = self(*arguments)
-        assert result.code == 1
-        assert "Traceback" not in result.err
-        lines = [line for line in result.err.splitlines() if line.startswith("error:")]
-        assert len(lines) == 1
-        assert result.err.splitlines()[-1] == lines[0]
-        return lines[0].removeprefix("error: ")
-
-
-@pytest.fixture
-def shell(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Shell:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "80")
-    return Shell(monkeypatch, capsys)
+from tests.conftest import Result, Shell, rectangle
 
 
 @pytest.fixture
