@@ -207,6 +207,8 @@ class SegmenterOptions:
         device: "cpu", "cuda" or "cuda:1".
         dtype: of the image encoder.
         frame: how images reach the model.
+        base_checkpoint: weights file of the model that `checkpoint` is a part of, None for the
+            published one.
         progress: told how many bytes are here and how many there are, while weights are fetched.
     """
 
@@ -215,6 +217,7 @@ class SegmenterOptions:
     device: str = "cpu"
     dtype: EncoderDtype = "float32"
     frame: Frame = "longest-side"
+    base_checkpoint: Path | None = None
     progress: Callable[[int, int], None] | None = None
 
 

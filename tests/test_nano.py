@@ -26,7 +26,7 @@ from samrobust.segmenters.nano import (
     set_side,
 )
 from samrobust.segmenters.sam import Sam, SamOptions
-from samrobust.training.recipe import describe_recipe
+from samrobust.training.recipe_files import describe_recipe
 from samrobust.training.weights import save_weights
 from samrobust.types import Image, Prediction, PromptBatch
 from tests.sam_weights import random_image, random_prompts, randomise

@@ -7,14 +7,13 @@ from scipy import ndimage
 from segment_anything.modeling.transformer import Attention
 from torch import Tensor
 
+from samrobust.segmenters.plugin_settings import PluginSettings, Position
 from samrobust.segmenters.plugins import (
     DeformableSampling,
     DynamicRouting,
     PluggedAttention,
     Plugin,
     Plugins,
-    PluginSettings,
-    Position,
     n_parameters,
     regular_locations,
     sample_bilinear,

@@ -19,10 +19,11 @@ from samrobust.interfaces import Segmenter
 from samrobust.segmenters.decoder import ALL_MASKS, DecoderKind
 from samrobust.segmenters.frames import input_scale
 from samrobust.segmenters.nano import nano_model
-from samrobust.segmenters.plugins import PluggedAttention, Plugins, PluginSettings, Position
+from samrobust.segmenters.plugin_settings import PluginSettings, Position
+from samrobust.segmenters.plugins import PluggedAttention, Plugins
 from samrobust.segmenters.sam import Sam, SamEmbedding, SamOptions
 from samrobust.segmenters.stable_sam import Reading, StableSam, load_stable_sam
-from samrobust.training.recipe import load_recipe, packaged_recipes
+from samrobust.training.recipe_files import load_recipe
 from samrobust.training.weights import save_weights
 from samrobust.types import Frame, Image, Prediction, PromptBatch
 from tests.sam_weights import random_image, random_prompts, randomise, small_sam
@@ -273,7 +274,7 @@ def test_a_second_set_of_plugins_is_refused() -> None:
 
 def save(stable: StableSam, path: Path, about: Mapping[str, str] | None = None) -> Path:
     """Write a plugin file as training does."""
-    recipe = load_recipe(min(packaged_recipes()))
+    recipe = load_recipe("robust")
     about = {**stable.header, **(about or {})}
     save_weights(path, stable.plugins.state_dict(), recipe, dtype=torch.float32, about=about)
     return path

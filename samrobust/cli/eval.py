@@ -91,6 +91,10 @@ def evaluate_command(
         list[Path] | None,
         typer.Option(help="Weights file: once, or one a segmenter; default: fetched and kept."),
     ] = None,
+    base_checkpoint: Annotated[
+        list[Path] | None,
+        typer.Option(help="Weights file of the SAM that a --checkpoint is a part of."),
+    ] = None,
     dataset: Datasets = None,
     data_root: DataRoots = None,
     split: Splits = None,
@@ -149,7 +153,8 @@ def evaluate_command(
     with download_bar(quiet=quiet) as progress:
         options = replace(options, progress=progress)
         names = segmenter or DEFAULT_SEGMENTERS
-        segmenters = _build_segmenters(names, variant, checkpoint, options)
+        files = variant or [], checkpoint or [], base_checkpoint or []
+        segmenters = _build_segmenters(names, *files, options)
     loop = LoopOptions(prompts_at_once, _n_workers(workers), keep_going)
     settings = _Settings(out, limit, options.device, loop, quiet)
     folders = _run_all(protocols, datasets, segmenters, settings)
@@ -167,16 +172,19 @@ def _load_protocol(name: str, trials: int | None, selection: str | None) -> Eval
 
 def _build_segmenters(
     names: list[str],
-    variants: list[str] | None,
-    checkpoints: list[Path] | None,
+    variants: list[str],
+    checkpoints: list[Path],
+    base_checkpoints: list[Path],
     options: SegmenterOptions,
 ) -> list[Segmenter[Any]]:
     builders = [SEGMENTERS.load(name) for name in names]
-    variant_of = for_each(names, variants or [], option="--variant", registry=SEGMENTERS)
-    checkpoint_of = for_each(names, checkpoints or [], option="--checkpoint", registry=SEGMENTERS)
+    variant_of = for_each(names, variants, option="--variant", registry=SEGMENTERS)
+    weights_of = for_each(names, checkpoints, option="--checkpoint", registry=SEGMENTERS)
+    base_of = for_each(names, base_checkpoints, option="--base-checkpoint", registry=SEGMENTERS)
+    chosen = zip(builders, variant_of, weights_of, base_of, strict=True)
     return [
-        build(replace(options, variant=chosen or "", checkpoint=weights))
-        for build, chosen, weights in zip(builders, variant_of, checkpoint_of, strict=True)
+        build(replace(options, variant=name or "", checkpoint=weights, base_checkpoint=base))
+        for build, name, weights, base in chosen
     ]
 
 

@@ -29,6 +29,22 @@ SEGMENTERS: Registry[SegmenterBuilder] = Registry(
         "sam": Entry(
             "samrobust.segmenters.sam:build_sam",
             "Segment Anything; accepts boxes, points; variants vit_b, vit_l, vit_h",
+            takes=("--variant", "--checkpoint"),
+        ),
+        "stable-sam": Entry(
+            "samrobust.segmenters.stable_sam:build_stable_sam",
+            "Stable-SAM; accepts boxes, points; comes with plugins for sam-nano",
+            takes=("--checkpoint", "--base-checkpoint"),
+        ),
+        "decoder-tuned": Entry(
+            "samrobust.segmenters.tuned:build_decoder_tuned",
+            "a SAM with a tuned mask decoder; accepts boxes, points",
+            takes=("--checkpoint", "--base-checkpoint"),
+        ),
+        "token-tuned": Entry(
+            "samrobust.segmenters.tuned:build_token_tuned",
+            "a SAM with tuned mask tokens; accepts boxes, points",
+            takes=("--checkpoint", "--base-checkpoint"),
         ),
     },
     group="samrobust.segmenters",

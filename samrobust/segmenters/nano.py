@@ -25,11 +25,13 @@ from samrobust.segmenters.sam import Sam, SamOptions
 
 NAME = "sam-nano"
 WEIGHTS = Path(__file__).parent / "weights" / "sam-nano.safetensors"
-"""Trained with `samrobust train sam-nano --recipe sam-nano-photographs` (README)."""
+"""Trained with `samrobust train sam-nano --recipe sam-nano --recipe photographs` (README)."""
 SIDE = 256
 """Pixels of the square input."""
 STRIDE = 8
 """Pixels of the input a position of the embedding: a grid of 32 x 32, masks of 128 x 128."""
+MASK_STRIDE = 2
+"""Pixels of the input a position of a mask."""
 CHANNELS = 128
 """C of the embedding and the decoder; SAM's is 256."""
 WIDTHS, DEPTHS = (48, 96, 192, 256), (2, 3, 4, 2)

@@ -9,27 +9,25 @@ from pathlib import Path
 from typing import cast
 
 import torch
-from safetensors import safe_open
 from segment_anything.modeling.sam import Sam as SamModel
 from segment_anything.modeling.transformer import Attention, TwoWayTransformer
 from torch import Tensor, nn
 
 from samrobust.errors import CheckpointError, SegmenterError
+from samrobust.interfaces import SegmenterOptions
+from samrobust.segmenters.adapted import check_base, describe_base, open_base, read_header
 from samrobust.segmenters.checkpoints import file_sha256, fill_model, load_tensors
 from samrobust.segmenters.decoder import SINGLE
 from samrobust.segmenters.frames import input_scale
-from samrobust.segmenters.plugins import (
-    PluggedAttention,
-    Plugin,
-    Plugins,
-    PluginSettings,
-    regular_locations,
-)
+from samrobust.segmenters.plugin_settings import PluginSettings
+from samrobust.segmenters.plugins import PluggedAttention, Plugin, Plugins, regular_locations
 from samrobust.segmenters.sam import Sam, SamEmbedding
 from samrobust.settings import make_settings
 from samrobust.types import Image, Prediction, PromptBatch
 
 NAME = "stable-sam"
+WEIGHTS = Path(__file__).parent / "weights" / "stable-sam.safetensors"
+"""Plugins for SAM-nano, trained with `samrobust train stable-sam` (README)."""
 KIND = "stable-sam-plugins"
 """What the header of a plugin file says that it is."""
 _Inputs = tuple[Tensor, Tensor, Tensor]
@@ -112,13 +110,8 @@ class StableSam:
         Write one with `samrobust.training.weights.save_weights`, of `plugins.state_dict()`, in
         float32, with this as `about`.
         """
-        return {
-            "kind": KIND,
-            "base-name": self.base.info.name,
-            "base-variant": self.base.info.variant,
-            "base-sha256": self.base.info.checkpoint_sha256,
-            "settings": json.dumps(asdict(self.plugins.settings), sort_keys=True),
-        }
+        settings = json.dumps(asdict(self.plugins.settings), sort_keys=True)
+        return {**describe_base(KIND, self.base), "settings": settings}
 
     def encode(self, images: Sequence[Image]) -> list[SamEmbedding]:
         """Return the embeddings of images: those of the base."""
@@ -162,11 +155,34 @@ def load_stable_sam(base: Sam, path: Path, *, name: str = NAME) -> StableSam:
     Raises:
         CheckpointError: the file is missing, damaged, of another kind, base or size.
     """
-    state = load_tensors(path)
-    settings = _settings_for(base, path)
+    header = read_header(path, KIND, holds=f"plugins of {NAME}")
+    check_base(path, header, base)
+    try:
+        table = dict(json.loads(header["settings"]))
+        settings = make_settings(PluginSettings, table, kind="plugins")
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path.name}: its header cannot be read: {error}") from error
     plugins = Plugins(_channels(base), settings)
-    fill_model(plugins, state, path=path)
+    fill_model(plugins, load_tensors(path), path=path)
     return StableSam(base, plugins, name=name, checkpoint_sha256=file_sha256(path))
+
+
+def build_stable_sam(options: SegmenterOptions) -> StableSam:
+    """Return Stable-SAM with the plugins of the package, or of a file that training wrote.
+
+    A user's own file is told apart by its name, which stands as the variant.
+
+    Raises:
+        SegmenterError: a variant is asked for, or the device is not here.
+        CheckpointError: the plugins or the weights of their SAM cannot be had, or do not fit.
+    """
+    path = options.checkpoint or WEIGHTS
+    header = read_header(path, KIND, holds=f"plugins of {NAME}")
+    stable = load_stable_sam(open_base(path, header, options), path)
+    stable.info = replace(
+        stable.info, variant=options.checkpoint.stem if options.checkpoint else ""
+    )
+    return stable
 
 
 def _channels(base: Sam) -> int:
@@ -197,29 +213,6 @@ def _attach(model: SamModel, plugins: Plugins) -> dict[int, PluggedAttention]:
         attentions[layer] = PluggedAttention(attention, plugin, grid_hw)
         setattr(owner, attribute, attentions[layer])
     return attentions
-
-
-def _settings_for(base: Sam, path: Path) -> PluginSettings:
-    """Return the settings in the header of a plugin file, after checking its base."""
-    with safe_open(path, framework="pt") as file:
-        header: dict[str, str] = file.metadata() or {}
-    if header.get("kind") != KIND:
-        raise CheckpointError(f"{path.name}: holds no plugins of {NAME}")
-    try:
-        name, variant = header["base-name"], header["base-variant"]
-        sha256 = header["base-sha256"]
-        settings = make_settings(
-            PluginSettings, dict(json.loads(header["settings"])), kind="plugins"
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{path.name}: its header cannot be read: {error}") from error
-    info = base.info
-    if (name, variant, sha256) != (info.name, info.variant, info.checkpoint_sha256):
-        raise CheckpointError(
-            f"{path.name}: is for {f'{name} {variant}'.strip()} with SHA-256 {sha256[:4]}…, "
-            f"not for {info.label} with SHA-256 {info.checkpoint_sha256[:4]}…"
-        )
-    return settings
 
 
 def _keep(inputs: dict[int, _Inputs], layer: int, _plugin: nn.Module, seen: _Inputs) -> None:
