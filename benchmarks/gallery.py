@@ -22,7 +22,7 @@ from samrobust.seeding import keyed_generator
 from samrobust.segmenters import SEGMENTERS
 from samrobust.training.data import HeldOut, open_data
 from samrobust.training.judge import LEAST_PIXELS
-from samrobust.training.recipe import load_recipe
+from samrobust.training.recipe_files import load_recipe
 from samrobust.types import Instance, Prompt, PromptBatch, Sample
 
 COLUMNS = 4
@@ -34,14 +34,13 @@ TARGET, MASK = "#0072B2", "#D55E00"
 def main() -> None:
     """Write the picture."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--recipe", default="sam-nano-photographs")
     parser.add_argument("--data-root", type=Path, required=True)
     parser.add_argument("--segmenter", default="sam-nano")
     parser.add_argument("--count", type=int, default=8)
     parser.add_argument("--prompt", choices=["box", "points-3"], default="box")
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
-    held_out = open_data(load_recipe(arguments.recipe), arguments.data_root).held_out
+    held_out = open_data(load_recipe("sam-nano", "photographs"), arguments.data_root).held_out
     sets = [each for each in held_out if each.dataset.info.name != "scenes"]
     segmenter = SEGMENTERS.load(arguments.segmenter)(SegmenterOptions())
     n_rows = -(-arguments.count // COLUMNS)

@@ -10,17 +10,16 @@ from samrobust.interfaces import SegmenterOptions
 from samrobust.segmenters import SEGMENTERS
 from samrobust.training.data import open_data
 from samrobust.training.judge import PROMPTS, judge
-from samrobust.training.recipe import load_recipe
+from samrobust.training.recipe_files import load_recipe
 
 
 def main() -> None:
     """Print a Markdown table: mIoU in %, and the correlation of predicted and true quality."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--recipe", default="sam-nano-photographs")
     parser.add_argument("--data-root", type=Path, required=True)
     parser.add_argument("--segmenter", action="append", required=True)
     arguments = parser.parse_args()
-    held_out = open_data(load_recipe(arguments.recipe), arguments.data_root).held_out
+    held_out = open_data(load_recipe("sam-nano", "photographs"), arguments.data_root).held_out
     names = [*PROMPTS, "quality"]
     print("| data | images | objects | segmenter |", " | ".join(names), "|")
     print("|" + " --- |" * (4 + len(names)))

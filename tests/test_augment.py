@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 
-from samrobust.training.augment import random_colours, random_window, shrink_mask
+from samrobust.training.augment import paste_object, random_colours, random_window, shrink_mask
 from samrobust.training.recipe import Augmentation
-from samrobust.types import Floats
-from tests.conftest import blobs
+from samrobust.types import Floats, Image, Mask
+from tests.conftest import blobs, rectangle
 
 SIZES_HW = [(1, 1), (1, 37), (37, 1), (2, 3), (41, 67), (90, 33), (57, 57)]
 
@@ -113,3 +113,50 @@ def test_grey_is_the_mean_of_the_channels_under_coloured_light() -> None:
         for _ in range(200)
     ]
     assert np.mean(shares) == pytest.approx(0.25, abs=0.1)
+
+
+def pasted(
+    seed: int, size_hw: tuple[int, int] = (61, 97), source_hw: tuple[int, int] = (40, 23)
+) -> tuple[Image, list[Mask], list[Mask]]:
+    """Return a black image with a white object in front, its masks, and those from before."""
+    masks = [rectangle(size_hw, (0, 0, 40, 60)), rectangle(size_hw, (41, 0, 96, 60))]
+    mask = rectangle(source_hw, (2, 3, 20, 38))
+    source = np.where(mask[..., None], np.uint8(255), np.uint8(90)).repeat(3, axis=2)
+    image = np.zeros((*size_hw, 3), np.uint8)
+    rng = np.random.default_rng(seed)
+    found, after = paste_object(rng, image, masks, source, mask)
+    assert not image.any()  # what was given stays
+    assert found.shape == image.shape
+    assert found.dtype == np.uint8
+    return found, after, masks
+
+
+def test_a_pasted_object_is_in_front_and_hides_what_is_behind() -> None:
+    shares = []
+    for seed in range(200):
+        image, (own, *others), before = pasted(seed)
+        bright = image.max(axis=2) > 127
+        assert (bright != own).mean() < 0.02  # the seam is smooth
+        assert own.any()
+        for mask, whole in zip(others, before, strict=True):
+            np.testing.assert_array_equal(mask, whole & ~own)
+        shares.append(own.mean())
+    assert min(shares) < 0.01
+    assert max(shares) > 0.2
+
+
+def test_pasted_objects_lie_anywhere_and_reach_out_of_the_image() -> None:
+    owns = [pasted(seed)[1][0] for seed in range(400)]
+    assert np.any(owns, axis=0).all()  # every pixel is reached
+    edges = [own[0].any() or own[-1].any() or own[:, 0].any() or own[:, -1].any() for own in owns]
+    assert 0.1 < np.mean(edges) < 0.9
+
+
+def test_a_single_pixel_can_be_pasted_into_a_single_row() -> None:
+    for seed in range(20):
+        image = np.zeros((1, 50, 3), np.uint8)
+        mask = rectangle((9, 9), (8, 8, 8, 8))
+        source = np.full((9, 9, 3), 200, np.uint8)
+        found, masks = paste_object(np.random.default_rng(seed), image, [], source, mask)
+        assert len(masks) == 1
+        np.testing.assert_array_equal(found[..., 0] == 200, masks[0])

@@ -36,7 +36,7 @@ def example(
     xyxy = np.tile(np.array([1, 2, 30, 40], np.float32), (n, 1)) if boxes else None
     image = torch.zeros(3, *input_hw, dtype=torch.uint8)
     return Example(
-        image, size_hw, input_hw, PromptBatch(xyxy, points, labels), targets, (7, 1), "a"
+        image, size_hw, input_hw, (PromptBatch(xyxy, points, labels),), targets, 2, (7, 1), "a"
     )
 
 
@@ -47,6 +47,11 @@ def wrong_logits(example: Example) -> Tensor:
     padding = torch.ones_like(example.targets)
     padding[:, : -(-example.input_size_hw[0] // 2), : -(-example.input_size_hw[1] // 2)] = False
     return 4 * ((example.targets ^ flipped) | padding).float() - 2
+
+
+def corrected(example: Example, logits: Tensor) -> PromptBatch:
+    """Return the corrected prompts of an example."""
+    return with_corrections(example, example.prompts[0], logits, np.random.default_rng(3))
 
 
 def places(example: Example, prompts: PromptBatch) -> list[tuple[int, int]]:
@@ -62,7 +67,7 @@ def test_the_new_point_says_where_the_answer_is_wrong(
 ) -> None:
     given = example(size_hw, input_hw, n=20)
     logits = wrong_logits(given)
-    found = with_corrections(given, logits, tiny_recipe())
+    found = corrected(given, logits)
     labels = found.labels[:, -1]
     for n, (y, x) in enumerate(places(given, found)):
         assert bool(logits[n, y, x] > 0) != bool(given.targets[n, y, x])
@@ -74,7 +79,7 @@ def test_the_new_point_says_where_the_answer_is_wrong(
 
 def test_the_new_point_is_in_the_middle_of_its_place() -> None:
     given = example((300, 400), (48, 64), n=20)
-    found = with_corrections(given, wrong_logits(given), tiny_recipe())
+    found = corrected(given, wrong_logits(given))
     in_grid = (found.points[:, -1] + 0.5) * (64 / 400) / 2
     np.testing.assert_allclose(in_grid % 1, 0.5, atol=1e-4)
 
@@ -82,12 +87,12 @@ def test_the_new_point_is_in_the_middle_of_its_place() -> None:
 def test_the_prompts_themselves_stay() -> None:
     for boxes in (True, False):
         given = example(*FRAMES[0], boxes=boxes)
-        found = with_corrections(given, wrong_logits(given), tiny_recipe())
+        found = corrected(given, wrong_logits(given))
         assert found.structure == (boxes, 3)
-        np.testing.assert_array_equal(found.points[:, :2], given.prompts.points)
-        np.testing.assert_array_equal(found.labels[:, :2], given.prompts.labels)
+        np.testing.assert_array_equal(found.points[:, :2], given.prompts[0].points)
+        np.testing.assert_array_equal(found.labels[:, :2], given.prompts[0].labels)
         if boxes:
-            assert found.boxes is given.prompts.boxes
+            assert found.boxes is given.prompts[0].boxes
 
 
 @pytest.mark.parametrize(("size_hw", "input_hw"), FRAMES)
@@ -95,7 +100,7 @@ def test_where_nothing_is_wrong_the_point_lies_on_the_object(
     size_hw: tuple[int, int], input_hw: tuple[int, int]
 ) -> None:
     given = example(size_hw, input_hw, n=20)
-    found = with_corrections(given, 4 * given.targets.float() - 2, tiny_recipe())
+    found = corrected(given, 4 * given.targets.float() - 2)
     assert (found.labels[:, -1] == FOREGROUND).all()
     assert all(given.targets[n, y, x] for n, (y, x) in enumerate(places(given, found)))
     assert len(set(places(given, found))) > 10
@@ -105,13 +110,13 @@ def test_an_object_of_which_nothing_is_left_gets_a_point_outside() -> None:
     given = example(*FRAMES[0])
     given.targets[1] = False
     logits = 4 * given.targets.float() - 2
-    found = with_corrections(given, logits, tiny_recipe())
+    found = corrected(given, logits)
     assert found.labels[:, -1].tolist() == [FOREGROUND, BACKGROUND, FOREGROUND, FOREGROUND]
 
 
 def test_points_of_small_images_stay_inside() -> None:
     given = example((10, 16), (40, 64), n=20)  # enlarged: a place is half of a pixel
-    found = with_corrections(given, wrong_logits(given), tiny_recipe())
+    found = corrected(given, wrong_logits(given))
     last = found.points[:, -1]
     assert (last >= 0).all()
     assert (last <= (15, 9)).all()
@@ -121,16 +126,24 @@ def test_points_of_small_images_stay_inside() -> None:
         assert bool((near == wanted).any())
 
 
-def test_points_depend_on_the_key_alone() -> None:
+def test_points_depend_on_the_generator_alone() -> None:
     given = example(*FRAMES[0])
     logits = wrong_logits(given)
-    first = with_corrections(given, logits, tiny_recipe())
-    again = with_corrections(example(*FRAMES[0]), logits, tiny_recipe())
+    first, again = corrected(given, logits), corrected(example(*FRAMES[0]), logits)
     np.testing.assert_array_equal(first.points, again.points)
     np.testing.assert_array_equal(first.labels, again.labels)
-    other = replace(given, key=(7, 2))
-    moved = with_corrections(other, logits, tiny_recipe())
-    assert not np.array_equal(first.points, moved.points)
+    other = with_corrections(given, given.prompts[0], logits, np.random.default_rng(4))
+    assert not np.array_equal(first.points, other.points)
+
+
+def test_where_masks_are_four_times_as_coarse_the_point_is_in_its_place_too() -> None:
+    given = example((333, 400), (54, 64), n=20)
+    coarse = replace(given, targets=given.targets[:, ::2, ::2], stride=4)
+    logits = wrong_logits(given)[:, ::2, ::2]
+    found = corrected(coarse, logits)
+    xy = (found.points[:, -1] + 0.5) * (np.array([64, 54]) / np.array([400, 333])) / 4
+    for n, (x, y) in enumerate(np.floor(xy).astype(int).tolist()):
+        assert bool(logits[n, y, x] > 0) != bool(coarse.targets[n, y, x])
 
 
 def _share(recipe: Recipe, corrections: float) -> float:

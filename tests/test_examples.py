@@ -78,7 +78,7 @@ def test_a_loading_process_changes_nothing(drawn: list[Example]) -> None:
 
 def test_an_example_has_the_frame_of_the_encoder_and_of_the_logits(drawn: list[Example]) -> None:
     for example in drawn:
-        n = len(example.prompts)
+        n = len(example.prompts[0])
         assert example.targets.shape == (n, SIDE // 2, SIDE // 2)
         assert example.targets.dtype == torch.bool
         assert example.image.shape == (3, *example.input_size_hw)
@@ -92,18 +92,18 @@ def test_an_example_has_the_frame_of_the_encoder_and_of_the_logits(drawn: list[E
 def test_ellipses_have_no_image_and_all_of_their_objects(drawn: list[Example]) -> None:
     assert [bool(example.image.any()) for example in drawn] == [False] * 16 + [True] * 16
     assert {example.size_hw for example in drawn[:16]} == {(SIDE, SIDE)}
-    assert {len(example.prompts) for example in drawn[:16]} == {3}
-    assert {len(example.prompts) for example in drawn[16:]} == {1, 2}
+    assert {len(example.prompts[0]) for example in drawn[:16]} == {3}
+    assert {len(example.prompts[0]) for example in drawn[16:]} == {1, 2}
 
 
 def test_prompts_lie_inside_the_crop(drawn: list[Example]) -> None:
     structures = set()
     for example in drawn:
         last_xy = np.array(example.size_hw[::-1]) - 1
-        structures.add(example.prompts.structure)
-        points = [example.prompts.points]
-        if example.prompts.boxes is not None:
-            points.append(example.prompts.boxes.reshape(-1, 2, 2))
+        structures.add(example.prompts[0].structure)
+        points = [example.prompts[0].points]
+        if example.prompts[0].boxes is not None:
+            points.append(example.prompts[0].boxes.reshape(-1, 2, 2))
         for xy in points:
             assert (xy >= 0).all()
             assert (xy <= last_xy).all()
@@ -115,9 +115,9 @@ def test_the_box_of_a_target_is_the_box_of_its_prompt() -> None:
     draws = draws_of(recipe)
     for step, slot in itertools.product(range(8), range(2)):
         example = draws[step, slot]
-        assert example.prompts.boxes is not None
+        assert example.prompts[0].boxes is not None
         scale = np.array(example.input_size_hw[::-1]) / np.array(example.size_hw[::-1]) / 2
-        for box, target in zip(example.prompts.boxes, example.targets.numpy(), strict=True):
+        for box, target in zip(example.prompts[0].boxes, example.targets.numpy(), strict=True):
             y, x = np.nonzero(target)
             np.testing.assert_allclose((x.min(), y.min()), box[:2] * scale, atol=0.75)
             np.testing.assert_allclose((x.max() + 1, y.max() + 1), (box[2:] + 1) * scale, atol=0.75)
@@ -128,9 +128,9 @@ def test_points_lie_on_their_target() -> None:
     on, total = 0, 0
     for step, slot in itertools.product(range(8), range(2)):
         example = draws[step, slot]
-        assert (example.prompts.labels == FOREGROUND).all()
+        assert (example.prompts[0].labels == FOREGROUND).all()
         scale = np.array(example.input_size_hw[::-1]) / np.array(example.size_hw[::-1]) / 2
-        for points, target in zip(example.prompts.points, example.targets.numpy(), strict=True):
+        for points, target in zip(example.prompts[0].points, example.targets.numpy(), strict=True):
             x, y = ((points + 0.5) * scale).astype(int).T
             on += int(target[y, x].sum())
             total += len(points)
@@ -144,7 +144,7 @@ def test_a_mirrored_example_is_the_same_from_the_other_side() -> None:
     for step in range(8):
         one, other = plain[step, 0], mirrored[step, 0]
         assert one.size_hw == other.size_hw
-        boxes, flipped = one.prompts.boxes, other.prompts.boxes
+        boxes, flipped = one.prompts[0].boxes, other.prompts[0].boxes
         assert boxes is not None
         assert flipped is not None
         last = one.size_hw[1] - 1
@@ -213,3 +213,41 @@ def test_data_sets_are_drawn_by_their_weights() -> None:
     draws = ExampleDraws(replace(recipe, augmentation=whole), pools, SIDE)
     of_wide = [draws[step, 0].size_hw[1] > 50 for step in range(400)]
     assert np.mean(of_wide) == pytest.approx(0.75, abs=0.07)
+
+
+def test_each_image_gets_as_many_kinds_of_prompt_as_asked_for() -> None:
+    recipe = data_only(tiny_recipe().prompts)
+    several = replace(recipe, phases=(replace(recipe.phases[0], kinds=3),))
+    drawn = [draws_of(several)[step, slot] for step in range(4) for slot in range(2)]
+    for example in drawn:
+        assert [len(prompts) for prompts in example.prompts] == [len(example.targets)] * 3
+    assert len({tuple(each.structure for each in example.prompts) for example in drawn}) > 2
+
+
+def test_masks_can_be_four_times_as_coarse_as_the_input() -> None:
+    recipe = data_only(POINTS)
+    fine = draws_of(recipe)[0, 0]
+    pools = [Pool(rectangles(), rectangles().ids(), 1.0)]
+    coarse = ExampleDraws(recipe, pools, SIDE, stride=4)[0, 0]
+    assert (fine.stride, coarse.stride) == (2, 4)
+    assert coarse.targets.shape[1:] == (fine.targets.shape[1] // 2,) * 2
+    of_fine = fine.targets.float().unfold(1, 2, 2).unfold(2, 2, 2).mean(dim=(-2, -1))
+    clear = (of_fine - 0.5).abs() > 0.4
+    assert torch.equal(coarse.targets[clear], of_fine[clear] > 0.5)
+    np.testing.assert_array_equal(fine.prompts[0].points, coarse.prompts[0].points)
+
+
+def test_pasted_objects_come_first_and_as_often_as_asked_for() -> None:
+    recipe = data_only(BOXES)
+    recipe = replace(recipe, phases=(replace(recipe.phases[0], steps=300),))
+    shares = []
+    for paste in (0.0, 0.5, 1.0):
+        how = replace(recipe.augmentation, paste=paste)
+        draws = draws_of(replace(recipe, augmentation=how))
+        plain = draws_of(replace(recipe, augmentation=replace(how, paste=0.0)))
+        examples = [(draws[step, 0], plain[step, 0]) for step in range(60)]
+        assert all(1 <= len(one.targets) <= recipe.phases[0].objects for one, _ in examples)
+        shares.append(np.mean([not torch.equal(a.image, b.image) for a, b in examples]))
+    assert shares[0] == 0
+    assert shares[1] == pytest.approx(0.5, abs=0.2)
+    assert shares[2] > 0.95

@@ -7,12 +7,8 @@ from torch import Tensor
 from torch.nn import functional
 from torchvision.ops import sigmoid_focal_loss
 
-from samrobust.training.losses import (
-    dice_loss,
-    mask_loss,
-    pixel_loss,
-    prompt_losses,
-)
+from samrobust.training import losses as losses_module
+from samrobust.training.losses import dice_loss, mask_loss, pixel_loss, uncertain_points
 from samrobust.training.recipe import LossWeights
 
 SIZE_HW = (21, 34)
@@ -25,6 +21,14 @@ def made(n: int = 3, *, masks: int = 4) -> tuple[Tensor, Tensor, Tensor]:
     quality = torch.rand(n, masks, generator=rng)
     targets = torch.rand(n, *SIZE_HW, generator=rng) < 0.4
     return logits, quality, targets
+
+
+def prompt_losses(
+    logits: Tensor, quality: Tensor, targets: Tensor, weights: LossWeights, seed: int = 0
+) -> dict[str, Tensor]:
+    """Return the losses with points of a seed."""
+    rng = np.random.default_rng(seed)
+    return losses_module.prompt_losses(logits, quality, targets, weights, rng)
 
 
 def test_dice_is_that_of_plain_sums() -> None:
@@ -159,3 +163,53 @@ def test_one_wrong_pixel_costs_less_than_two() -> None:
         losses.append({name: loss.item() for name, loss in found.items()})
     for name in ("single", "candidate", "quality"):
         assert losses[0][name] < losses[1][name] < losses[2][name]
+
+
+def test_what_has_no_weight_is_left_out() -> None:
+    logits, quality, targets = made(masks=1)
+    weights = LossWeights(quality=0.0, candidate=0.0)
+    found = prompt_losses(logits, quality[:, :1], targets, weights)
+    assert list(found) == ["single"]
+    whole, all_qualities, _ = made()
+    theirs = prompt_losses(whole, all_qualities, targets, LossWeights(candidate=0.5))
+    full = prompt_losses(whole, all_qualities, targets, LossWeights())
+    torch.testing.assert_close(theirs["candidate"], 0.5 * full["candidate"])
+
+
+def test_points_lie_where_the_mask_is_unsure_and_a_quarter_anywhere() -> None:
+    x = torch.linspace(-20, 20, 64).expand(1, 1, 48, 64)  # sure but for the middle columns
+    points = uncertain_points(x, 0.5, np.random.default_rng(0))
+    assert points.shape == (1, 1, 24**2, 2)
+    assert points.abs().max() <= 1
+    unsure, sure = points[0, 0, :432, 0].abs(), points[0, 0, 432:, 0].abs()
+    assert unsure.max() < 0.3  # three quarters of P are a quarter of the places drawn
+    assert sure.mean().item() == pytest.approx(0.5, abs=0.1)
+
+
+def test_a_sampled_loss_is_near_that_of_all_positions_where_nothing_is_surer() -> None:
+    rng = torch.Generator().manual_seed(1)
+    signs = torch.where(torch.rand(1, 4, 64, 64, generator=rng) < 0.5, 1.0, -1.0)
+    logits = signs.repeat_interleave(4, 2).repeat_interleave(4, 3)  # flat but for the seams
+    targets = torch.rand(1, 64, 64, generator=rng) < 0.5
+    targets = targets.repeat_interleave(4, 1).repeat_interleave(4, 2)
+    weights = LossWeights(quality=0.0)
+    whole = prompt_losses(logits, torch.zeros(1, 4), targets, weights)
+    found = [
+        prompt_losses(logits, torch.zeros(1, 4), targets, replace(weights, sampled=0.4), seed)
+        for seed in range(4)
+    ]
+    mean = torch.stack([each["single"] for each in found]).mean().item()
+    assert mean == pytest.approx(whole["single"].item(), rel=0.15)
+    assert found[0]["single"].item() != found[1]["single"].item()
+
+
+def test_a_sampled_loss_teaches_masks_of_odd_sides_and_repeats() -> None:
+    logits, quality, targets = made()
+    logits.requires_grad_()
+    weights = LossWeights(sampled=0.4375)
+    one, other = (prompt_losses(logits, quality, targets, weights)["single"] for _ in range(2))
+    assert torch.equal(one, other)
+    one.sum().backward()  # type: ignore[no-untyped-call]
+    assert logits.grad is not None
+    assert bool(logits.grad[:, 0].any())
+    assert bool(logits.grad.isfinite().all())

@@ -7,16 +7,22 @@ from pathlib import Path
 import pytest
 
 from samrobust.errors import RecipeError, UnknownNameError
-from samrobust.training.models import TRAINEES
+from samrobust.training.models import TRAINEES, default_recipe
 from samrobust.training.recipe import (
     LossWeights,
     Phase,
     Recipe,
-    describe_recipe,
+    counted,
     lengthened,
+    recipe_for,
+    with_data,
+)
+from samrobust.training.recipe_files import (
+    describe_recipe,
     load_recipe,
     packaged_recipes,
     recipe_hash,
+    recipe_summary,
 )
 from tests.trainings import TINY, tiny_recipe
 
@@ -34,26 +40,95 @@ def _load(tmp_path: Path, text: str) -> Recipe:
     return load_recipe(str(file))
 
 
-def test_packaged_recipes_load_and_train_what_can_be_trained() -> None:
-    assert {"sam-nano", "sam-nano-photographs"} <= set(packaged_recipes())
+RECIPES = ["robust", "sam-nano"]
+CHANGES = ["dsp", "photographs", "plain"]
+
+
+@pytest.mark.parametrize("changes", [[], *([each] for each in CHANGES), CHANGES])
+@pytest.mark.parametrize("name", RECIPES)
+def test_packaged_recipes_load_and_train_what_can_be_trained(name: str, changes: list[str]) -> None:
+    recipe = load_recipe(name, *changes)
+    assert recipe.name == "+".join([name, *changes])
+    assert set(recipe.models) <= set(TRAINEES.names())
+    assert counted(recipe, 500).n_steps >= 125
+    assert any(row.held_out for row in recipe.data)  # or nobody would see how good it gets
+
+
+def test_all_packaged_files_are_known_by_one_line() -> None:
+    assert list(packaged_recipes()) == sorted(RECIPES + CHANGES)
     for name in packaged_recipes():
-        recipe = load_recipe(name)
-        assert recipe.name == name
-        assert recipe.model in TRAINEES.names()
-        assert recipe.n_steps > 1000
-        assert any(row.held_out for row in recipe.data)  # or nobody would see how good it gets
+        assert 20 < len(recipe_summary(name)) < 100
 
 
-def test_every_trainable_model_has_a_recipe_of_its_name() -> None:
+def test_changes_take_the_place_of_keys_and_leave_the_others() -> None:
+    recipe, plain = load_recipe("robust"), load_recipe("robust", "plain", "dsp")
+    assert [row.kind for row in plain.prompts] == ["exact-box", "random-points"]
+    assert (recipe.plugins.routing, plain.plugins.routing) == (True, False)
+    unchanged = dataclasses.replace(
+        plain, name=recipe.name, prompts=recipe.prompts, plugins=recipe.plugins
+    )
+    assert unchanged == recipe
+
+
+def test_changes_alone_are_no_recipe_and_a_wrong_change_is_named(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"^plain\.toml: 'phases' must be a list of tables"):
+        load_recipe("plain")
+    (tmp_path / "own.toml").write_text("[loss]\ndise = 1.0", encoding="utf-8")
+    with pytest.raises(RecipeError, match=r"^robust\.toml \+ own\.toml: loss has no parameter"):
+        load_recipe("robust", str(tmp_path / "own.toml"))
+
+
+def test_every_trainable_model_has_a_recipe() -> None:
     for model in TRAINEES.names():
-        assert load_recipe(model).model == model
+        assert recipe_for(load_recipe(default_recipe(model)), model).models == (model,)
+    with pytest.raises(UnknownNameError, match="unknown trainable model 'sam'"):
+        default_recipe("sam")
+
+
+def test_a_recipe_for_a_model_has_its_learning_rates() -> None:
+    recipe = load_recipe("robust")
+    (phase,) = recipe.phases
+    stable, decoder = (recipe_for(recipe, name) for name in ("stable-sam", "decoder-tuned"))
+    assert stable.phases == recipe.phases
+    (slower,) = decoder.phases
+    assert slower == dataclasses.replace(phase, learning_rate=0.1 * phase.learning_rate)
+    assert recipe_hash(stable) != recipe_hash(recipe_for(recipe, "token-tuned"))
+    with pytest.raises(RecipeError, match="trains stable-sam, decoder-tuned, token-tuned, not sam"):
+        recipe_for(recipe, "sam-nano")
+
+
+def test_epochs_become_steps_that_draw_as_many_images() -> None:
+    recipe = load_recipe("robust")
+    assert [phase.images for phase in recipe.phases] == [4]
+    assert counted(recipe, 401).n_steps == 101
+    assert counted(lengthened(recipe, 2.5), 401).n_steps == 251
+    assert counted(lengthened(recipe, 1e-6), 401).n_steps == 1
+    assert counted(tiny_recipe(), 401) == tiny_recipe()
+
+
+def test_one_data_set_can_take_the_place_of_all() -> None:
+    recipe = with_data(load_recipe("robust", "photographs"), "hqseg-44k", "train", in_root=True)
+    (row,) = recipe.data
+    assert (row.dataset, row.folder, row.split, row.held_out) == ("hqseg-44k", ".", "train", 0.01)
+    (row,) = with_data(recipe, "scenes", "", in_root=False).data
+    assert row.folder == ""
 
 
 def test_a_file_becomes_a_recipe() -> None:
     recipe = tiny_recipe()
     assert recipe.phases == (
-        Phase("grounding", 8, 2, 3, 2e-3, 1e-3, warmup=2, side=64, source="ellipses"),
-        Phase("small", 8, 2, 2, 1e-3, side=64),
+        Phase(
+            "grounding",
+            2,
+            3,
+            2e-3,
+            steps=8,
+            last_learning_rate=1e-3,
+            warmup=2,
+            side=64,
+            source="ellipses",
+        ),
+        Phase("small", 2, 2, 1e-3, steps=8, side=64),
     )
     assert [(row.split, row.weight, row.held_out) for row in recipe.data] == [
         ("12x64x48", 1, 0.3),
@@ -88,7 +163,7 @@ def test_tables_of_settings_may_be_left_out(tmp_path: Path) -> None:
         ("judge_every = 9", "judge_every = 0", "judge_every must be at least 1, got 0"),
         ("judge_images = 1", "judge_images = -1", "judge_images must be at least 0, got -1"),
         # loss and augmentation
-        ("dice = 1.0", "dise = 1.0", "loss has no parameter 'dise'. Known: cross_entropy, dice,"),
+        ("dice = 1.0", "dise = 1.0", "loss has no parameter 'dise'. Known: candidate, cross_"),
         ("dice = 1.0", "dice = '1'", "loss: dice must be a number, got '1'"),
         ("dice = 1.0", "dice = -1.0", "loss: dice must be at least 0, got -1.0"),
         ("flip = 0.5", "flip = 2", "augmentation: flip must be in [0, 1], got 2"),
@@ -96,8 +171,8 @@ def test_tables_of_settings_may_be_left_out(tmp_path: Path) -> None:
         # phases
         (PHASES, "", "'phases' must be a list of tables, each opened by [[phases]]"),
         (PHASES, "[phases]\nsteps = 8\n", "'phases' must be a list of tables, each opened by"),
-        ("steps = 8", "steps = 0", "a phase: steps must be at least 1, got 0"),
-        ("steps = 8", "stepps = 8", "a phase has no parameter 'stepps'. Known: images, "),
+        ("steps = 8", "steps = 0", "a phase: either steps or epochs must be above 0, not both"),
+        ("steps = 8", "stepps = 8", "a phase has no parameter 'stepps'. Known: epochs, "),
         ("images = 2", "images = 2.5", "a phase: images must be a whole number, got 2.5"),
         ("objects = 3", "objects = 0", "a phase: objects must be at least 1, got 0"),
         ("objects = 3\n", "", "a phase needs the parameter 'objects'"),
@@ -106,6 +181,17 @@ def test_tables_of_settings_may_be_left_out(tmp_path: Path) -> None:
         ("warmup = 2", "warmup = -2", "a phase: warmup must be at least 0, got -2"),
         ("= 2e-3", "= -2e-3", "a phase: learning_rate must be at least 0, got -0.002"),
         ('"ellipses"', '"elipses"', "unknown source 'elipses'. Did you mean 'ellipses'?"),
+        ("steps = 8", "steps = 8\nepochs = 1", "a phase: either steps or epochs must be above 0"),
+        ("steps = 8", "epochs = -1", "a phase: epochs must be at least 0, got -1"),
+        ("images = 2", "images = 2\nkinds = 0", "a phase: kinds must be at least 1, got 0"),
+        # models, plugins and rates
+        ('models = ["sam-nano"]', "models = 'sam-nano'", "'models' must be a list of names"),
+        ('models = ["sam-nano"]', "models = []", "'models' must be a list of names"),
+        ("[loss]", "[plugins]\nlayers = [2, 1]\n[loss]", "plugins: layers must be a list of 1, 2"),
+        ("[loss]", "[plugins]\nroting = true\n[loss]", "plugins has no parameter 'roting'"),
+        ("[loss]", "[rates]\na = 'b'\n[loss]", "'rates' must be a table of numbers"),
+        ("[loss]", "[rates]\na = -1\n[loss]", "the rate of a must be at least 0, got -1"),
+        ("dice = 1.0", "sampled = 1.5", "loss: sampled must be at most 1, got 1.5"),
         # data
         (DATA, "", "'data' must be a list of tables, each opened by [[data]]"),
         ('split = "12x', 'spit = "12x', "data has no parameter 'spit'. Known: dataset, folder,"),

@@ -26,7 +26,8 @@ from samrobust.training.models import build_trainee
 from samrobust.training.recipe import DataSource, Phase, Recipe
 from samrobust.training.state import TrainingFolder
 from samrobust.training.team import joined_team
-from tests.test_cli import Shell
+from samrobust.training.trainee import TraineeOptions
+from tests.conftest import Shell
 from tests.trainings import TINY, open_training, same_tensors, tiny_recipe
 
 COMMAND = ("train", "sam-nano", "--recipe", str(TINY), "--device", "cpu", "--quiet")
@@ -183,7 +184,7 @@ def test_the_average_follows_the_weights(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_all_weights_learn_that_can_change_a_mask(undisturbed: Done) -> None:
     state = undisturbed.training._trainee.learned.state_dict()
-    fresh = build_trainee(tiny_recipe(), "cpu", "float32").learned.state_dict()
+    fresh = build_trainee(tiny_recipe(), TraineeOptions()).learned.state_dict()
     still = {name for name in state if torch.equal(state[name], fresh[name])}
     of_mask_prompts = {name for name in state if "mask_downscaling" in name}
     of_positions = {name for name in state if "gaussian_matrix" in name}
@@ -193,12 +194,12 @@ def test_all_weights_learn_that_can_change_a_mask(undisturbed: Done) -> None:
 
 
 def test_the_learning_rate_rises_in_a_line_and_falls_by_half_a_cosine() -> None:
-    phase = Phase("a", 100, 1, 1, learning_rate=1.0, last_learning_rate=0.2, warmup=9)
+    phase = Phase("a", 1, 1, 1.0, steps=100, last_learning_rate=0.2, warmup=9)
     rates = [learning_rate(phase, step) for step in range(100)]
     cosine = [0.6 + 0.4 * np.cos(np.pi * step / 100) for step in range(100)]
     np.testing.assert_allclose(rates[9:], cosine[9:])
     np.testing.assert_allclose(rates[:9], np.arange(1, 10) / 10 * cosine[:9])
-    assert learning_rate(Phase("a", 5, 1, 1, 1.0), 0) == 1.0
+    assert learning_rate(Phase("a", 1, 1, 1.0, steps=5), 0) == 1.0
 
 
 def test_losses_in_bfloat16_are_near_those_in_float32() -> None:
@@ -206,7 +207,9 @@ def test_losses_in_bfloat16_are_near_those_in_float32() -> None:
     data = open_data(recipe, None)
     examples = [ExampleDraws(recipe, data.pools, 256)[8, slot] for slot in range(2)]
     wide, narrow = (
-        build_trainee(recipe, "cpu", dtype).losses(examples, recipe.phases[-1])["single"].item()
+        build_trainee(recipe, TraineeOptions(dtype=dtype))
+        .losses(examples, recipe.phases[-1])["single"]
+        .item()
         for dtype in (FLOAT32, BFLOAT16)
     )
     assert 0 < abs(wide - narrow) < 0.02 * wide
@@ -217,7 +220,7 @@ def test_shares_of_a_step_have_the_mean_loss_and_gradient_of_the_whole(step: int
     recipe = replace(tiny_recipe(), corrections=1.0)
     recipe = replace(recipe, phases=tuple(replace(each, images=4) for each in recipe.phases))
     phase, _ = recipe.phase_at(step)
-    trainee = build_trainee(recipe, "cpu", "float32")
+    trainee = build_trainee(recipe, TraineeOptions())
     draws = ExampleDraws(recipe, open_data(recipe, None).pools, trainee.side)
     examples = [draws[step, slot] for slot in range(4)]
 
@@ -295,7 +298,7 @@ def test_a_state_of_another_training_is_refused(undisturbed: Done, tmp_path: Pat
             open_training(other, folder.path)
     data = replace(open_data(recipe, None), fingerprint="other files of the same names")
     with pytest.raises(TrainingError, match=message):
-        Training(build_trainee(recipe, "cpu", "float32"), recipe, data, folder)
+        Training(build_trainee(recipe, TraineeOptions()), recipe, data, folder)
     assert open_training(replace(recipe, seed=6), tmp_path).step == 0
 
 
@@ -324,16 +327,6 @@ def test_losses_that_not_every_step_has_are_averaged_over_those_that_have_them()
     log.add({"single": torch.tensor(2.0), "other": torch.tensor(5.0)})
     row = log.close()
     assert (row["single"], row["other"]) == (1.5, 5)
-
-
-@pytest.fixture
-def shell(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Iterator[Shell]:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "80")
-    yield Shell(monkeypatch, capsys)
-    torch.set_flush_denormal(False)
 
 
 def environment() -> dict[str, str]:
@@ -400,7 +393,7 @@ def test_three_processes_train_what_one_does_with_two_images_a_step(
     assert steps_of(folder.rows()) == [("look", 9), ("look", 16), ("loss", 16)]
     _, weights = stored(folder)
     wanted = undisturbed.weights
-    fresh = build_trainee(tiny_recipe(), "cpu", "float32").learned.state_dict()
+    fresh = build_trainee(tiny_recipe(), TraineeOptions()).learned.state_dict()
     off = torch.cat([(weights[name] - wanted[name]).flatten() for name in fresh])
     way = torch.cat([(fresh[name] - wanted[name]).flatten() for name in fresh])
     assert off.norm() < 1e-3 * way.norm()  # rounding: 2e-5 was found
@@ -436,12 +429,28 @@ def test_the_same_command_again_writes_the_same_weights(undisturbed: Done, shell
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("sam-nan", "unknown recipe 'sam-nan'. Did you mean 'sam-nano'?"),
+        ("sam-nan", "unknown trainable model 'sam-nan'. Did you mean 'sam-nano'?"),
+        ("sam-nano --recipe sam-nan", "unknown recipe 'sam-nan'. Did you mean 'sam-nano'?"),
         (f"sam --recipe {TINY}", "recipe 'tiny' trains sam-nano, not sam"),
-        ("sam --recipe other.toml", "unknown trainable model 'sam'. Known: sam-nano"),
+        (
+            "sam --recipe other.toml",
+            "unknown trainable model 'sam'. Known: decoder-tuned, sam-nano",
+        ),
+        (f"sam-nano --recipe {TINY} --base sam", "is trained from nothing: --base, --variant and"),
+        (f"sam-nano --recipe {TINY} --split val", "--split val: is the split of --data, which is"),
+        (
+            "stable-sam --data scenes --split 2x64x48 --base sama",
+            "unknown base 'sama'. Did you mean",
+        ),
+        ("stable-sam --data scenes --split 2x64x48 --variant x", "sam-nano has no variants, got"),
+        ("stable-sam --data scenes --split 1x64x48 --data-root x", "scenes needs no --data-root"),
+        (
+            "decoder-tuned --recipe robust --recipe decay.toml",
+            "weight_decay must be 0 for a part of",
+        ),
         ("sam-nano --recipe none.toml", "none.toml: cannot be read: No such file"),
         (
-            "sam-nano --recipe sam-nano-photographs",
+            "sam-nano --recipe sam-nano --recipe photographs",
             "needs --data-root: the folder that holds coco128, bsds500,",
         ),
         (f"sam-nano --recipe {TINY} --dtype float16", "training in float16 is not offered"),
@@ -452,7 +461,8 @@ def test_the_same_command_again_writes_the_same_weights(undisturbed: Done, shell
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_1(shell: Shell, arguments: str, message: str) -> None:
-    text = TINY.read_text().replace('model = "sam-nano"', 'model = "sam"')
+    text = TINY.read_text().replace('models = ["sam-nano"]', 'models = ["sam"]')
     Path("other.toml").write_text(text)
+    Path("decay.toml").write_text("weight_decay = 0.05")
     assert message in shell.refuses("train", *arguments.split())
     assert not list(Path().glob("*.safetensors"))

@@ -11,8 +11,10 @@ from samrobust.training.data import open_data
 from samrobust.training.examples import Example
 from samrobust.training.loop import Training
 from samrobust.training.models import build_trainee
-from samrobust.training.recipe import Recipe, load_recipe
+from samrobust.training.recipe import Recipe
+from samrobust.training.recipe_files import load_recipe
 from samrobust.training.state import TrainingFolder
+from samrobust.training.trainee import TraineeOptions
 from samrobust.types import Instance, Sample
 from tests.conftest import MemoryDataset, rectangle
 
@@ -26,7 +28,7 @@ def tiny_recipe() -> Recipe:
 
 def open_training(recipe: Recipe, path: Path) -> Training:
     """Return a training in a folder, from the beginning or from where it stopped."""
-    trainee = build_trainee(recipe, "cpu", "float32")
+    trainee = build_trainee(recipe, TraineeOptions())
     return Training(trainee, recipe, open_data(recipe, None), TrainingFolder(path))
 
 
@@ -47,9 +49,13 @@ def rectangles() -> MemoryDataset:
 def same_example(one: Example, other: Example) -> bool:
     """Return whether two examples are the same to the last bit."""
     arrays = [
-        (one.prompts.points, other.prompts.points),
-        (one.prompts.labels, other.prompts.labels),
-        (one.prompts.boxes, other.prompts.boxes),
+        pair
+        for mine, theirs in zip(one.prompts, other.prompts, strict=True)
+        for pair in (
+            (mine.points, theirs.points),
+            (mine.labels, theirs.labels),
+            (mine.boxes, theirs.boxes),
+        )
     ]
     frames = [(each.key, each.size_hw, each.input_size_hw) for each in (one, other)]
     return (

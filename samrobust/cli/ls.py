@@ -11,7 +11,7 @@ from samrobust.metrics import METRICS
 from samrobust.protocol import load_protocol, packaged_protocols
 from samrobust.registry import Registry, known
 from samrobust.segmenters import SEGMENTERS
-from samrobust.training.recipe import load_recipe, packaged_recipes
+from samrobust.training.recipe_files import packaged_recipes, recipe_summary
 
 KINDS = ("protocols", "recipes", "segmenters", "datasets", "degradations", "metrics")
 
@@ -36,7 +36,7 @@ def _rows(kind: str) -> list[tuple[str, str]]:
     if kind == "protocols":
         return [_protocol_row(name) for name in packaged_protocols()]
     if kind == "recipes":
-        return [(name, load_recipe(name).summary) for name in packaged_recipes()]
+        return [(name, recipe_summary(name)) for name in packaged_recipes()]
     if kind == "segmenters":
         return _registry_rows(SEGMENTERS)
     if kind == "datasets":

@@ -8,26 +8,44 @@ import typer
 
 from samrobust.cli.choices import check_number
 from samrobust.cli.terminal import note_line, print_table, training_bar
-from samrobust.errors import RecipeError, TrainingError
+from samrobust.errors import TrainingError
 from samrobust.interfaces import EncoderDtype
 from samrobust.registry import one_of
 
 
 def train_command(
-    model: Annotated[str, typer.Argument(help="What to train: sam-nano.", show_default=False)],
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="What to train: sam-nano, stable-sam, decoder-tuned or token-tuned.",
+            show_default=False,
+        ),
+    ],
     recipe: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Recipe or path of a TOML file; more of them change the keys that they name."
+        ),
+    ] = None,
+    base: Annotated[str, typer.Option(help="SAM that a part of is trained: sam-nano or sam.")] = "",
+    variant: Annotated[str, typer.Option(help="Variant of the base, as vit_l.")] = "",
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="Weights file of the base; default: fetched and kept.")
+    ] = None,
+    data: Annotated[
         str | None,
-        typer.Option(help="Recipe or path of a TOML file; default: the model's own name."),
+        typer.Option(help="Data set in place of the recipe's; --data-root is then its folder."),
     ] = None,
     data_root: Annotated[
         Path | None, typer.Option(help="Folder that holds the folders that the recipe names.")
     ] = None,
+    split: Annotated[str, typer.Option(help="Split of the data set of --data.")] = "",
     *,
     out: Annotated[
         Path | None, typer.Option(help="Weights file to write; default: MODEL.safetensors.")
     ] = None,
     longer: Annotated[
-        float, typer.Option(help="Factor of the steps of every phase: 10 where there is a GPU.")
+        float, typer.Option(help="Factor of the length of every phase: 10 where there is a GPU.")
     ] = 1.0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     dtype: Annotated[
@@ -43,7 +61,8 @@ def train_command(
     State, log (metrics.jsonl) and curve (curve.png) lie in a folder beside the weights file. The
     same command goes on where it was stopped. With torchrun, several processes share each step.
 
-    Example: samrobust train sam-nano --recipe sam-nano-photographs --data-root DATA
+    Example: samrobust train stable-sam --base sam --variant vit_l --checkpoint sam_vit_l.pth
+    --data hqseg-44k --data-root HQ
     """
     check_number("--workers", workers, least=0)
     encoder_dtype = one_of(EncoderDtype, dtype, kind="dtype")
@@ -56,20 +75,26 @@ def train_command(
     from samrobust.training.curve import draw_curve
     from samrobust.training.data import open_data
     from samrobust.training.loop import Training
-    from samrobust.training.models import build_trainee
-    from samrobust.training.recipe import lengthened, load_recipe
+    from samrobust.training.models import build_trainee, default_recipe
+    from samrobust.training.recipe import counted, lengthened, recipe_for, with_data
+    from samrobust.training.recipe_files import load_recipe
     from samrobust.training.state import TrainingFolder
     from samrobust.training.team import joined_team
+    from samrobust.training.trainee import TraineeOptions
 
     keep_large_blocks()
-    chosen = lengthened(load_recipe(recipe or model), longer)
-    if chosen.model != model:
-        raise RecipeError(f"recipe '{chosen.name}' trains {chosen.model}, not {model}")
-    data = open_data(chosen, data_root)
+    chosen = load_recipe(*(recipe or [default_recipe(model)]))
+    chosen = lengthened(recipe_for(chosen, model), longer)
+    if data is not None:
+        chosen = with_data(chosen, data, split, in_root=data_root is not None)
+    elif split:
+        raise TrainingError(f"--split {split}: is the split of --data, which is not given")
+    found = open_data(chosen, data_root)
+    chosen = counted(chosen, found.n_images)
     folder = TrainingFolder(out.with_name(f"{out.stem}-training"))
     with joined_team(resolve_device(device)) as (team, own_device), folder.locked(team.rank):
-        trainee = build_trainee(chosen, own_device, encoder_dtype)
-        training = Training(trainee, chosen, data, folder, team=team)
+        options = TraineeOptions(str(own_device), encoder_dtype, base, variant, checkpoint)
+        training = Training(build_trainee(chosen, options), chosen, found, folder, team=team)
         if training.step and team.rank == 0:
             note_line(f"going on after step {training.step}")
         with training_bar(chosen.n_steps, quiet=quiet or team.rank > 0) as show:
@@ -83,7 +108,7 @@ def train_command(
                 raise typer.Exit(130) from None
         if team.rank == 0:
             training.save(out)
-            folder.keep_held_out(data.held_out)
+            folder.keep_held_out(found.held_out)
             draw_curve(folder.rows(), folder.path / "curve.png")
             _print_held_out(held_out)
             note_line(f"{out}: written; log and curve in {folder.path}")

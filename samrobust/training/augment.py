@@ -1,6 +1,7 @@
-"""Vary photographs: crops, mirror images, colours."""
+"""Vary photographs: crops, mirror images, colours, objects of other photographs in front."""
 
 import math
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
@@ -10,6 +11,10 @@ from samrobust.types import Floats, Image, Mask
 
 ASPECT = 0.25
 """Standard deviation of the logarithm of how much a crop's aspect differs from the image's."""
+PASTED_SIDES = (0.1, 0.6)
+"""Long side of a pasted object, as a fraction of the image's longer side (log-uniform)."""
+LEAST_VISIBLE = 0.3
+"""Of a pasted object: it may reach out of the image, but not farther."""
 Window = tuple[slice, slice]
 
 
@@ -44,7 +49,52 @@ def random_colours(rng: np.random.Generator, image: Image, how: Augmentation) ->
     return np.clip(pixels, 0, 255).astype(np.uint8)
 
 
-def shrink_mask(mask: Mask, size_hw: tuple[int, int], side: int) -> Mask:
+def paste_object(
+    rng: np.random.Generator, image: Image, masks: Sequence[Mask], source: Image, mask: Mask
+) -> tuple[Image, list[Mask]]:
+    """Return an image with an object of another one in front, and the masks that it then has.
+
+    Objects cut out and pasted at random places and sizes (Ghiasi et al. 2021, "Simple copy-paste is
+    a strong data augmentation method for instance segmentation") make many scenes of few
+    photographs: boundaries between things that were never seen together.
+
+    Args:
+        rng: the source of randomness.
+        image: (H, W, 3) uint8; not changed.
+        masks: (H, W) bool, of its objects; not changed.
+        source: (h, w, 3) uint8, where the object is.
+        mask: (h, w) bool, of the object; not empty.
+
+    Returns:
+        The image, and the masks without what the object hides, its own first. Masks that it hides
+        whole are empty.
+    """
+    rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
+    window = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+    step = -1 if rng.random() < 0.5 else 1
+    cut = source[window][:, ::step], mask[window].astype(np.float32)[:, ::step]
+    side = max(image.shape[:2]) * math.exp(rng.uniform(*np.log(PASTED_SIDES)))
+    scale = side / max(cut[1].shape)
+    size_hw = [max(1, round(scale * extent)) for extent in cut[1].shape]
+    how = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+    cutout, alpha = (cv2.resize(each, size_hw[::-1], interpolation=how) for each in cut)
+    to, of = [], []
+    for length, extent in zip(size_hw, image.shape, strict=False):
+        visible = min(length, extent, max(1, round(LEAST_VISIBLE * length)))
+        start = int(rng.integers(visible - length, extent - visible, endpoint=True))
+        first, last = max(0, start), min(extent, start + length)
+        to.append(slice(first, last))
+        of.append(slice(first - start, last - start))
+    place, part = tuple(to), tuple(of)
+    pasted = image.astype(np.float32)
+    share = alpha[part][..., None]
+    pasted[place] += share * (cutout[part] - pasted[place])
+    own = np.zeros(image.shape[:2], np.bool_)
+    own[place] = alpha[part] > 0.5
+    return pasted.astype(np.uint8), [own, *(each & ~own for each in masks)]
+
+
+def shrink_mask(mask: Mask, size_hw: tuple[int, int], side: int, *, stride: int = 2) -> Mask:
     """Return the mask in the square grid of a decoder's logits.
 
     A position is foreground where more than half of it is.
@@ -52,11 +102,12 @@ def shrink_mask(mask: Mask, size_hw: tuple[int, int], side: int) -> Mask:
     Args:
         mask: (H, W) bool.
         size_hw: of the image in the encoder's input, before it is padded.
-        side: of the grid, half of the input's.
+        side: of the grid.
+        stride: pixels of the encoder's input that are one position of it.
     """
     values = mask.astype(np.uint8) * 255
     resized = cv2.resize(values, size_hw[::-1], interpolation=cv2.INTER_AREA)
-    square = np.zeros((2 * side, 2 * side), np.uint8)
+    square = np.zeros((stride * side, stride * side), np.uint8)
     square[: size_hw[0], : size_hw[1]] = resized
     shrunk: Mask = cv2.resize(square, (side, side), interpolation=cv2.INTER_AREA) > 127
     return shrunk

@@ -15,19 +15,22 @@ def is_corrected(recipe: Recipe, step: int) -> bool:
     return bool(draw < recipe.corrections)
 
 
-def with_corrections(example: Example, logits: Tensor, recipe: Recipe) -> PromptBatch:
-    """Return an example's prompts, each with one more point.
+def with_corrections(
+    example: Example, prompts: PromptBatch, logits: Tensor, rng: np.random.Generator
+) -> PromptBatch:
+    """Return prompts of an example, each with one more point.
 
     The point is uniform over the wrong positions of the mask and labelled by the target; where
     nothing is wrong it is uniform over the object (Kirillov et al. 2023, app. A).
 
     Args:
-        example: its prompts, targets and frame.
-        logits: (N, 4h', 4w'), the answers to its prompts.
-        recipe: its seed is part of the points' key.
+        example: its targets and frame.
+        prompts: of it.
+        logits: (N, 4h', 4w'), the answers to the prompts.
+        rng: the source of randomness.
     """
-    rng = keyed_generator("correct", recipe.seed, *example.key)
-    height, width = (-(-extent // 2) for extent in example.input_size_hw)  # without the padding
+    stride = example.stride
+    height, width = (-(-extent // stride) for extent in example.input_size_hw)  # without padding
     targets = example.targets[:, :height, :width].numpy()
     wrong = (logits[:, :height, :width] > 0).cpu().numpy() != targets
     points, labels = [], []
@@ -39,9 +42,8 @@ def with_corrections(example: Example, logits: Tensor, recipe: Recipe) -> Prompt
         points.append([[x, y]])
         labels.append([FOREGROUND if target[y, x] else BACKGROUND])
     scale = np.array(example.size_hw[::-1]) / np.array(example.input_size_hw[::-1])
-    xy = (2 * np.array(points) + 1) * scale - 0.5  # a position of the grid is 2 x 2 input pixels
+    xy = stride * (np.array(points) + 0.5) * scale - 0.5
     xy = np.clip(xy, 0, np.array(example.size_hw[::-1]) - 1)
-    prompts = example.prompts
     return PromptBatch(
         prompts.boxes,
         np.concatenate([prompts.points, xy.astype(np.float32)], axis=1),

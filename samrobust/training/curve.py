@@ -65,5 +65,5 @@ def _draw_held_out(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
                 objects = found.get("objects")
             axes.plot(steps, values, style, marker=".", label=f"{label}, {name}")
     axes.set_ylabel("held-out mIoU (%)")
-    if rows:
+    if axes.lines:
         axes.legend(frameon=False, fontsize="x-small", loc="upper left", bbox_to_anchor=(1, 1))

@@ -40,6 +40,11 @@ class TrainingData:
     held_out: tuple[HeldOut, ...]
     fingerprint: str
 
+    @property
+    def n_images(self) -> int:
+        """Return how many images are trained on."""
+        return sum(len(pool.sample_ids) for pool in self.pools)
+
 
 def open_data(recipe: Recipe, root: Path | None) -> TrainingData:
     """Return the data of a recipe.

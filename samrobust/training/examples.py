@@ -16,13 +16,20 @@ from samrobust.evaluation import as_it_is, end_with_parent
 from samrobust.interfaces import Dataset
 from samrobust.seeding import keyed_generator
 from samrobust.segmenters.frames import InputFrame
-from samrobust.training.augment import random_colours, random_window, shrink_mask
+from samrobust.training.augment import (
+    paste_object,
+    random_colours,
+    random_window,
+    shrink_mask,
+)
 from samrobust.training.ellipses import draw_ellipses
 from samrobust.training.recipe import Phase, Recipe
-from samrobust.types import Image, Mask, Prompt, PromptBatch, Sample
+from samrobust.types import Image, Mask, PromptBatch, Sample
 
 LEAST_PIXELS = 48
 """Of an object in the encoder's input: smaller ones are a smudge there."""
+MOST_PASTED = 3
+"""Objects of another image in front of a crop, where there are any."""
 TRIES = 100
 """Crops without an object, one after the other, until the data is called empty."""
 KEPT_BYTES = 2**30
@@ -31,15 +38,16 @@ KEPT_BYTES = 2**30
 
 @dataclass(frozen=True)
 class Example:
-    """One image of a step, with prompts of one kind.
+    """One image of a step, with one kind of prompts after another.
 
     Attributes:
         image: (3, h, w) uint8 RGB in the encoder's input frame, not yet padded; black where the
             phase has no images.
         size_hw: of the crop, in whose pixels the prompts are.
         input_size_hw: of the crop in the encoder's input.
-        prompts: N of one structure.
+        prompts: of each kind, N of one structure.
         targets: (N, 4h', 4w') bool, the masks in the grid of the decoder's logits.
+        stride: pixels of the encoder's input that are one position of that grid.
         key: its step and its slot in it.
         sample_id: of its image, for messages.
     """
@@ -47,8 +55,9 @@ class Example:
     image: Tensor
     size_hw: tuple[int, int]
     input_size_hw: tuple[int, int]
-    prompts: PromptBatch
+    prompts: tuple[PromptBatch, ...]
     targets: Tensor
+    stride: int
     key: tuple[int, int]
     sample_id: str
 
@@ -75,12 +84,16 @@ class ExampleDraws:
         recipe: what to draw.
         pools: what to draw from.
         side: of the model's own input, where a phase names none.
+        stride: see `Example`.
     """
 
-    def __init__(self, recipe: Recipe, pools: Sequence[Pool], side: int) -> None:
+    def __init__(
+        self, recipe: Recipe, pools: Sequence[Pool], side: int, *, stride: int = 2
+    ) -> None:
         self._recipe = recipe
         self._pools = pools
         self._side = side
+        self._stride = stride
         self._kept = _KeptSamples(KEPT_BYTES)
 
     def __getitem__(self, key: tuple[int, int]) -> Example:
@@ -93,7 +106,7 @@ class ExampleDraws:
         rng = keyed_generator("train", self._recipe.seed, step, slot)
         phase, _ = self._recipe.phase_at(step)
         side = phase.side or self._side
-        degradation = _choose(rng, self._recipe.prompts).degradation
+        kinds = [_choose(rng, self._recipe.prompts).degradation for _ in range(phase.kinds)]
         if phase.source == "ellipses":
             sample = draw_ellipses(rng, phase.objects, side)
             masks, sample_id = [each.mask for each in sample.instances], sample.sample_id
@@ -103,12 +116,12 @@ class ExampleDraws:
             image = InputFrame("longest-side", side).to_input(photograph)
         size_hw = masks[0].shape[0], masks[0].shape[1]
         input_hw = image.shape[-2], image.shape[-1]
-        prompts: list[Prompt] = [degradation(mask, rng) for mask in masks]
-        targets = [shrink_mask(mask, input_hw, side // 2) for mask in masks]
+        prompts = tuple(PromptBatch.stack([kind(mask, rng) for mask in masks]) for kind in kinds)
+        targets = [
+            shrink_mask(mask, input_hw, side // self._stride, stride=self._stride) for mask in masks
+        ]
         stacked = torch.from_numpy(np.stack(targets))
-        return Example(
-            image, size_hw, input_hw, PromptBatch.stack(prompts), stacked, key, sample_id
-        )
+        return Example(image, size_hw, input_hw, prompts, stacked, self._stride, key, sample_id)
 
     def _draw_crop(
         self, rng: np.random.Generator, phase: Phase, side: int
@@ -127,10 +140,28 @@ class ExampleDraws:
                 step = -1 if rng.random() < how.flip else 1
                 image = random_colours(rng, image[:, ::step], how)
                 masks = [np.ascontiguousarray(mask[:, ::step]) for mask in masks]
-                return image, masks, sample_id
+                if rng.random() < how.paste:
+                    image, masks = self._paste(rng, image, masks)
+                    masks = [mask for mask in masks if np.count_nonzero(mask) >= least]
+            if masks:
+                return image, masks[: phase.objects], sample_id
         raise DatasetError(
             f"no object of at least {LEAST_PIXELS} pixels at side {side} in {TRIES} images"
         )
+
+    def _paste(
+        self, rng: np.random.Generator, image: Image, masks: list[Mask]
+    ) -> tuple[Image, list[Mask]]:
+        """Return an image with objects of another in front, and all their masks, these first."""
+        how = self._recipe.augmentation
+        pool = _choose(rng, self._pools)
+        source = self._kept.get(pool, pool.sample_ids[rng.integers(len(pool.sample_ids))])
+        whole = slice(None), slice(None)
+        count = int(rng.integers(1, MOST_PASTED, endpoint=True))
+        for mask in source.some_masks(rng, whole, count, LEAST_PIXELS):
+            colours = random_colours(rng, source.image, how)
+            image, masks = paste_object(rng, image, masks, colours, mask)
+        return image, masks
 
 
 def load_examples(

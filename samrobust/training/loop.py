@@ -15,7 +15,8 @@ from samrobust.errors import TrainingError
 from samrobust.training.data import TrainingData
 from samrobust.training.examples import Example, ExampleDraws, load_examples
 from samrobust.training.judge import judge
-from samrobust.training.recipe import Phase, Recipe, recipe_hash
+from samrobust.training.recipe import Phase, Recipe
+from samrobust.training.recipe_files import recipe_hash
 from samrobust.training.state import TrainingFolder, TrainingState
 from samrobust.training.team import Team
 from samrobust.training.trainee import Trainee
@@ -70,10 +71,10 @@ class Training:
     ) -> None:
         self._trainee = trainee
         self._recipe = recipe
-        self._draws = ExampleDraws(recipe, data.pools, trainee.side)
+        self._draws = ExampleDraws(recipe, data.pools, trainee.side, stride=trainee.stride)
         self._held_out = data.held_out
         self._folder = folder
-        self._identity = f"{recipe_hash(recipe)} {data.fingerprint}"
+        self._identity = f"{recipe_hash(recipe)} {data.fingerprint} {trainee.start}".strip()
         self._team = team or Team()
         named = trainee.learned.named_parameters()
         self._parameters = {name: value for name, value in named if value.requires_grad}
@@ -110,7 +111,7 @@ class Training:
                 log.add(losses)
             self.step += 1
             last = self.step == recipe.n_steps
-            if self.step % recipe.judge_every == 0 or last:
+            if recipe.judge_images and (self.step % recipe.judge_every == 0 or last):
                 held_out = self._look()
             if team.rank == 0 and (self.step % LOG_EVERY == 0 or last):
                 means = log.close()
@@ -183,14 +184,14 @@ class Training:
     def _look(self) -> dict[str, dict[str, float]]:
         if self._team.rank:
             return {}
-        with self.averaged():
-            segmenter = self._trainee.segmenter()
         last = self.step == self._recipe.n_steps
         most = None if last else self._recipe.judge_images
-        found = {
-            each.dataset.info.label: judge(segmenter, each.dataset, each.sample_ids[:most])
-            for each in self._held_out
-        }
+        with self.averaged():
+            segmenter = self._trainee.segmenter()
+            found = {
+                each.dataset.info.label: judge(segmenter, each.dataset, each.sample_ids[:most])
+                for each in self._held_out
+            }
         self._folder.log({"step": self.step, "held_out": found})
         return found
 

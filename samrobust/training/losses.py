@@ -1,11 +1,16 @@
 """Losses of masks and of predicted qualities."""
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from samrobust.training.recipe import LossWeights
 
+OVERSAMPLING = 3
+"""Random places for each point at which masks are compared."""
+UNSURE_SHARE = 0.75
+"""Of these points: where the mask is least sure."""
 SMOOTH = 1.0
 """Pixels added to both sides of the Dice ratio, so that empty masks have a gradient."""
 
@@ -44,30 +49,91 @@ def mask_loss(logits: Tensor, targets: Tensor, weights: LossWeights) -> Tensor:
 
 
 def prompt_losses(
-    logits: Tensor, quality: Tensor, targets: Tensor, weights: LossWeights
+    logits: Tensor,
+    quality: Tensor,
+    targets: Tensor,
+    weights: LossWeights,
+    rng: np.random.Generator,
 ) -> dict[str, Tensor]:
-    """Return the losses (N) of N prompts: of the single mask, the best candidate and the quality.
+    """Return the losses (N) of N prompts: of the single mask and, if asked for, of the others.
 
     The single mask learns from every prompt. Of the three candidates only the one nearest to the
     target does, so that they come to differ (Kirillov et al. 2023, sec. 3 and app. A; there,
     nearest by loss, and a candidate is chosen for prompts of one point alone). Predicted qualities
-    learn the IoU that their masks have.
+    learn the IoU that their masks have. What has no weight is left out.
 
     Args:
-        logits: (N, 4, H, W), the single mask first.
-        quality: (N, 4).
+        logits: (N, 4, H, W), the single mask first; (N, 1, H, W) where neither candidates nor
+            qualities have a weight.
+        quality: (N, 4) or (N, 1).
         targets: (N, H, W) bool.
         weights: of the sum.
+        rng: of the points at which masks are compared, where not all positions are.
     """
-    wanted = targets.to(logits.dtype)
+    wanted = targets.to(logits.dtype)[:, None]  # N x 1 x H x W
+    chosen = {"single": logits[:, :1]}
+    if weights.candidate:
+        with torch.no_grad():
+            best = 1 + dice_loss(logits[:, 1:], wanted).argmin(dim=1)
+        rows = torch.arange(len(logits), device=logits.device)
+        chosen["candidate"] = logits[rows, best][:, None]
+    masks = torch.cat(list(chosen.values()), dim=1)
+    wanted_of_each = wanted.expand_as(masks)
+    if weights.sampled:
+        masks, wanted_of_each = _sampled(masks, wanted_of_each, weights.sampled, rng)
+    of_masks = mask_loss(masks, wanted_of_each, weights).unbind(dim=1)
+    losses = dict(zip(chosen, of_masks, strict=True))
+    if weights.candidate:
+        losses["candidate"] = weights.candidate * losses["candidate"]
+    if weights.quality:
+        squared = functional.mse_loss(quality, _ious(logits, targets), reduction="none").mean(dim=1)
+        losses["quality"] = weights.quality * squared
+    return losses
+
+
+def uncertain_points(logits: Tensor, side: float, rng: np.random.Generator) -> Tensor:
+    """Return (N, 1, P, 2), xy in [-1, 1] of the points at which masks are compared.
+
+    Of three times P random places three quarters of P are those where the mask is least sure, and a
+    quarter of P is random (Kirillov et al. 2020, PointRend; the numbers are HQ-SAM's,
+    facts/hq-sam.md 4). Ours: all masks choose among the same random places.
+
+    Args:
+        logits: (N, 1, H, W).
+        side: P is the square of `side` times the shorter side of the mask.
+        rng: the source of randomness.
+    """
+    n_points = max(4, round((side * min(logits.shape[-2:])) ** 2))
+    n_sure = round((1 - UNSURE_SHARE) * n_points)
+    drawn = rng.uniform(-1, 1, (OVERSAMPLING * n_points + n_sure, 2)).astype(np.float32)
+    places = torch.from_numpy(drawn).to(logits.device)
+    candidates, sure = places[n_sure:], places[:n_sure]
     with torch.no_grad():
-        best = 1 + dice_loss(logits[:, 1:], wanted[:, None]).argmin(dim=1)
-        found = logits > 0
-        both = (found & targets[:, None]).sum(dim=(-2, -1))
-        either = (found | targets[:, None]).sum(dim=(-2, -1))
-        iou = torch.where(either > 0, both / either.clamp(min=1), 1.0)
-    rows = torch.arange(len(logits), device=logits.device)
-    chosen = torch.stack([logits[:, 0], logits[rows, best]], dim=1)  # N x 2 x H x W
-    single, candidate = mask_loss(chosen, wanted[:, None].expand_as(chosen), weights).unbind(dim=1)
-    squared = functional.mse_loss(quality, iou, reduction="none").mean(dim=1)
-    return {"single": single, "candidate": candidate, "quality": weights.quality * squared}
+        grid = candidates.expand(len(logits), 1, -1, -1)
+        found = _at(logits, grid)[:, 0, 0]
+        unsure = candidates[found.abs().topk(n_points - n_sure, largest=False).indices]
+    return torch.cat([unsure, sure.expand(len(logits), -1, -1)], dim=1)[:, None]
+
+
+def _sampled(
+    masks: Tensor, targets: Tensor, side: float, rng: np.random.Generator
+) -> tuple[Tensor, Tensor]:
+    """Return logits and targets (N, M, 1, P) at points of each mask, of (N, M, H, W)."""
+    each = [tensor.flatten(0, 1)[:, None] for tensor in (masks, targets)]
+    points = uncertain_points(each[0], side, rng)
+    found, wanted = (_at(one, points).view(*masks.shape[:2], 1, -1) for one in each)
+    return found, wanted
+
+
+def _at(grid: Tensor, points: Tensor) -> Tensor:
+    """Return (N, 1, 1, P), a grid (N, 1, H, W) at points, bilinearly; beyond it is its border."""
+    return functional.grid_sample(grid, points, padding_mode="border", align_corners=False)
+
+
+@torch.no_grad()
+def _ious(logits: Tensor, targets: Tensor) -> Tensor:
+    """Return (N, M), the IoU of masks with (N, H, W) bool; 1 where both are empty."""
+    found = logits > 0
+    both = (found & targets[:, None]).sum(dim=(-2, -1))
+    either = (found | targets[:, None]).sum(dim=(-2, -1))
+    return torch.where(either > 0, both / either.clamp(min=1), 1.0)

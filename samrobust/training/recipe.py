@@ -1,21 +1,20 @@
-"""Recipes: all of a training that can change its result, as a TOML file."""
+"""Recipes: all of a training that can change its result."""
 
 import dataclasses
-import hashlib
-import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from samrobust.errors import RecipeError, SamrobustError
+from samrobust.errors import RecipeError
 from samrobust.interfaces import Degradation
-from samrobust.protocol import build_degradation
-from samrobust.registry import known, one_of
-from samrobust.settings import is_of_kind, make_settings, read_table
+from samrobust.registry import one_of
+from samrobust.segmenters.plugin_settings import PluginSettings
 
 Source = Literal["data", "ellipses"]
+HELD_OUT = 0.01
+"""Share of the images of a data set that a recipe does not name, which are judged: of HQSeg-44K
+some 440."""
 
 
 @dataclass(frozen=True)
@@ -24,9 +23,13 @@ class Phase:
 
     Attributes:
         name: for the log.
-        steps: of the optimiser.
+        steps: of the optimiser; 0 where `epochs` says how long it is.
+        epochs: as many images are drawn as there are, times this number; 0 where `steps` says it.
+            They are drawn at random, with replacement: an epoch is a length and not a list.
         images: in a step, over all processes.
         objects: of an image that are prompted, at most.
+        kinds: of prompt that each image is given, one after the other. An image is encoded once
+            for all of them.
         side: pixels of the square input, a multiple of 32; 0 for the model's own.
         learning_rate: at the start, after the warm-up.
         last_learning_rate: at the end; between them half a cosine.
@@ -37,20 +40,24 @@ class Phase:
     """
 
     name: str
-    steps: int
     images: int
     objects: int
     learning_rate: float
+    steps: int = 0
+    epochs: float = 0.0
+    kinds: int = 1
     last_learning_rate: float = 0.0
     warmup: int = 0
     side: int = 0
     source: str = "data"
 
     def __post_init__(self) -> None:
-        for name in ("steps", "images", "objects"):
-            _at_least(name, getattr(self, name), 1)
-        for name in ("learning_rate", "last_learning_rate", "warmup"):
-            _at_least(name, getattr(self, name), 0)
+        for name in ("images", "objects", "kinds"):
+            at_least(name, getattr(self, name), 1)
+        for name in ("steps", "epochs", "learning_rate", "last_learning_rate", "warmup"):
+            at_least(name, getattr(self, name), 0)
+        if bool(self.steps) == bool(self.epochs):
+            raise ValueError("either steps or epochs must be above 0, not both")
         if self.side % 32 or self.side < 0:
             raise ValueError(f"side must be a multiple of 32, got {self.side}")
         one_of(Source, self.source, kind="source")
@@ -63,7 +70,8 @@ class DataSource:
     Attributes:
         dataset: as registered.
         weight: how often it is drawn from, against the others; 0 for never.
-        folder: its root inside the folder that is given with the command; "" where it has none.
+        folder: its root inside the folder that is given with the command, "." for that folder
+            itself; "" where it has none.
         split: part of it.
         held_out: share of its images, chosen by a hash of their ids, that is never trained on and
             judged instead.
@@ -76,7 +84,7 @@ class DataSource:
     held_out: float = 0.0
 
     def __post_init__(self) -> None:
-        _at_least("weight", self.weight, 0)
+        at_least("weight", self.weight, 0)
         if not 0 <= self.held_out <= 1:
             raise ValueError(f"held_out must be in [0, 1], got {self.held_out}")
 
@@ -108,17 +116,25 @@ class LossWeights:
         cross_entropy: of the pixels.
         focal_gamma: how much less well-classified pixels count; 0 is plain cross-entropy.
         dice: 1 - Dice coefficient of the soft mask.
-        quality: squared error of the predicted IoU.
+        quality: squared error of the predicted IoU; with 0 it learns nothing.
+        candidate: of the best of the three candidate masks, beside the single mask's 1; with 0
+            they learn nothing.
+        sampled: points at which a mask is compared, as a side of a square in sides of the mask,
+            most of them where it is unsure (HQ-SAM: 112 of 256); 0 for all positions.
     """
 
     cross_entropy: float = 2.0
     focal_gamma: float = 0.0
     dice: float = 1.0
     quality: float = 1.0
+    candidate: float = 1.0
+    sampled: float = 0.0
 
     def __post_init__(self) -> None:
         for field_ in dataclasses.fields(self):
-            _at_least(field_.name, getattr(self, field_.name), 0)
+            at_least(field_.name, getattr(self, field_.name), 0)
+        if self.sampled > 1:
+            raise ValueError(f"sampled must be at most 1, got {self.sampled}")
 
 
 @dataclass(frozen=True)
@@ -130,15 +146,17 @@ class Augmentation:
         flip: share of crops that are mirrored.
         colour: how far brightness, contrast and each channel swing, as a fraction.
         grey: share of crops without colour.
+        paste: share of crops with objects of another image in front.
     """
 
     least_crop: float = 0.4
     flip: float = 0.5
     colour: float = 0.25
     grey: float = 0.1
+    paste: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("least_crop", "flip", "colour", "grey"):
+        for name in ("least_crop", "flip", "colour", "grey", "paste"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}")
 
@@ -150,7 +168,7 @@ class Recipe:
     Attributes:
         name: of the recipe.
         version: raised whenever a number changes.
-        model: what is trained.
+        models: what can be trained by it.
         summary: one line.
         seed: of the weights and of every draw.
         weight_decay: of AdamW.
@@ -159,17 +177,20 @@ class Recipe:
         corrections: share of the steps in which every prompt gets one more point, drawn from where
             the first answer was wrong (Kirillov et al. 2023, app. A).
         judge_every: steps between two looks at held-out images; one more comes at the end.
-        judge_images: held-out images of a data set in a look.
+        judge_images: held-out images of a data set in a look, but for the last, which is at all;
+            0 for no looks.
         phases: one after the other.
         data: at least one, each `weight` >= 0.
         prompts: at least one.
         loss: of one prompt.
         augmentation: of the images.
+        plugins: how they are made, where the model has some.
+        rates: factors of the learning rates by model; 1 where it has none.
     """
 
     name: str
     version: int
-    model: str
+    models: tuple[str, ...]
     summary: str
     seed: int
     weight_decay: float
@@ -183,6 +204,8 @@ class Recipe:
     prompts: tuple[PromptSource, ...]
     loss: LossWeights = field(default_factory=LossWeights)
     augmentation: Augmentation = field(default_factory=Augmentation)
+    plugins: PluginSettings = field(default_factory=PluginSettings)
+    rates: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def n_steps(self) -> int:
@@ -199,7 +222,7 @@ class Recipe:
 
 
 def lengthened(recipe: Recipe, factor: float) -> Recipe:
-    """Return a recipe with `factor` times the steps of every phase, warm-ups as they are.
+    """Return a recipe with `factor` times the length of every phase, warm-ups as they are.
 
     Raises:
         RecipeError: the factor is not a number above 0.
@@ -208,89 +231,66 @@ def lengthened(recipe: Recipe, factor: float) -> Recipe:
         raise RecipeError(f"a recipe can be made longer by a factor above 0, got {factor}")
     phases = tuple(
         dataclasses.replace(phase, steps=max(1, round(factor * phase.steps)))
+        if phase.steps
+        else dataclasses.replace(phase, epochs=factor * phase.epochs)
         for phase in recipe.phases
     )
     return dataclasses.replace(recipe, phases=phases)
 
 
-def packaged_recipes() -> dict[str, Path]:
-    """Return name -> file of the recipes that come with the package."""
-    folder = Path(__file__).parent / "recipes"
-    return {file.stem: file for file in sorted(folder.glob("*.toml"))}
+def counted(recipe: Recipe, n_images: int) -> Recipe:
+    """Return a recipe whose phases say how many steps they are long, where they said epochs.
+
+    Args:
+        recipe: the recipe.
+        n_images: that it learns from.
+    """
+    phases = tuple(
+        dataclasses.replace(
+            phase, steps=math.ceil(phase.epochs * n_images / phase.images), epochs=0.0
+        )
+        if phase.epochs
+        else phase
+        for phase in recipe.phases
+    )
+    return dataclasses.replace(recipe, phases=phases)
 
 
-def load_recipe(name: str) -> Recipe:
-    """Return a packaged recipe by its name, or a user's own by the path of its file.
+def with_data(recipe: Recipe, dataset: str, split: str, *, in_root: bool) -> Recipe:
+    """Return a recipe that learns from one data set, and from no other.
+
+    Args:
+        recipe: the recipe.
+        dataset: as registered.
+        split: part of it, "" for its default.
+        in_root: whether it lies in the folder that is given with the command.
+    """
+    row = DataSource(dataset, 1.0, "." if in_root else "", split, held_out=HELD_OUT)
+    return dataclasses.replace(recipe, data=(row,))
+
+
+def recipe_for(recipe: Recipe, model: str) -> Recipe:
+    """Return a recipe as it is for one model, with that model's learning rates.
 
     Raises:
-        RecipeError: the file is missing or wrong; the message names file, table and key.
-        UnknownNameError: no packaged recipe has that name.
+        RecipeError: it does not train that model.
     """
-    own = name.endswith(".toml") or "/" in name
-    path = Path(name) if own else packaged_recipes()[known(name, packaged_recipes(), kind="recipe")]
-    try:
-        table = read_table(path)
-    except ValueError as error:
-        raise RecipeError(f"{path}: {error}") from error
-    try:
-        return _build(table)
-    except (SamrobustError, ValueError) as error:
-        raise RecipeError(f"{path.name}: {error}") from error
+    if model not in recipe.models:
+        trained = ", ".join(recipe.models)
+        raise RecipeError(f"recipe '{recipe.name}' trains {trained}, not {model}")
+    rate = recipe.rates.get(model, 1.0)
+    phases = tuple(
+        dataclasses.replace(
+            phase,
+            learning_rate=rate * phase.learning_rate,
+            last_learning_rate=rate * phase.last_learning_rate,
+        )
+        for phase in recipe.phases
+    )
+    return dataclasses.replace(recipe, models=(model,), phases=phases, rates={})
 
 
-def describe_recipe(recipe: Recipe) -> dict[str, Any]:
-    """Return a recipe as plain JSON values, for the file that it makes."""
-    table = dataclasses.asdict(recipe)
-    for row, source in zip(table["prompts"], recipe.prompts, strict=True):
-        row["degradation"] = dataclasses.asdict(source.degradation)  # type: ignore[call-overload]
-    return table
-
-
-def recipe_hash(recipe: Recipe) -> str:
-    """Return the SHA-256 of what `describe_recipe` says."""
-    text = json.dumps(describe_recipe(recipe), sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _build(table: Mapping[str, Any]) -> Recipe:
-    built = {
-        **table,
-        "phases": _rows(table, "phases", lambda row: make_settings(Phase, row, kind="a phase")),
-        "data": _rows(table, "data", lambda row: make_settings(DataSource, row, kind="data")),
-        "prompts": _rows(table, "prompts", _prompts),
-    }
-    for key, build in (("loss", LossWeights), ("augmentation", Augmentation)):
-        if key in table:
-            if not isinstance(table[key], dict):
-                raise ValueError(f"'{key}' must be a table, opened by [{key}]")
-            built[key] = make_settings(build, table[key], kind=key)
-    recipe = make_settings(Recipe, built, kind="the recipe")
-    if not any(source.weight for source in recipe.data):
-        raise ValueError("no row of 'data' has a weight above 0")
-    for name in ("weight_decay", "clip_norm", "judge_images"):
-        _at_least(name, getattr(recipe, name), 0)
-    _at_least("judge_every", recipe.judge_every, 1)
-    for name in ("average", "corrections"):
-        if not 0 <= getattr(recipe, name) <= 1:
-            raise ValueError(f"{name} must be in [0, 1], got {getattr(recipe, name)}")
-    return recipe
-
-
-def _rows(table: Mapping[str, Any], key: str, build: Any) -> tuple[Any, ...]:  # noqa: ANN401
-    rows = table.get(key)
-    if not isinstance(rows, Sequence) or not rows or not all(isinstance(row, dict) for row in rows):
-        raise ValueError(f"'{key}' must be a list of tables, each opened by [[{key}]]")
-    return tuple(build(row) for row in rows)
-
-
-def _prompts(row: Mapping[str, Any]) -> PromptSource:
-    parameters = dict(row)
-    weight, kind = parameters.pop("weight", None), parameters.pop("degradation", None)
-    if not is_of_kind(weight, float) or weight <= 0 or not isinstance(kind, str):
-        raise ValueError("each row of 'prompts' needs a degradation and a weight above 0")
-    return PromptSource(float(weight), kind, build_degradation(kind, parameters))
-
-
-def _at_least(name: str, value: float, least: float) -> None:
+def at_least(name: str, value: float, least: float) -> None:
+    """Raise a ValueError where a number is smaller than it may be."""
     if value < least:
         raise ValueError(f"{name} must be at least {least}, got {value}")

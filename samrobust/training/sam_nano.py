@@ -1,7 +1,6 @@
 """Training SAM-nano from nothing: encoder, prompt encoder and decoder together."""
 
 import copy
-from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,14 +8,22 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from samrobust.errors import TrainingError
 from samrobust.seeding import keyed_generator
-from samrobust.segmenters.decoder import ALL_MASKS
-from samrobust.segmenters.nano import CHANNELS, NAME, SIDE, STRIDE, nano_model, set_side
+from samrobust.segmenters.nano import (
+    CHANNELS,
+    MASK_STRIDE,
+    NAME,
+    SIDE,
+    STRIDE,
+    nano_model,
+    set_side,
+)
 from samrobust.segmenters.sam import Sam, SamEmbedding, SamOptions
-from samrobust.training.corrections import is_corrected, with_corrections
+from samrobust.training.answers import answer_losses
 from samrobust.training.examples import Example
-from samrobust.training.losses import prompt_losses
 from samrobust.training.recipe import Phase, Recipe
+from samrobust.training.trainee import TraineeOptions
 from samrobust.training.weights import save_weights
 
 NOISE = 0.5
@@ -28,17 +35,26 @@ class NanoTrainee:
 
     Args:
         recipe: its seed makes the first weights.
-        device: to train on.
-        dtype: of the encoder, under autocast; prompts and decoder are float32, as in `Sam`.
+        options: device, and dtype of the encoder, under autocast; prompts and decoder are float32,
+            as in `Sam`. A base is refused.
+
+    Raises:
+        TrainingError: it is given a base.
     """
 
     side = SIDE
+    stride = MASK_STRIDE
+    start = ""
 
-    def __init__(self, recipe: Recipe, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(self, recipe: Recipe, options: TraineeOptions) -> None:
+        if options.base or options.variant or options.checkpoint:
+            raise TrainingError(
+                f"{NAME} is trained from nothing: --base, --variant and --checkpoint are not for it"
+            )
         torch.manual_seed(recipe.seed)
         self._recipe = recipe
-        self._model = nano_model().to(device)
-        self._dtype = dtype
+        self._model = nano_model().to(options.device)
+        self._dtype: torch.dtype = getattr(torch, options.dtype)
         self._sam = self._at(SIDE)
 
     @property
@@ -52,19 +68,7 @@ class NanoTrainee:
         if side != self._model.image_encoder.img_size:
             self._sam = self._at(side)
         embeddings = self._embed(examples, phase)
-        rounds = 2 if is_corrected(self._recipe, examples[0].key[0]) else 1
-        sums: dict[str, list[Tensor]] = defaultdict(list)
-        for example, embedding in zip(examples, embeddings, strict=True):
-            targets = example.targets.to(self._model.device)
-            prompts = example.prompts
-            for round_ in range(rounds):
-                logits, quality = self._sam.logits(embedding, prompts, masks=ALL_MASKS)
-                losses = prompt_losses(logits, quality, targets, self._recipe.loss)
-                for name, loss in losses.items():
-                    sums[name].append(loss.mean())
-                if round_ + 1 < rounds:
-                    prompts = with_corrections(example, logits[:, 0].detach(), self._recipe)
-        return {name: torch.stack(losses).mean() for name, losses in sums.items()}
+        return answer_losses(self._sam, zip(examples, embeddings, strict=True), self._recipe)
 
     def segmenter(self) -> Sam:
         """Return a copy at the model's own side."""

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from samrobust import __version__
 from samrobust.errors import TrainingError
-from samrobust.training.recipe import Recipe, describe_recipe
+from samrobust.training.recipe import Recipe
+from samrobust.training.recipe_files import describe_recipe
 from samrobust.whole import write_whole
 
 VERSIONED = ("numpy", "safetensors", "segment-anything", "torch")

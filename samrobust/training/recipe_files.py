@@ -1,0 +1,149 @@
+"""Recipe files: TOML in, a checked recipe out."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from samrobust.errors import RecipeError, SamrobustError
+from samrobust.protocol import build_degradation
+from samrobust.registry import known
+from samrobust.segmenters.plugin_settings import PluginSettings
+from samrobust.settings import is_of_kind, make_settings, read_table
+from samrobust.training.recipe import (
+    Augmentation,
+    DataSource,
+    LossWeights,
+    Phase,
+    PromptSource,
+    Recipe,
+    at_least,
+)
+
+
+def packaged_recipes() -> dict[str, Path]:
+    """Return name -> file of the recipes that come with the package."""
+    folder = Path(__file__).parent / "recipes"
+    return {file.stem: file for file in sorted(folder.glob("*.toml"))}
+
+
+def load_recipe(name: str, *changes: str) -> Recipe:
+    """Return a recipe from a file, or from several.
+
+    Args:
+        name: of a packaged recipe, or the path of a user's own.
+        changes: likewise, of files that hold some of a recipe's keys: theirs take the place of
+            those that came before. Such a recipe is called by all of its names.
+
+    Raises:
+        RecipeError: a file is missing or wrong; the message names file, table and key.
+        UnknownNameError: no packaged recipe has that name.
+    """
+    first, *others = (_read(each) for each in (name, *changes))
+    merged = dict(first)
+    for other in others:
+        kept = {key: merged[key] for key in ("name", "version", "summary") if key in merged}
+        merged |= other | kept
+    if others:
+        merged["name"] = "+".join(str(table.get("name")) for table in (first, *others))
+    try:
+        return _build(merged)
+    except (SamrobustError, ValueError) as error:
+        files = " + ".join(_path(each).name for each in (name, *changes))
+        raise RecipeError(f"{files}: {error}") from error
+
+
+def recipe_summary(name: str) -> str:
+    """Return the line of a packaged recipe, or of a file that changes some of its keys.
+
+    Raises:
+        RecipeError: the file is damaged.
+    """
+    return str(_read(name).get("summary", ""))
+
+
+def describe_recipe(recipe: Recipe) -> dict[str, Any]:
+    """Return a recipe as plain JSON values, for the file that it makes."""
+    table = dataclasses.asdict(recipe)
+    for row, source in zip(table["prompts"], recipe.prompts, strict=True):
+        row["degradation"] = dataclasses.asdict(source.degradation)  # type: ignore[call-overload]
+    return table
+
+
+def recipe_hash(recipe: Recipe) -> str:
+    """Return the SHA-256 of what `describe_recipe` says."""
+    text = json.dumps(describe_recipe(recipe), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _path(name: str) -> Path:
+    own = name.endswith(".toml") or "/" in name
+    return Path(name) if own else packaged_recipes()[known(name, packaged_recipes(), kind="recipe")]
+
+
+def _read(name: str) -> dict[str, Any]:
+    path = _path(name)
+    try:
+        return read_table(path)
+    except ValueError as error:
+        raise RecipeError(f"{path}: {error}") from error
+
+
+def _build(table: Mapping[str, Any]) -> Recipe:
+    built = {
+        **table,
+        "phases": _rows(table, "phases", lambda row: make_settings(Phase, row, kind="a phase")),
+        "data": _rows(table, "data", lambda row: make_settings(DataSource, row, kind="data")),
+        "prompts": _rows(table, "prompts", _prompts),
+    }
+    tables = {"loss": LossWeights, "augmentation": Augmentation, "plugins": PluginSettings}
+    for key, build in tables.items():
+        if key in table:
+            if not isinstance(table[key], dict):
+                raise ValueError(f"'{key}' must be a table, opened by [{key}]")
+            built[key] = make_settings(build, table[key], kind=key)
+    if "models" in table:
+        built["models"] = _names(table["models"])
+    if "rates" in table:
+        built["rates"] = _rates(table["rates"])
+    recipe = make_settings(Recipe, built, kind="the recipe")
+    if not any(source.weight for source in recipe.data):
+        raise ValueError("no row of 'data' has a weight above 0")
+    for name in ("weight_decay", "clip_norm", "judge_images"):
+        at_least(name, getattr(recipe, name), 0)
+    at_least("judge_every", recipe.judge_every, 1)
+    for name in ("average", "corrections"):
+        if not 0 <= getattr(recipe, name) <= 1:
+            raise ValueError(f"{name} must be in [0, 1], got {getattr(recipe, name)}")
+    return recipe
+
+
+def _names(found: object) -> tuple[str, ...]:
+    if not isinstance(found, list) or not found or not all(isinstance(x, str) for x in found):
+        raise ValueError("'models' must be a list of names")
+    return tuple(found)
+
+
+def _rates(found: object) -> dict[str, float]:
+    if not isinstance(found, dict) or not all(is_of_kind(x, float) for x in found.values()):
+        raise ValueError("'rates' must be a table of numbers, opened by [rates]")
+    for name, rate in found.items():
+        at_least(f"the rate of {name}", rate, 0)
+    return found
+
+
+def _rows(table: Mapping[str, Any], key: str, build: Any) -> tuple[Any, ...]:  # noqa: ANN401
+    rows = table.get(key)
+    if not isinstance(rows, Sequence) or not rows or not all(isinstance(row, dict) for row in rows):
+        raise ValueError(f"'{key}' must be a list of tables, each opened by [[{key}]]")
+    return tuple(build(row) for row in rows)
+
+
+def _prompts(row: Mapping[str, Any]) -> PromptSource:
+    parameters = dict(row)
+    weight, kind = parameters.pop("weight", None), parameters.pop("degradation", None)
+    if not is_of_kind(weight, float) or weight <= 0 or not isinstance(kind, str):
+        raise ValueError("each row of 'prompts' needs a degradation and a weight above 0")
+    return PromptSource(float(weight), kind, build_degradation(kind, parameters))

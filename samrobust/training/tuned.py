@@ -1,0 +1,147 @@
+"""Training a part of a SAM while the rest stays as it is: Stable-SAM and what it is compared with.
+
+The image encoder is frozen, so an image is encoded once for all of its prompts, without gradients.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from samrobust.errors import TrainingError
+from samrobust.interfaces import SegmenterOptions
+from samrobust.segmenters.adapted import build_base
+from samrobust.segmenters.nano import NAME as NANO
+from samrobust.segmenters.plugins import Plugins
+from samrobust.segmenters.sam import Sam, SamEmbedding
+from samrobust.segmenters.stable_sam import StableSam
+from samrobust.segmenters.tuned import DECODER, TOKENS, mark_tuned, tuned_header, tuned_part
+from samrobust.training.answers import answer_losses
+from samrobust.training.examples import Example
+from samrobust.training.recipe import Phase, Recipe
+from samrobust.training.trainee import TraineeOptions
+from samrobust.training.weights import save_weights
+
+MASK_SHARE = 4
+"""Positions of a mask along each side for one of the embedding."""
+
+
+class TunedTrainee:
+    """See `samrobust.training.trainee.Trainee`.
+
+    Args:
+        recipe: losses and seeds.
+        base: whose encoder is used; frozen but for what is learned.
+        segmenter: the base, or what was made of it.
+        learned: the part that learns.
+        header: what its file must say.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        base: Sam,
+        segmenter: Sam | StableSam,
+        learned: nn.Module,
+        header: Mapping[str, str],
+    ) -> None:
+        self._recipe = recipe
+        self._model = base.model
+        self._segmenter = segmenter
+        self._learned = learned.requires_grad_(True)
+        self._header = header
+
+    @property
+    def learned(self) -> nn.Module:
+        """Return the part that learns."""
+        return self._learned
+
+    @property
+    def side(self) -> int:
+        """Return the side of the base's input."""
+        return self._model.image_encoder.img_size
+
+    @property
+    def stride(self) -> int:
+        """Return the pixels of the base's input that are one position of its masks."""
+        grid, _ = self._model.prompt_encoder.image_embedding_size
+        return self.side // (MASK_SHARE * grid)
+
+    @property
+    def start(self) -> str:
+        """Return the base's name and hash."""
+        names = ("base-name", "base-variant", "base-sha256")
+        return " ".join(self._header[name] for name in names)
+
+    def losses(self, examples: Sequence[Example], phase: Phase) -> dict[str, Tensor]:
+        """Return the mean losses of the prompts.
+
+        Raises:
+            TrainingError: the phase asks for another side than the base's, or for no images.
+        """
+        if phase.side not in (0, self.side) or phase.source != "data":
+            raise TrainingError(
+                f"phase '{phase.name}': a SAM is tuned on images of its own side, {self.side}"
+            )
+        asked = zip(examples, self._embed(examples), strict=True)
+        return answer_losses(self._segmenter, asked, self._recipe)
+
+    def segmenter(self) -> Sam | StableSam:
+        """Return the segmenter that learns."""
+        return self._segmenter
+
+    def save(self, path: Path) -> None:
+        """Write what has been learned in float32, and what it was learned on."""
+        state = self._learned.state_dict()
+        save_weights(path, state, self._recipe, dtype=torch.float32, about=self._header)
+
+    @torch.no_grad()
+    def _embed(self, examples: Sequence[Example]) -> list[SamEmbedding]:
+        model = self._model
+        squares = [model.preprocess(example.image.to(model.device)) for example in examples]
+        dtype = next(model.image_encoder.parameters()).dtype
+        features = model.image_encoder(torch.stack(squares).to(dtype)).float()
+        return [
+            SamEmbedding(features[row : row + 1], example.size_hw, example.input_size_hw)
+            for row, example in enumerate(examples)
+        ]
+
+
+def stable_sam(recipe: Recipe, options: TraineeOptions) -> TunedTrainee:
+    """Return Stable-SAM with untrained plugins; only these learn."""
+    base = _open(recipe, options)
+    torch.manual_seed(recipe.seed)
+    channels = base.model.mask_decoder.transformer_dim
+    stable = StableSam(base, Plugins(channels, recipe.plugins))
+    return TunedTrainee(recipe, base, stable, stable.plugins, stable.header)
+
+
+def decoder_tuned(recipe: Recipe, options: TraineeOptions) -> TunedTrainee:
+    """Return a SAM whose mask decoder learns."""
+    return _tuned(recipe, options, DECODER)
+
+
+def token_tuned(recipe: Recipe, options: TraineeOptions) -> TunedTrainee:
+    """Return a SAM whose mask tokens learn."""
+    return _tuned(recipe, options, TOKENS)
+
+
+def _tuned(recipe: Recipe, options: TraineeOptions, name: str) -> TunedTrainee:
+    base = _open(recipe, options)
+    header = tuned_header(base, name)
+    mark_tuned(base, name)
+    return TunedTrainee(recipe, base, base, tuned_part(base, name), header)
+
+
+def _open(recipe: Recipe, options: TraineeOptions) -> Sam:
+    base = build_base(
+        options.base or NANO,
+        SegmenterOptions(options.variant, options.checkpoint, options.device, options.dtype),
+    )
+    if recipe.weight_decay:
+        raise TrainingError(
+            f"recipe '{recipe.name}': weight_decay must be 0 for a part of a trained model, "
+            f"which would be drawn towards 0, got {recipe.weight_decay}"
+        )
+    return base
