@@ -16,12 +16,12 @@ from matplotlib.figure import Figure
 
 from samrobust.degradations.boxes import ExactBox
 from samrobust.degradations.points import RandomPoints
+from samrobust.inspection import median_instance
 from samrobust.interfaces import SegmenterOptions
 from samrobust.metrics.overlap import iou
 from samrobust.seeding import keyed_generator
 from samrobust.segmenters import SEGMENTERS
 from samrobust.training.data import HeldOut, open_data
-from samrobust.training.judge import LEAST_PIXELS
 from samrobust.training.recipe_files import load_recipe
 from samrobust.types import Instance, Prompt, PromptBatch, Sample
 
@@ -65,10 +65,9 @@ def _choose(sets: list[HeldOut], count: int) -> list[tuple[Sample, Instance]]:
         place = (index // len(sets)) * len(each.sample_ids) // wanted
         for sample_id in each.sample_ids[place:]:
             sample = each.dataset[sample_id]
-            large = [one for one in sample.instances if one.mask.sum() >= LEAST_PIXELS]
-            if large:
-                large.sort(key=lambda one: int(one.mask.sum()))
-                chosen.append((sample, large[len(large) // 2]))
+            instance = median_instance(sample)
+            if instance is not None:
+                chosen.append((sample, instance))
                 break
     return chosen
 

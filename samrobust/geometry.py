@@ -62,6 +62,14 @@ def box_sides(box: Floats) -> Floats:
     return np.maximum(box[2:] - box[:2], 1)
 
 
+def box_iou(box: Floats, other: Floats) -> float:
+    """Return the intersection over union of two boxes (4,) xyxy with inclusive last pixels."""
+    common = np.minimum(box[2:], other[2:]) - np.maximum(box[:2], other[:2]) + 1
+    both = float(np.prod(np.maximum(common, 0)))
+    each = sum(float(np.prod(one[2:] - one[:2] + 1)) for one in (box, other))
+    return both / (each - both)
+
+
 def foreground_pixels(mask: Mask) -> Pixels:
     """Return the flat indices (y * W + x) of a mask's pixels, ascending."""
     return _foreground(mask)

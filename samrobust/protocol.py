@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +70,18 @@ def with_trials(protocol: EvalProtocol, trials: int) -> EvalProtocol:
         for condition in protocol.conditions
     )
     return dataclasses.replace(protocol, conditions=conditions, trials=trials)
+
+
+def with_conditions(protocol: EvalProtocol, names: Sequence[str]) -> EvalProtocol:
+    """Return the protocol with some of its conditions, in its own order.
+
+    Raises:
+        UnknownNameError: it has no such condition.
+    """
+    for name in names:
+        known(name, [each.name for each in protocol.conditions], kind="condition")
+    chosen = tuple(each for each in protocol.conditions if each.name in names)
+    return dataclasses.replace(protocol, conditions=chosen)
 
 
 def describe_protocol(protocol: EvalProtocol) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import typer
 
 from samrobust import __version__
 from samrobust.cli.data import app as data_app
+from samrobust.cli.draw import app as draw_app
 from samrobust.cli.eval import evaluate_command
 from samrobust.cli.ls import ls_command
 from samrobust.cli.report import report_command
@@ -26,6 +27,7 @@ app.command("eval")(evaluate_command)
 app.command("train")(train_command)
 app.command("report")(report_command)
 app.command("ls")(ls_command)
+app.add_typer(draw_app, name="draw")
 app.add_typer(data_app, name="data")
 
 

@@ -36,7 +36,7 @@ _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#
 """Okabe and Ito's palette for all kinds of colour vision, without its yellow (pale on white)."""
 _GREYS = ("#555555", "#999999")
 _MARKERS = ("o", "s", "^", "D", "v", "p", "P", "X", "<", ">")  # more than colours: pairs differ
-_STYLE: dict[Any, Any] = {
+STYLE: dict[Any, Any] = {
     "font.size": 8,
     "axes.labelsize": 8,
     "xtick.labelsize": 7,
@@ -86,7 +86,7 @@ def write_plots(sections: Sequence[Section], folder: Path) -> list[Path]:
     """
     paths = []
     looks = _looks(sections)
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         for section in sections:
             for name, figure in _figures(section, looks):
                 for ending in ("png", "pdf"):

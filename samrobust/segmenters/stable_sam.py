@@ -185,6 +185,16 @@ def build_stable_sam(options: SegmenterOptions) -> StableSam:
     return stable
 
 
+def build_base_alone(options: SegmenterOptions) -> Sam:
+    """Return the SAM that `build_stable_sam` puts plugins into, without them.
+
+    Raises:
+        SegmenterError: as there.
+    """
+    path = options.checkpoint or WEIGHTS
+    return open_base(path, read_header(path, KIND, holds=f"plugins of {NAME}"), options)
+
+
 def _channels(base: Sam) -> int:
     return base.model.mask_decoder.transformer_dim
 

@@ -1,0 +1,120 @@
+"""`samrobust draw`: pictures of what happens inside Stable-SAM."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from samrobust.cli.choices import (
+    DataRoots,
+    Datasets,
+    IdFiles,
+    Splits,
+    check_number,
+    chosen_datasets,
+)
+from samrobust.cli.terminal import note_line, out
+from samrobust.errors import SamrobustError
+from samrobust.interfaces import Dataset, SegmenterOptions
+from samrobust.protocol import load_protocol, with_conditions, with_trials
+
+if TYPE_CHECKING:
+    from samrobust.segmenters.sam import Sam
+    from samrobust.segmenters.stable_sam import StableSam
+
+app = typer.Typer(no_args_is_help=True, help="Draw what happens inside Stable-SAM.")
+
+PROTOCOL = "noisy-box"
+CONDITIONS = ("exact-box", "box-noise-0.4")
+"""Of the reading picture: a good box and a bad one."""
+
+Checkpoint = Annotated[
+    Path | None, typer.Option(help="Plugin file; default: the one of the package.")
+]
+BaseCheckpoint = Annotated[
+    Path | None, typer.Option(help="Weights file of the SAM that it is for.")
+]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+
+
+@app.command("reading", epilog="samrobust draw reading --dataset coco --data-root DIR --count 4")
+def reading_command(
+    checkpoint: Checkpoint = None,
+    base_checkpoint: BaseCheckpoint = None,
+    dataset: Datasets = None,
+    data_root: DataRoots = None,
+    split: Splits = None,
+    ids: IdFiles = None,
+    *,
+    count: Annotated[int, typer.Option(help="Images, at even distances.")] = 4,
+    device: Device = "auto",
+    to: Annotated[Path, typer.Option("--out", help="Picture to write.")] = Path("reading.png"),
+) -> None:
+    """Draw where the decoder reads for a good and a bad box, in SAM and in Stable-SAM.
+
+    A dot is as large as the share that is read there: the attention of the output token at the
+    decoder layer that has the plugins. Blue: target; orange: mask; white: box.
+    """
+    check_number("--count", count, least=1)
+    chosen = _one(chosen_datasets(dataset, data_root, split, ids))
+
+    from samrobust.inspection import looks
+    from samrobust.report.readings import draw_looks
+
+    options = _options(checkpoint, base_checkpoint, device)
+    before, after = _pair(options)
+    protocol = with_conditions(load_protocol(PROTOCOL), CONDITIONS)
+    draw_looks(list(looks(before, after, chosen, protocol, count)), to)
+    note_line(f"{to}: written")
+
+
+@app.command("routing", epilog="samrobust draw routing --dataset coco --data-root DIR")
+def routing_command(
+    checkpoint: Checkpoint = None,
+    base_checkpoint: BaseCheckpoint = None,
+    dataset: Datasets = None,
+    data_root: DataRoots = None,
+    split: Splits = None,
+    ids: IdFiles = None,
+    *,
+    limit: Annotated[int | None, typer.Option(help="Only the first N images.")] = None,
+    trials: Annotated[int, typer.Option(help="Boxes an object and noise level.")] = 5,
+    device: Device = "auto",
+    to: Annotated[Path, typer.Option("--out", help="Picture to write.")] = Path("routing.png"),
+) -> None:
+    """Draw the router's weight for the deformed features against how good the box is."""
+    check_number("--limit", limit, least=1)
+    check_number("--trials", trials, least=1)
+    chosen = _one(chosen_datasets(dataset, data_root, split, ids))
+
+    from samrobust.inspection import routed_boxes
+    from samrobust.report.readings import draw_routing
+
+    _, stable = _pair(_options(checkpoint, base_checkpoint, device))
+    protocol = with_trials(load_protocol(PROTOCOL), trials)
+    found = routed_boxes(stable, chosen, chosen.ids()[:limit], protocol)
+    out.print(draw_routing(found, to), soft_wrap=True, markup=False)
+    note_line(f"{to}: written, of {len(found.weight)} boxes")
+
+
+def _one(datasets: list[Dataset]) -> Dataset:
+    if len(datasets) != 1:
+        raise SamrobustError(f"--dataset: one data set is drawn at a time, got {len(datasets)}")
+    return datasets[0]
+
+
+def _options(
+    checkpoint: Path | None, base_checkpoint: Path | None, device: str
+) -> SegmenterOptions:
+    from samrobust.segmenters.device import resolve_device
+
+    return SegmenterOptions(
+        checkpoint=checkpoint, base_checkpoint=base_checkpoint, device=resolve_device(device)
+    )
+
+
+def _pair(options: SegmenterOptions) -> tuple["Sam", "StableSam"]:
+    """Return a SAM as it is, and another copy of it with its plugins."""
+    from samrobust.segmenters.stable_sam import build_base_alone, build_stable_sam
+
+    return build_base_alone(options), build_stable_sam(options)

@@ -1,0 +1,209 @@
+"""Look inside Stable-SAM: where its decoder reads an image, and how its router weighs a prompt."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from samrobust.errors import SegmenterError
+from samrobust.evaluation import draw_sample
+from samrobust.geometry import box_iou, mask_to_box
+from samrobust.interfaces import Dataset, EvalProtocol
+from samrobust.metrics.overlap import iou
+from samrobust.segmenters.sam import Sam
+from samrobust.segmenters.stable_sam import Reading, StableSam
+from samrobust.types import Floats, Image, Instance, Mask, PromptBatch, Sample
+
+LEAST_PIXELS = 1024
+"""Of the objects that are looked at: COCO's "small" ends there."""
+PROMPTS_AT_ONCE = 16
+
+
+@dataclass(frozen=True)
+class View:
+    """What one model makes of one prompt.
+
+    Attributes:
+        mask: (H, W) bool.
+        iou: of the mask with the target.
+        places: (P, 2) xy, in pixels of the image, where the output token reads it.
+        shares: (P,), of each place in what is read; those outside of the image are left out, so
+            the sum is at most 1.
+    """
+
+    mask: Mask
+    iou: float
+    places: Floats
+    shares: Floats
+
+
+@dataclass(frozen=True)
+class Look:
+    """One prompt of one object, before plugins and with them.
+
+    Attributes:
+        sample_id: of the image.
+        image: (H, W, 3) uint8.
+        target: (H, W) bool.
+        condition: of the protocol, that drew the box.
+        box: (4,) xyxy.
+        before: SAM.
+        after: Stable-SAM.
+    """
+
+    sample_id: str
+    image: Image
+    target: Mask
+    condition: str
+    box: Floats
+    before: View
+    after: View
+
+
+@dataclass(frozen=True)
+class RoutedBoxes:
+    """What the router did with P boxes.
+
+    Attributes:
+        box_iou: (P,), of each box with the exact one.
+        weight: (P,), of the deformed features.
+        mask_iou: (P,), of the mask with the target.
+    """
+
+    box_iou: Floats
+    weight: Floats
+    mask_iou: Floats
+
+
+def median_instance(sample: Sample) -> Instance | None:
+    """Return the object of median area among those of at least 1,024 pixels, None without one."""
+    large = [each for each in sample.instances if each.mask.sum() >= LEAST_PIXELS]
+    large.sort(key=lambda each: int(each.mask.sum()))
+    return large[len(large) // 2] if large else None
+
+
+@torch.inference_mode()
+def looks(
+    before: Sam, after: StableSam, dataset: Dataset, protocol: EvalProtocol, count: int
+) -> Iterator[Look]:
+    """Yield looks at photographs at even distances, with the first draw of each condition.
+
+    Args:
+        before: the SAM alone.
+        after: another copy of it, with plugins.
+        dataset: the photographs.
+        protocol: of boxes.
+        count: of photographs; of each the object of median area.
+
+    Raises:
+        SegmenterError: there are fewer photographs with an object that is large enough.
+    """
+    ids = dataset.ids()
+    chosen: dict[str, Instance] = {}
+    for number in range(count):
+        for sample_id in ids[number * len(ids) // count :]:
+            sample = dataset[sample_id]
+            instance = median_instance(sample)
+            if instance is not None and sample_id not in chosen:
+                chosen[sample_id] = instance
+                yield from _looks_at(before, after, sample, instance, dataset, protocol)
+                break
+        else:
+            raise SegmenterError(
+                f"{dataset.info.label}: has no {count} images with an object of at least "
+                f"{LEAST_PIXELS} pixels"
+            )
+
+
+@torch.inference_mode()
+def routed_boxes(
+    stable: StableSam, dataset: Dataset, sample_ids: Sequence[str], protocol: EvalProtocol
+) -> RoutedBoxes:
+    """Return what the router does with all boxes of a protocol, on objects of 1,024 pixels or more.
+
+    Args:
+        stable: with a router.
+        dataset: the photographs.
+        sample_ids: which of them.
+        protocol: of boxes.
+
+    Raises:
+        SegmenterError: there is no router, or no object that is large enough.
+    """
+    if not stable.plugins.settings.routing:
+        raise SegmenterError(f"{stable.info.label}: has no router, but deformable sampling alone")
+    box_ious, weights, mask_ious = [], [], []
+    for sample_id in sample_ids:
+        sample = dataset[sample_id]
+        (embedding,) = stable.encode([sample.image])
+        for draws in draw_sample(sample, dataset.info.key, protocol).draws:
+            target = draws.instance.mask
+            if target.sum() < LEAST_PIXELS:
+                continue
+            exact = mask_to_box(target)
+            for start in range(0, len(draws.prompts), PROMPTS_AT_ONCE):
+                prompts = draws.prompts[start : start + PROMPTS_AT_ONCE]
+                weights.append(_first(stable.readings(embedding, prompts)).routing[:, 0].cpu())
+                masks = stable.predict(embedding, prompts).masks[:, 0]
+                mask_ious.append(iou(masks, _on(masks, target)).cpu())
+                box_ious += [box_iou(box, exact) for box in _boxes(prompts)]
+    if not weights:
+        raise SegmenterError(f"{dataset.info.label}: no object of at least {LEAST_PIXELS} pixels")
+    return RoutedBoxes(
+        np.array(box_ious), torch.cat(weights).double().numpy(), torch.cat(mask_ious).numpy()
+    )
+
+
+def _looks_at(
+    before: Sam,
+    after: StableSam,
+    sample: Sample,
+    instance: Instance,
+    dataset: Dataset,
+    protocol: EvalProtocol,
+) -> Iterator[Look]:
+    (embedding,) = after.encode([sample.image])
+    for draws in draw_sample(sample, dataset.info.key, protocol).draws:
+        if draws.instance.instance_id != instance.instance_id:
+            continue
+        prompts = draws.prompts[:1]
+        reading = _first(after.readings(embedding, prompts))
+        regular = reading.regular[None], reading.attention_before
+        share = reading.routing[:, 0].view(-1, 1, 1), reading.routing[:, 1].view(-1, 1, 1)
+        moved = [
+            (reading.regular[None], share[1] * reading.attention),
+            (reading.locations, share[0] * reading.attention),
+        ]
+        masks = [each.predict(embedding, prompts).masks[:, 0] for each in (before, after)]
+        views = [
+            _view(mask, instance.mask, places)
+            for mask, places in zip(masks, ([regular], moved), strict=True)
+        ]
+        box = _boxes(prompts)[0]
+        condition = draws.condition.name
+        yield Look(sample.sample_id, sample.image, instance.mask, condition, box, *views)
+
+
+def _view(masks: Tensor, target: Mask, read: Sequence[tuple[Tensor, Tensor]]) -> View:
+    places = np.concatenate([xy.reshape(-1, 2).numpy(force=True) for xy, _ in read])
+    shares = np.concatenate([share.flatten().numpy(force=True) for _, share in read])
+    inside = ((places >= 0) & (places <= np.array(target.shape[::-1]) - 1)).all(axis=1)
+    value = iou(masks, _on(masks, target)).item()
+    return View(masks[0].numpy(force=True), value, places[inside], shares[inside])
+
+
+def _first(readings: dict[int, Reading]) -> Reading:
+    """Return the reading of the first layer that has a plugin."""
+    return readings[min(readings)]
+
+
+def _boxes(prompts: PromptBatch) -> Floats:
+    if prompts.boxes is None:
+        raise SegmenterError("routing and readings are looked at for boxes; name such a protocol")
+    return prompts.boxes.astype(np.float64)
+
+
+def _on(masks: Tensor, target: Mask) -> Tensor:
+    return torch.from_numpy(target.copy()).to(masks.device)

@@ -1,0 +1,116 @@
+"""Pictures of what happens inside Stable-SAM: where it reads, and how it routes."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from samrobust.errors import RunError
+from samrobust.inspection import Look, RoutedBoxes, View
+from samrobust.report.plots import DPI, STYLE
+from samrobust.types import Floats
+
+TARGET, MASK, PLACE = "#0072B2", "#D55E00", "#F0E442"
+PANEL_INCHES = 2.0
+LARGEST_DOT = 60.0
+"""Area in square points of a place from which a tenth of all is read; others in proportion."""
+TENTH = 0.1
+BINS = 10
+
+
+def draw_looks(looks: Sequence[Look], path: Path) -> None:
+    """Draw looks: a row an image; for each of its prompts SAM's reading and Stable-SAM's.
+
+    Args:
+        looks: at least one; those at one image follow each other, each image has as many.
+        path: of the picture; its ending says of what kind.
+
+    Raises:
+        RunError: it cannot be written.
+    """
+    rows: dict[str, list[Look]] = {}
+    for look in looks:
+        rows.setdefault(look.sample_id, []).append(look)
+    n_columns = 2 * max(map(len, rows.values()))
+    size = (PANEL_INCHES * n_columns, PANEL_INCHES * 0.85 * len(rows))
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=size, layout="constrained")
+        grid = figure.subplots(len(rows), n_columns, squeeze=False)
+        for panels, found in zip(grid, rows.values(), strict=True):
+            views = [
+                (look, name, view)
+                for look in found
+                for name, view in (("SAM", look.before), ("Stable-SAM", look.after))
+            ]
+            for axes, (look, name, view) in zip(panels, views, strict=True):
+                _draw_view(axes, look, view)
+                axes.set_title(f"{look.condition}\n{name}: IoU {100 * view.iou:.0f}", fontsize=7)
+        _save(figure, path)
+
+
+def draw_routing(found: RoutedBoxes, path: Path) -> str:
+    """Draw the router's weight and the mask's IoU against the box's IoU with the exact box.
+
+    Args:
+        found: of at least two boxes.
+        path: of the picture; its ending says of what kind.
+
+    Returns:
+        The means in tenths of box IoU, as lines of text.
+
+    Raises:
+        RunError: it cannot be written.
+    """
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(2.6 * PANEL_INCHES, 1.2 * PANEL_INCHES), layout="constrained")
+        left, right = figure.subplots(1, 2, sharex=True)
+        for axes, values, name in (
+            (left, found.weight, "weight of the deformed features"),
+            (right, 100 * found.mask_iou, "IoU of the mask (%)"),
+        ):
+            axes.plot(found.box_iou, values, ".", markersize=1.5, alpha=0.25, color="#999999")
+            axes.plot(*_binned(found.box_iou, values), "o-", color=TARGET)
+            axes.set_xlabel("IoU of the box with the exact one")
+            axes.set_ylabel(name)
+        _save(figure, path)
+    places, weights = _binned(found.box_iou, found.weight)
+    _, ious = _binned(found.box_iou, found.mask_iou)
+    rows = zip(places, weights, ious, strict=True)
+    return "\n".join(
+        f"box IoU {place:.2f}  weight {weight:.3f}  mask IoU {100 * value:.1f}"
+        for place, weight, value in rows
+    )
+
+
+def _draw_view(axes: Axes, look: Look, view: View) -> None:
+    axes.imshow(look.image, alpha=0.75)
+    axes.contour(look.target, levels=[0.5], colors=TARGET, linewidths=1.0)
+    if view.mask.any():
+        axes.contour(view.mask, levels=[0.5], colors=MASK, linewidths=1.0)
+    x0, y0, x1, y1 = look.box
+    axes.plot([x0, x1, x1, x0, x0], [y0, y0, y1, y1, y0], color="white", linewidth=0.8)
+    sizes = LARGEST_DOT * view.shares / TENTH
+    x, y = view.places.T
+    axes.scatter(x, y, s=sizes, c=PLACE, alpha=0.6, edgecolors="black", linewidths=0.2)
+    height, width = look.target.shape
+    axes.set_xlim(-0.5, width - 0.5)
+    axes.set_ylim(height - 0.5, -0.5)
+    axes.set_axis_off()
+
+
+def _binned(x: Floats, values: Floats) -> tuple[Floats, Floats]:
+    """Return the means of x and of values in tenths of x; tenths that hold nothing are left out."""
+    owner = np.minimum((BINS * x).astype(int), BINS - 1)
+    owners = np.unique(owner)
+    means = [[each[owner == index].mean() for index in owners] for each in (x, values)]
+    return np.array(means[0]), np.array(means[1])
+
+
+def _save(figure: Figure, path: Path) -> None:
+    try:
+        figure.savefig(path, dpi=DPI)
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path}: cannot be written: {error}") from error
