@@ -58,4 +58,6 @@ def smoke(session: nox.Session) -> None:
     session.run("samrobust", "eval", "--protocol", "noisy-box", "--out", "results")
     session.run("bash", "-c", "samrobust report results/* --out report", external=True)
     session.run("samrobust", "ls", "protocols")
-    session.run("samrobust", "train", "sam-nano", "--longer", "0.002")
+    session.run("samrobust", "train", "sam-nano", "--longer", "0.0005")
+    session.run("samrobust", "train", "stable-sam", "--longer", "0.01")
+    session.run("samrobust", "draw", "reading", "--count", "2")

@@ -21,6 +21,7 @@ from safetensors import safe_open
 from samrobust.training.data import open_data
 from samrobust.training.recipe_files import load_recipe
 
+FOLDER = Path(__file__).parent / "recipes"
 PROTOCOL = Path(__file__).with_suffix(".toml")
 VARIANTS = {
     "dsp-plain": ("stable-sam", ["plain", "dsp"]),
@@ -31,9 +32,11 @@ VARIANTS = {
     "dsp-drp-robust": ("stable-sam", []),
     "tokens-robust": ("token-tuned", []),
     "decoder-robust": ("decoder-tuned", []),
+    "layers-1-2-3": ("stable-sam", [str(FOLDER / "layers-1-2-3.toml")]),
+    "unsure-points": ("stable-sam", [str(FOLDER / "unsure-points.toml")]),
 }
 """Name of the file -> model, and what changes its recipe."""
-BSDS_IMAGES = 5
+BSDS_IMAGES = 2
 """Of BSDS500, whose people drew some 54 regions an image."""
 COLUMNS = {
     "exact-box": ("miou", "mbiou"),
@@ -51,10 +54,10 @@ def main() -> None:
     parser.add_argument("--data-root", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--longer", default="1", help="factor of the recipe's length")
+    parser.add_argument("--trials", default="20", help="prompts an object and condition")
     parser.add_argument("--jobs", type=int, default=2, help="trainings at the same time")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
-    (arguments.out / "no-looks.toml").write_text('name = "no-looks"\njudge_images = 0\n')
     with ThreadPoolExecutor(arguments.jobs) as pool:
         list(pool.map(lambda name: _train(name, arguments), VARIANTS))
         list(pool.map(lambda name: _evaluate(name, arguments), ["", *VARIANTS]))
@@ -65,10 +68,10 @@ def main() -> None:
 
 def _train(name: str, arguments: argparse.Namespace) -> None:
     file = arguments.out / f"{name}.safetensors"
-    model, changes = VARIANTS[name]
     if file.exists():
         return
-    recipes = ["robust", "photographs", *changes, str(arguments.out / "no-looks.toml")]
+    model, changes = VARIANTS[name]
+    recipes = ["robust", "photographs", "whole-masks", *changes, str(FOLDER / "no-looks.toml")]
     options = [word for recipe in recipes for word in ("--recipe", recipe)]
     options += ["--data-root", str(arguments.data_root), "--longer", arguments.longer]
     _run(["train", model, *options, "--out", str(file), "--workers", "0", "--quiet"])
@@ -91,6 +94,7 @@ def _evaluate(name: str, arguments: argparse.Namespace) -> None:
         data = ["--dataset", info.name, "--data-root", str(arguments.data_root / info.folder)]
         where = ["--split", info.split, "--ids", str(ids)]
         out = ["--out", str(arguments.out / "results"), "--workers", "0", "--quiet"]
+        out += ["--trials", arguments.trials]
         _run(["eval", "--protocol", str(PROTOCOL), *segmenter, *data, *where, *out])
 
 

@@ -41,7 +41,7 @@ def _load(tmp_path: Path, text: str) -> Recipe:
 
 
 RECIPES = ["robust", "sam-nano"]
-CHANGES = ["dsp", "photographs", "plain"]
+CHANGES = ["dsp", "photographs", "plain", "whole-masks"]
 
 
 @pytest.mark.parametrize("changes", [[], *([each] for each in CHANGES), CHANGES])
@@ -106,11 +106,12 @@ def test_epochs_become_steps_that_draw_as_many_images() -> None:
     assert counted(tiny_recipe(), 401) == tiny_recipe()
 
 
-def test_one_data_set_can_take_the_place_of_all() -> None:
-    recipe = with_data(load_recipe("robust", "photographs"), "hqseg-44k", "train", in_root=True)
-    (row,) = recipe.data
-    assert (row.dataset, row.folder, row.split, row.held_out) == ("hqseg-44k", ".", "train", 0.01)
-    (row,) = with_data(recipe, "scenes", "", in_root=False).data
+def test_data_sets_can_take_the_place_of_all_with_their_images_alike() -> None:
+    recipe = with_data(load_recipe("robust", "photographs"), ["fss", "ecssd"], "x", in_root=True)
+    assert [row.dataset for row in recipe.data] == ["fss", "ecssd"]
+    for row in recipe.data:
+        assert (row.folder, row.split, row.held_out, row.per_image) == (".", "x", 0.01, True)
+    (row,) = with_data(recipe, ["scenes"], "", in_root=False).data
     assert row.folder == ""
 
 

@@ -9,7 +9,8 @@ from samrobust.errors import RecipeError
 from samrobust.interfaces import Dataset
 from samrobust.training.data import open_data
 from samrobust.training.examples import ExampleDraws, Pool
-from samrobust.training.recipe import DataSource
+from samrobust.training.recipe import DataSource, with_data
+from samrobust.training.recipe_files import load_recipe
 from samrobust.types import Sample
 from tests.trainings import tiny_recipe
 
@@ -79,3 +80,11 @@ def test_folders_are_looked_for_below_the_root(photographs: Path) -> None:
     assert max(example.image.shape) == 64
     with pytest.raises(RecipeError, match="needs --data-root: the folder that holds pennfudan"):
         open_data(recipe, None)
+
+
+def test_a_group_is_drawn_image_by_image(photographs: Path) -> None:
+    names = ["fss", "ecssd"]
+    recipe = with_data(load_recipe("robust"), names, "", in_root=True)
+    data = open_data(recipe, photographs / "hq_layout")
+    assert [pool.weight for pool in data.pools] == [len(pool.sample_ids) for pool in data.pools]
+    assert data.n_images == sum(pool.weight for pool in data.pools) > 10

@@ -37,7 +37,7 @@ SMALL = ["--data", "scenes", "--split", "6x64x48", "--device", "cpu", "--quiet"]
 
 def recipe_of(model: str, *changes: str) -> Recipe:
     """Return three steps of two images, looks only at the end."""
-    recipe = with_data(load_recipe("robust", *changes), "scenes", "6x64x48", in_root=False)
+    recipe = with_data(load_recipe("robust", *changes), ["scenes"], "6x64x48", in_root=False)
     (phase,) = recipe.phases
     short = replace(phase, images=2, objects=2, kinds=2, warmup=0)
     return counted(recipe_for(replace(recipe, phases=(short,)), model), 6)

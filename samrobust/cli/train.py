@@ -8,6 +8,7 @@ import typer
 
 from samrobust.cli.choices import check_number
 from samrobust.cli.terminal import note_line, print_table, training_bar
+from samrobust.datasets import GROUPS
 from samrobust.errors import TrainingError
 from samrobust.interfaces import EncoderDtype
 from samrobust.registry import one_of
@@ -34,7 +35,9 @@ def train_command(
     ] = None,
     data: Annotated[
         str | None,
-        typer.Option(help="Data set in place of the recipe's; --data-root is then its folder."),
+        typer.Option(
+            help="Data set or group in place of the recipe's; --data-root is then its folder."
+        ),
     ] = None,
     data_root: Annotated[
         Path | None, typer.Option(help="Folder that holds the folders that the recipe names.")
@@ -86,7 +89,8 @@ def train_command(
     chosen = load_recipe(*(recipe or [default_recipe(model)]))
     chosen = lengthened(recipe_for(chosen, model), longer)
     if data is not None:
-        chosen = with_data(chosen, data, split, in_root=data_root is not None)
+        members = GROUPS.get(data, (data,))
+        chosen = with_data(chosen, members, split, in_root=data_root is not None)
     elif split:
         raise TrainingError(f"--split {split}: is the split of --data, which is not given")
     found = open_data(chosen, data_root)

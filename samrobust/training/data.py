@@ -70,7 +70,8 @@ def open_data(recipe: Recipe, root: Path | None) -> TrainingData:
         marked = list(zip(dataset.ids(), apart, strict=True))
         trained = [sample_id for sample_id, out in marked if not out]
         if row.weight and trained:
-            pools.append(Pool(dataset, trained, row.weight))
+            weight = row.weight * (len(trained) if row.per_image else 1)
+            pools.append(Pool(dataset, trained, weight))
         if any(apart):
             held_out.append(HeldOut(dataset, [sample_id for sample_id, out in marked if out]))
         keys.append(f"{dataset.info.key} {dataset.info.fingerprint}")

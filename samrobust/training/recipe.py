@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -70,6 +70,7 @@ class DataSource:
     Attributes:
         dataset: as registered.
         weight: how often it is drawn from, against the others; 0 for never.
+        per_image: whether the weight is that of each image instead of the data set's.
         folder: its root inside the folder that is given with the command, "." for that folder
             itself; "" where it has none.
         split: part of it.
@@ -82,6 +83,7 @@ class DataSource:
     folder: str = ""
     split: str = ""
     held_out: float = 0.0
+    per_image: bool = False
 
     def __post_init__(self) -> None:
         at_least("weight", self.weight, 0)
@@ -256,17 +258,21 @@ def counted(recipe: Recipe, n_images: int) -> Recipe:
     return dataclasses.replace(recipe, phases=phases)
 
 
-def with_data(recipe: Recipe, dataset: str, split: str, *, in_root: bool) -> Recipe:
-    """Return a recipe that learns from one data set, and from no other.
+def with_data(recipe: Recipe, datasets: Sequence[str], split: str, *, in_root: bool) -> Recipe:
+    """Return a recipe that learns from some data sets, all their images alike, and from no other.
 
     Args:
         recipe: the recipe.
-        dataset: as registered.
-        split: part of it, "" for its default.
-        in_root: whether it lies in the folder that is given with the command.
+        datasets: as registered.
+        split: part of each, "" for its default.
+        in_root: whether they lie in the folder that is given with the command.
     """
-    row = DataSource(dataset, 1.0, "." if in_root else "", split, held_out=HELD_OUT)
-    return dataclasses.replace(recipe, data=(row,))
+    folder = "." if in_root else ""
+    rows = [
+        DataSource(dataset, 1.0, folder, split, held_out=HELD_OUT, per_image=True)
+        for dataset in datasets
+    ]
+    return dataclasses.replace(recipe, data=tuple(rows))
 
 
 def recipe_for(recipe: Recipe, model: str) -> Recipe:
