@@ -12,6 +12,7 @@ import time
 
 import torch
 from segment_anything.build_sam import sam_model_registry
+from segment_anything.modeling.sam import Sam as SamModel
 
 from samrobust.interfaces import SegmenterOptions
 from samrobust.segmenters.allocator import keep_large_blocks
@@ -54,7 +55,8 @@ def _sam(model: str, device: str) -> Sam:
     if model == "sam-nano":
         return build_sam_nano(SegmenterOptions(device=device))
     torch.manual_seed(0)
-    return Sam(sam_model_registry[model]().to(device))
+    sam: SamModel = sam_model_registry[model]()  # type: ignore[no-untyped-call]
+    return Sam(sam.to(device))
 
 
 @torch.inference_mode()

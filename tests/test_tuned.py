@@ -10,8 +10,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from samrobust.datasets.coco import build_coco
 from samrobust.errors import CheckpointError, SegmenterError, TrainingError
-from samrobust.interfaces import SegmenterOptions
+from samrobust.interfaces import DatasetOptions, SegmenterOptions
 from samrobust.segmenters import SEGMENTERS
 from samrobust.segmenters.nano import WEIGHTS, build_sam_nano
 from samrobust.segmenters.plugins import n_parameters
@@ -20,6 +21,7 @@ from samrobust.segmenters.stable_sam import StableSam
 from samrobust.training import tuned
 from samrobust.training.data import open_data
 from samrobust.training.examples import Example, ExampleDraws
+from samrobust.training.judge import judge
 from samrobust.training.loop import Training
 from samrobust.training.models import build_trainee
 from samrobust.training.recipe import Recipe, counted, recipe_for, with_data
@@ -32,6 +34,7 @@ from tests.sam_weights import random_image, random_prompts, small_sam
 from tests.trainings import same_tensors
 
 MODELS = ["stable-sam", "decoder-tuned", "token-tuned"]
+MODELS_OF_PACKAGE = ["sam-nano", "stable-sam"]
 SMALL = ["--data", "scenes", "--split", "6x64x48", "--device", "cpu", "--quiet"]
 
 
@@ -263,3 +266,25 @@ def test_train_and_eval_on_the_command_line(shell: Shell) -> None:
     assert "own" in evaluated.out
     states = load_file("stable-sam-own.safetensors"), load_file("token-tuned-own.safetensors")
     assert not same_tensors(*states)
+
+
+def test_the_package_carries_plugins_for_its_own_sam_nano() -> None:
+    stable = load("stable-sam", None)
+    assert isinstance(stable, StableSam)
+    assert stable.info.label == "stable-sam"
+    assert stable.info.settings["base"] == "sam-nano"
+    assert n_parameters(stable.plugins.requires_grad_(True)) == 22_613
+    assert sum(file.stat().st_size for file in WEIGHTS.parent.iterdir()) < 12e6
+
+
+def test_on_photographs_it_regains_some_of_what_bad_boxes_cost(photographs: Path) -> None:
+    dataset = build_coco(DatasetOptions(photographs / "pennfudan", "train"))
+    recipe = load_recipe("sam-nano", "photographs")
+    (held_out,) = (
+        each.sample_ids
+        for each in open_data(recipe, photographs).held_out
+        if each.dataset.info.folder == "pennfudan"
+    )
+    plain, stable = (judge(load(name, None), dataset, held_out[:8]) for name in MODELS_OF_PACKAGE)
+    assert stable["box-noise-0.4"] > plain["box-noise-0.4"] + 0.01
+    assert stable["box"] > plain["box"] - 0.05
