@@ -17,7 +17,7 @@ from samrobust.segmenters.stable_sam import Reading, StableSam
 from samrobust.types import Floats, Image, Instance, Mask, PromptBatch, Sample
 
 LEAST_PIXELS = 1024
-"""Of the objects that are looked at: COCO's "small" ends there."""
+"""Of the objects that are looked at, in the original image: COCO's "small" ends there."""
 PROMPTS_AT_ONCE = 16
 
 

@@ -9,13 +9,12 @@ from scipy import stats
 
 from samrobust.degradations.boxes import BoxNoise, ExactBox
 from samrobust.degradations.points import RandomPoints
+from samrobust.inspection import LEAST_PIXELS
 from samrobust.interfaces import Dataset, Degradation, Segmenter
 from samrobust.metrics.overlap import iou
 from samrobust.seeding import keyed_generator
 from samrobust.types import Floats, Instance, PromptBatch
 
-LEAST_PIXELS = 1024
-"""Of the objects that are judged, in the original image: COCO's "small" ends there."""
 PROMPTS: Mapping[str, Degradation] = {
     "box": ExactBox(),
     "box-noise-0.4": BoxNoise(0.4, 0.4),
