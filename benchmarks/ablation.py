@@ -40,12 +40,10 @@ BSDS_IMAGES = 2
 """Of BSDS500, whose people drew some 54 regions an image."""
 COLUMNS = {
     "exact-box": ("miou", "mbiou"),
-    "box-noise-0.2": ("miou", "msf"),
-    "box-noise-0.4": ("miou", "mbiou", "msf", "iou_std"),
+    "box-noise-0.4": ("miou", "mbiou", "msf"),
     "points-1": ("miou", "msf"),
-    "border-points-1": ("miou",),
 }
-NAMES = {"miou": "mIoU", "mbiou": "mBIoU", "msf": "mSF", "iou_std": "IoU std"}
+NAMES = {"miou": "mIoU", "mbiou": "mBIoU", "msf": "mSF"}
 
 
 def main() -> None:
