@@ -154,6 +154,8 @@ def test_tables_of_settings_may_be_left_out(tmp_path: Path) -> None:
         # the recipe itself
         ("seed = 5", "seed 5", "is not TOML"),
         ("seed = 5\n", "", "the recipe needs the parameter 'seed'"),
+        ("seed = 5", f"seed = {2**63}", "seed must be in [0, 2**63), got 9223372036854775808"),
+        ("seed = 5", "seed = -1", "seed must be in [0, 2**63), got -1"),
         ("seed = 5", "seed = 0.5", "the recipe: seed must be a whole number, got 0.5"),
         ("seed = 5", "seed = 5\nsede = 5", "the recipe has no parameter 'sede'. Known: "),
         ("clip_norm = 1.0", "clip_norm = nan", "the recipe: clip_norm must be a number, got nan"),

@@ -22,6 +22,9 @@ from samrobust.training.recipe import (
     at_least,
 )
 
+SEEDS = 2**63
+"""How many there are: torch's generators take no larger ones."""
+
 
 def packaged_recipes() -> dict[str, Path]:
     """Return name -> file of the recipes that come with the package."""
@@ -114,6 +117,8 @@ def _build(table: Mapping[str, Any]) -> Recipe:
     for name in ("weight_decay", "clip_norm", "judge_images"):
         at_least(name, getattr(recipe, name), 0)
     at_least("judge_every", recipe.judge_every, 1)
+    if not 0 <= recipe.seed < SEEDS:
+        raise ValueError(f"seed must be in [0, 2**63), got {recipe.seed}")
     for name in ("average", "corrections"):
         if not 0 <= getattr(recipe, name) <= 1:
             raise ValueError(f"{name} must be in [0, 1], got {getattr(recipe, name)}")
