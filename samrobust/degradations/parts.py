@@ -9,6 +9,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from samrobust.degradations.points import check_whole
 from samrobust.geometry import flat_to_points, foreground_pixels, mask_to_box
 from samrobust.seeding import uniform_indices
 from samrobust.types import FOREGROUND, Mask, Prompt, PromptKind
@@ -59,8 +60,7 @@ class PartPoints:
 
     def __post_init__(self) -> None:
         _check_side(self.side)
-        if self.count < 1:
-            raise ValueError(f"count must be a whole number of at least 1, got {self.count}")
+        check_whole("count", self.count, least=1)
 
     def __call__(self, mask: Mask, rng: np.random.Generator) -> Prompt:
         """Return `count` foreground points in a part of `mask`."""

@@ -47,8 +47,8 @@ class RandomPoints:
     background: int = 0
 
     def __post_init__(self) -> None:
-        _whole("count", self.count, least=1)
-        _whole("background", self.background, least=0)
+        check_whole("count", self.count, least=1)
+        check_whole("background", self.background, least=0)
 
     def __call__(self, mask: Mask, rng: np.random.Generator) -> Prompt:
         """Return `count` foreground points, then `background` background points."""
@@ -76,8 +76,8 @@ class BorderPoints:
     background: int = 0
 
     def __post_init__(self) -> None:
-        _whole("count", self.count, least=1)
-        _whole("background", self.background, least=0)
+        check_whole("count", self.count, least=1)
+        check_whole("background", self.background, least=0)
         if not (math.isfinite(self.band) and self.band > 0):
             raise ValueError(f"band must be a finite number above 0, got {self.band}")
 
@@ -102,7 +102,7 @@ class CentrePoint:
     background: int = 0
 
     def __post_init__(self) -> None:
-        _whole("background", self.background, least=0)
+        check_whole("background", self.background, least=0)
 
     @property
     def is_random(self) -> bool:
@@ -141,6 +141,7 @@ def _ring(mask: Mask) -> Pixels:
     return ring
 
 
-def _whole(name: str, value: int, *, least: int) -> None:
+def check_whole(name: str, value: int, *, least: int) -> None:
+    """Raise a ValueError where a whole number is smaller than it may be."""
     if value < least:
         raise ValueError(f"{name} must be a whole number of at least {least}, got {value}")
