@@ -4,7 +4,7 @@ An image is encoded once, whatever it is asked.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 import torch
@@ -28,6 +28,14 @@ class Decodes(Protocol):
     ) -> tuple[Tensor, Tensor]:
         """Return logits (N, M, 4h, 4w) and quality (N, M) of M of the decoder's four masks."""
         ...
+
+
+def embeddings_of(features: Tensor, examples: Sequence[Example]) -> list[SamEmbedding]:
+    """Return the embedding of each of B examples from features (B, C, h, w)."""
+    return [
+        SamEmbedding(features[row : row + 1], example.size_hw, example.input_size_hw)
+        for row, example in enumerate(examples)
+    ]
 
 
 def answer_losses(

@@ -20,7 +20,7 @@ from samrobust.segmenters.nano import (
     set_side,
 )
 from samrobust.segmenters.sam import Sam, SamEmbedding, SamOptions
-from samrobust.training.answers import answer_losses
+from samrobust.training.answers import answer_losses, embeddings_of
 from samrobust.training.examples import Example
 from samrobust.training.recipe import Phase, Recipe
 from samrobust.training.trainee import TraineeOptions
@@ -96,10 +96,7 @@ class NanoTrainee:
                 features = self._model.image_encoder(torch.stack(images)).float()
         else:
             features = torch.cat([self._noise(example) for example in examples]).to(device)
-        return [
-            SamEmbedding(features[row : row + 1], example.size_hw, example.input_size_hw)
-            for row, example in enumerate(examples)
-        ]
+        return embeddings_of(features, examples)
 
     def _noise(self, example: Example) -> Tensor:
         """Return (1, C, h, w): what a decoder sees where there is no image."""

@@ -17,7 +17,7 @@ from samrobust.segmenters.plugins import Plugins
 from samrobust.segmenters.sam import Sam, SamEmbedding
 from samrobust.segmenters.stable_sam import StableSam
 from samrobust.segmenters.tuned import DECODER, TOKENS, mark_tuned, tuned_header, tuned_part
-from samrobust.training.answers import answer_losses
+from samrobust.training.answers import answer_losses, embeddings_of
 from samrobust.training.examples import Example
 from samrobust.training.recipe import Phase, Recipe
 from samrobust.training.trainee import TraineeOptions
@@ -102,10 +102,7 @@ class TunedTrainee:
         squares = [model.preprocess(example.image.to(model.device)) for example in examples]
         dtype = next(model.image_encoder.parameters()).dtype
         features = model.image_encoder(torch.stack(squares).to(dtype)).float()
-        return [
-            SamEmbedding(features[row : row + 1], example.size_hw, example.input_size_hw)
-            for row, example in enumerate(examples)
-        ]
+        return embeddings_of(features, examples)
 
 
 def stable_sam(recipe: Recipe, options: TraineeOptions) -> TunedTrainee:
