@@ -4,11 +4,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
-
 from samrobust.errors import CheckpointError, SegmenterError
 from samrobust.interfaces import SegmenterOptions
 from samrobust.registry import known
+from samrobust.segmenters.checkpoints import load_header
 from samrobust.segmenters.nano import NAME as NANO
 from samrobust.segmenters.nano import build_sam_nano
 from samrobust.segmenters.sam import Sam, build_sam
@@ -43,13 +42,7 @@ def read_header(path: Path, kind: str, *, holds: str) -> Mapping[str, str]:
     Raises:
         CheckpointError: it is missing, is no safetensors file, or of another kind.
     """
-    if not path.is_file():
-        raise CheckpointError(f"{path}: there is no such checkpoint")
-    try:
-        with safe_open(path, framework="pt") as file:
-            header: dict[str, str] = file.metadata() or {}
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path.name}: cut short, or not a safetensors file") from error
+    header = load_header(path)
     if header.get("kind") != kind:
         raise CheckpointError(f"{path.name}: holds no {holds}")
     return header

@@ -1,5 +1,6 @@
 """Weights files: where published ones are, how they get here, and how a model takes them in."""
 
+import contextlib
 import hashlib
 import os
 import pickle
@@ -13,7 +14,7 @@ import pooch  # type: ignore[import-untyped]
 import requests
 import torch
 from filelock import FileLock
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -150,13 +151,19 @@ def load_tensors(path: Path) -> State:
     Raises:
         CheckpointError: the file is missing or is no safetensors file.
     """
-    if not path.is_file():
-        raise CheckpointError(f"{path}: there is no such checkpoint")
-    try:
+    with _opened(path):
         state = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path.name}: cut short, or not a safetensors file") from error
     return {name: tensor.float() for name, tensor in state.items()}
+
+
+def load_header(path: Path) -> dict[str, str]:
+    """Return what the header of a safetensors file says besides its tensors.
+
+    Raises:
+        CheckpointError: the file is missing or is no safetensors file.
+    """
+    with _opened(path), safe_open(path, framework="pt") as file:
+        return file.metadata() or {}
 
 
 def fill_model(model: nn.Module, state: State, *, path: Path) -> None:
@@ -189,6 +196,17 @@ def file_sha256(path: Path) -> str:
 def _sha256(path: Path, _size: int, _changed_ns: int) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[None]:
+    """Say in one line why a safetensors file cannot be read."""
+    if not path.is_file():
+        raise CheckpointError(f"{path}: there is no such checkpoint")
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path.name}: cut short, or not a safetensors file") from error
 
 
 def _check_hash(path: Path, checkpoint: Checkpoint) -> None:

@@ -176,9 +176,7 @@ def build_stable_sam(options: SegmenterOptions) -> StableSam:
         SegmenterError: a variant is asked for, or the device is not here.
         CheckpointError: the plugins or the weights of their SAM cannot be had, or do not fit.
     """
-    path = options.checkpoint or WEIGHTS
-    header = read_header(path, KIND, holds=f"plugins of {NAME}")
-    stable = load_stable_sam(open_base(path, header, options), path)
+    stable = load_stable_sam(build_base_alone(options), options.checkpoint or WEIGHTS)
     stable.info = replace(
         stable.info, variant=options.checkpoint.stem if options.checkpoint else ""
     )
