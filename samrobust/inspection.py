@@ -101,13 +101,13 @@ def looks(
         SegmenterError: there are fewer photographs with an object that is large enough.
     """
     ids = dataset.ids()
-    chosen: dict[str, Instance] = {}
+    chosen: set[str] = set()
     for number in range(count):
         for sample_id in ids[number * len(ids) // count :]:
             sample = dataset[sample_id]
             instance = median_instance(sample)
             if instance is not None and sample_id not in chosen:
-                chosen[sample_id] = instance
+                chosen.add(sample_id)
                 yield from _looks_at(before, after, sample, instance, dataset, protocol)
                 break
         else:

@@ -1,7 +1,7 @@
 """`samrobust draw`: pictures of what happens inside Stable-SAM."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -18,10 +18,6 @@ from samrobust.errors import SamrobustError
 from samrobust.interfaces import Dataset, SegmenterOptions
 from samrobust.protocol import load_protocol, with_conditions, with_trials
 
-if TYPE_CHECKING:
-    from samrobust.segmenters.sam import Sam
-    from samrobust.segmenters.stable_sam import StableSam
-
 app = typer.Typer(no_args_is_help=True, help="Draw what happens inside Stable-SAM.")
 
 PROTOCOL = "noisy-box"
@@ -37,7 +33,9 @@ BaseCheckpoint = Annotated[
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 
 
-@app.command("reading", epilog="samrobust draw reading --dataset coco --data-root DIR --count 4")
+@app.command(
+    "reading", epilog="samrobust draw reading --dataset coco --data-root DIR --split val2017"
+)
 def reading_command(
     checkpoint: Checkpoint = None,
     base_checkpoint: BaseCheckpoint = None,
@@ -60,15 +58,18 @@ def reading_command(
 
     from samrobust.inspection import looks
     from samrobust.report.readings import draw_looks
+    from samrobust.segmenters.stable_sam import build_base_alone, build_stable_sam
 
     options = _options(checkpoint, base_checkpoint, device)
-    before, after = _pair(options)
+    before, after = build_base_alone(options), build_stable_sam(options)
     protocol = with_conditions(load_protocol(PROTOCOL), CONDITIONS)
     draw_looks(list(looks(before, after, chosen, protocol, count)), to)
     note_line(f"{to}: written")
 
 
-@app.command("routing", epilog="samrobust draw routing --dataset coco --data-root DIR")
+@app.command(
+    "routing", epilog="samrobust draw routing --dataset coco --data-root DIR --split val2017"
+)
 def routing_command(
     checkpoint: Checkpoint = None,
     base_checkpoint: BaseCheckpoint = None,
@@ -89,8 +90,9 @@ def routing_command(
 
     from samrobust.inspection import routed_boxes
     from samrobust.report.readings import draw_routing
+    from samrobust.segmenters.stable_sam import build_stable_sam
 
-    _, stable = _pair(_options(checkpoint, base_checkpoint, device))
+    stable = build_stable_sam(_options(checkpoint, base_checkpoint, device))
     protocol = with_trials(load_protocol(PROTOCOL), trials)
     found = routed_boxes(stable, chosen, chosen.ids()[:limit], protocol)
     out.print(draw_routing(found, to), soft_wrap=True, markup=False)
@@ -111,10 +113,3 @@ def _options(
     return SegmenterOptions(
         checkpoint=checkpoint, base_checkpoint=base_checkpoint, device=resolve_device(device)
     )
-
-
-def _pair(options: SegmenterOptions) -> tuple["Sam", "StableSam"]:
-    """Return a SAM as it is, and another copy of it with its plugins."""
-    from samrobust.segmenters.stable_sam import build_base_alone, build_stable_sam
-
-    return build_base_alone(options), build_stable_sam(options)
