@@ -41,7 +41,7 @@ def _load(tmp_path: Path, text: str) -> Recipe:
 
 
 RECIPES = ["robust", "sam-nano"]
-CHANGES = ["dsp", "photographs", "plain", "whole-masks"]
+CHANGES = ["dsp", "imagenet", "photographs", "plain", "whole-masks"]
 
 
 @pytest.mark.parametrize("changes", [[], *([each] for each in CHANGES), CHANGES])
@@ -194,6 +194,8 @@ def test_tables_of_settings_may_be_left_out(tmp_path: Path) -> None:
         ("[loss]", "[plugins]\nroting = true\n[loss]", "plugins has no parameter 'roting'"),
         ("[loss]", "[rates]\na = 'b'\n[loss]", "'rates' must be a table of numbers"),
         ("[loss]", "[rates]\na = -1\n[loss]", "the rate of a must be at least 0, got -1"),
+        ("[loss]", "[trunk]\nstart = 'coco'\n[loss]", "unknown start 'coco'. Known: imagenet, not"),
+        ("[loss]", "[trunk]\nrate = -1\n[loss]", "trunk: rate must be at least 0, got -1"),
         ("dice = 1.0", "sampled = 1.5", "loss: sampled must be at most 1, got 1.5"),
         # data
         (DATA, "", "'data' must be a list of tables, each opened by [[data]]"),

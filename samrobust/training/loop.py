@@ -4,7 +4,7 @@ import contextlib
 import math
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -78,7 +78,7 @@ class Training:
         self._team = team or Team()
         named = trainee.learned.named_parameters()
         self._parameters = {name: value for name, value in named if value.requires_grad}
-        self._optimizer = _optimizer(self._parameters, recipe)
+        self._optimizer = _optimizer(self._parameters, trainee.rate_of, recipe)
         self._average = {name: x.detach().clone() for name, x in self._parameters.items()}
         self.step = 0
         self._resume()
@@ -139,7 +139,7 @@ class Training:
     def _do_step(self, batch: Sequence[Example], phase: Phase, step: int) -> dict[str, Tensor]:
         rate = learning_rate(phase, step)
         for group in self._optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["factor"]
         self._optimizer.zero_grad()
         losses = self._backward(batch, phase)
         self._share_gradients()
@@ -227,13 +227,19 @@ def learning_rate(phase: Phase, step: int) -> float:
     return risen * (last + (first - last) * falling)
 
 
-def _optimizer(parameters: Mapping[str, nn.Parameter], recipe: Recipe) -> torch.optim.AdamW:
-    """Return AdamW, with weight decay on matrices and kernels but not on biases and norms."""
-    matrices = [x for x in parameters.values() if x.ndim > 1]
-    vectors = [x for x in parameters.values() if x.ndim <= 1]
+def _optimizer(
+    parameters: Mapping[str, nn.Parameter], rate_of: Callable[[str], float], recipe: Recipe
+) -> torch.optim.AdamW:
+    """Return AdamW, with weight decay on matrices and kernels but not on biases and norms.
+
+    The "factor" of a group is that of its learning rate.
+    """
+    alike: dict[tuple[float, bool], list[nn.Parameter]] = defaultdict(list)
+    for name, parameter in parameters.items():
+        alike[rate_of(name), parameter.ndim > 1].append(parameter)
     groups = [
-        {"params": matrices, "weight_decay": recipe.weight_decay},
-        {"params": vectors, "weight_decay": 0.0},
+        {"params": members, "factor": rate, "weight_decay": recipe.weight_decay * decays}
+        for (rate, decays), members in alike.items()
     ]
     return torch.optim.AdamW(groups, lr=0.0, betas=BETAS, fused=True)
 

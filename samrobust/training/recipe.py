@@ -12,6 +12,7 @@ from samrobust.registry import one_of
 from samrobust.segmenters.plugin_settings import PluginSettings
 
 Source = Literal["data", "ellipses"]
+Start = Literal["nothing", "imagenet"]
 HELD_OUT = 0.01
 """Share of the images of a data set that a recipe does not name, which are judged: of HQSeg-44K
 some 440."""
@@ -164,6 +165,24 @@ class Augmentation:
 
 
 @dataclass(frozen=True)
+class Trunk:
+    """How the trunk of an encoder begins, where the model has one that is trained.
+
+    Attributes:
+        start: "nothing", random weights, or "imagenet", those of a network trained to tell what
+            photographs show.
+        rate: factor of its learning rates.
+    """
+
+    start: str = "nothing"
+    rate: float = 1.0
+
+    def __post_init__(self) -> None:
+        one_of(Start, self.start, kind="start")
+        at_least("rate", self.rate, 0)
+
+
+@dataclass(frozen=True)
 class Recipe:
     """A training.
 
@@ -187,6 +206,7 @@ class Recipe:
         loss: of one prompt.
         augmentation: of the images.
         plugins: how they are made, where the model has some.
+        trunk: of the encoder, where it is trained.
         rates: factors of the learning rates by model; 1 where it has none.
     """
 
@@ -207,6 +227,7 @@ class Recipe:
     loss: LossWeights = field(default_factory=LossWeights)
     augmentation: Augmentation = field(default_factory=Augmentation)
     plugins: PluginSettings = field(default_factory=PluginSettings)
+    trunk: Trunk = field(default_factory=Trunk)
     rates: Mapping[str, float] = field(default_factory=dict)
 
     @property

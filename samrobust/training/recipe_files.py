@@ -19,6 +19,7 @@ from samrobust.training.recipe import (
     Phase,
     PromptSource,
     Recipe,
+    Trunk,
     at_least,
 )
 
@@ -101,7 +102,12 @@ def _build(table: Mapping[str, Any]) -> Recipe:
         "data": _rows(table, "data", lambda row: make_settings(DataSource, row, kind="data")),
         "prompts": _rows(table, "prompts", _prompts),
     }
-    tables = {"loss": LossWeights, "augmentation": Augmentation, "plugins": PluginSettings}
+    tables = {
+        "loss": LossWeights,
+        "augmentation": Augmentation,
+        "plugins": PluginSettings,
+        "trunk": Trunk,
+    }
     for key, build in tables.items():
         if key in table:
             if not isinstance(table[key], dict):

@@ -39,6 +39,10 @@ class Trainee(Protocol):
         """Return the part that learns; parameters that do not require a gradient stay."""
         ...
 
+    def rate_of(self, parameter: str) -> float:
+        """Return the factor of the learning rate of a parameter of what learns, by its name."""
+        ...
+
     @property
     def side(self) -> int:
         """Return the pixels of its square input where a phase names none."""

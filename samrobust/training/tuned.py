@@ -57,6 +57,10 @@ class TunedTrainee:
         """Return the part that learns."""
         return self._learned
 
+    def rate_of(self, parameter: str) -> float:  # noqa: ARG002
+        """Return 1: all of it learns alike."""
+        return 1.0
+
     @property
     def side(self) -> int:
         """Return the side of the base's input."""
