@@ -436,7 +436,7 @@ def test_the_same_command_again_writes_the_same_weights(undisturbed: Done, shell
             "sam --recipe other.toml",
             "unknown trainable model 'sam'. Known: decoder-tuned, sam-nano",
         ),
-        (f"sam-nano --recipe {TINY} --base sam", "is trained from nothing: --base, --variant and"),
+        (f"sam-nano --recipe {TINY} --base sam", "is trained whole: --base, --variant and"),
         (f"sam-nano --recipe {TINY} --split val", "--split val: is the split of --data, which is"),
         (
             "stable-sam --data scenes --split 2x64x48 --base sama",

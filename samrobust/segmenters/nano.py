@@ -8,109 +8,35 @@ from pathlib import Path
 from typing import cast
 
 import torch
-from segment_anything.modeling.common import LayerNorm2d
 from segment_anything.modeling.image_encoder import ImageEncoderViT
 from segment_anything.modeling.mask_decoder import MaskDecoder
 from segment_anything.modeling.prompt_encoder import PromptEncoder
 from segment_anything.modeling.sam import Sam as SamModel
 from segment_anything.modeling.transformer import Attention, TwoWayTransformer
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import nn
 
 from samrobust.errors import SegmenterError
 from samrobust.interfaces import SegmenterOptions
 from samrobust.segmenters.checkpoints import file_sha256, fill_model, load_tensors
 from samrobust.segmenters.device import resolve_device
+from samrobust.segmenters.nano_encoder import NanoEncoder
 from samrobust.segmenters.sam import Sam, SamOptions
 
 NAME = "sam-nano"
 WEIGHTS = Path(__file__).parent / "weights" / "sam-nano.safetensors"
-"""Trained with `samrobust train sam-nano --recipe sam-nano --recipe photographs` (README)."""
-SIDE = 256
+"""Trained with `samrobust train sam-nano --recipe sam-nano --recipe imagenet --recipe photographs`
+(README)."""
+SIDE = 320
 """Pixels of the square input."""
 STRIDE = 8
-"""Pixels of the input a position of the embedding: a grid of 32 x 32, masks of 128 x 128."""
+"""Pixels of the input a position of the embedding: a grid of 40 x 40, masks of 160 x 160."""
 MASK_STRIDE = 2
 """Pixels of the input a position of a mask."""
 CHANNELS = 128
 """C of the embedding and the decoder; SAM's is 256."""
-WIDTHS, DEPTHS = (48, 96, 192, 256), (2, 3, 4, 2)
-"""Channels and blocks of the encoder's stages, at strides 4, 8, 16 and 32."""
 HEADS = 4
 LEAST_FREQUENCY = 1 / 16
 """Of the positional encoding, in turns per half side of the input; the others are multiples."""
-
-
-class NanoBlock(nn.Module):
-    """A residual block: 3x3 convolution, group norm, GELU, 1x1 convolution.
-
-    Args:
-        width: channels in and out.
-    """
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.spatial = nn.Conv2d(width, width, 3, padding=1)
-        self.norm = _norm(width)
-        self.mix = nn.Conv2d(width, width, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return (B, width, h, w) of the same."""
-        y: Tensor = self.mix(functional.gelu(self.norm(self.spatial(x))))
-        return x + y
-
-
-class NanoEncoder(nn.Module):
-    """Image features at stride 8, in which coarse stages tell what a place belongs to.
-
-    Four stages of residual blocks, fused from the coarsest up (Lin et al. 2017, FPN); the finest
-    stage joins with its 2x2 positions in one, so that masks finer than the grid can be drawn.
-    Convolutions learn far sooner from few photographs than a ViT (facts/sam-nano.md). The norms
-    are of groups of channels: no image changes another's embedding, and a step split over several
-    processes is the same step.
-
-    Args:
-        side: pixels of the square input, a multiple of 32.
-    """
-
-    def __init__(self, side: int = SIDE) -> None:
-        super().__init__()
-        self.img_size = side  # as SAM's own encoder calls it
-        half = WIDTHS[0] // 2
-        self.stem = nn.Sequential(
-            nn.Conv2d(3, half, 3, stride=2, padding=1),
-            nn.GELU(),
-            nn.Conv2d(half, WIDTHS[0], 3, stride=2, padding=1),
-        )
-        self.stages = nn.ModuleList()
-        for stage, (width, depth) in enumerate(zip(WIDTHS, DEPTHS, strict=True)):
-            blocks: list[nn.Module] = [NanoBlock(width) for _ in range(depth)]
-            if stage:
-                finer = WIDTHS[stage - 1]
-                blocks = [_norm(finer), nn.Conv2d(finer, width, 2, stride=2), *blocks]
-            self.stages.append(nn.Sequential(*blocks))
-        self.finest = nn.Conv2d(WIDTHS[0], CHANNELS, 2, stride=2)
-        self.laterals = nn.ModuleList(nn.Conv2d(width, CHANNELS, 1) for width in WIDTHS[1:])
-        self.fuse = NanoBlock(CHANNELS)
-        self.neck = LayerNorm2d(CHANNELS)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Return the embeddings (B, C, side / 8, side / 8) of normalised images (B, 3, side, side).
-
-        Sides may differ from the encoder's own, for training on small images.
-        """
-        x = self.stem(images.contiguous(memory_format=torch.channels_last))
-        stages = []
-        for stage in self.stages:
-            x = stage(x)
-            stages.append(x)
-        finest, *coarser = stages
-        fused = self.finest(finest)
-        context: Tensor | None = None
-        for lateral, features in zip(reversed(self.laterals), reversed(coarser), strict=True):
-            context = lateral(features) + (0 if context is None else _doubled(context))
-        embedding: Tensor = self.neck(self.fuse(fused + context))
-        return embedding.contiguous()
 
 
 def nano_model(side: int = SIDE) -> SamModel:
@@ -146,7 +72,9 @@ def nano_model(side: int = SIDE) -> SamModel:
         iou_head_depth=3,
         iou_head_hidden_dim=CHANNELS,
     )
-    encoder = cast(ImageEncoderViT, NanoEncoder(side).to(memory_format=torch.channels_last))
+    encoder = cast(
+        ImageEncoderViT, NanoEncoder(side, CHANNELS).to(memory_format=torch.channels_last)
+    )
     return SamModel(encoder, prompt_encoder, decoder)
 
 
@@ -195,11 +123,3 @@ def _align(transformer: TwoWayTransformer) -> None:
                 attention.k_proj.weight.copy_(attention.q_proj.weight)
                 nn.init.orthogonal_(attention.v_proj.weight)
                 attention.out_proj.weight.copy_(attention.v_proj.weight.T)
-
-
-def _norm(width: int) -> nn.Module:
-    return nn.GroupNorm(8, width)
-
-
-def _doubled(x: Tensor) -> Tensor:
-    return functional.interpolate(x, scale_factor=2.0, mode="nearest")

@@ -10,9 +10,7 @@ from samrobust.training.trainee import Trainee, TraineeOptions
 TRAINEES: Registry[Callable[[Recipe, TraineeOptions], Trainee]] = Registry(
     "trainable model",
     {
-        "sam-nano": Entry(
-            "samrobust.training.sam_nano:NanoTrainee", "a small SAM, trained from nothing"
-        ),
+        "sam-nano": Entry("samrobust.training.sam_nano:NanoTrainee", "a small SAM, all of it"),
         "stable-sam": Entry(
             "samrobust.training.tuned:stable_sam", "DSP and DRP in the decoder of a frozen SAM"
         ),

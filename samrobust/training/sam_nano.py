@@ -1,4 +1,4 @@
-"""Training SAM-nano from nothing: encoder, prompt encoder and decoder together."""
+"""Training SAM-nano: encoder, prompt encoder and decoder together."""
 
 import copy
 from collections.abc import Sequence
@@ -22,10 +22,13 @@ from samrobust.segmenters.nano import (
 from samrobust.segmenters.sam import Sam, SamEmbedding, SamOptions
 from samrobust.training.answers import answer_losses, embeddings_of
 from samrobust.training.examples import Example
+from samrobust.training.imagenet import start_from_imagenet
 from samrobust.training.recipe import Phase, Recipe
 from samrobust.training.trainee import TraineeOptions
 from samrobust.training.weights import save_weights
 
+TRUNK = ("image_encoder.stem.", "image_encoder.stages.")
+"""Where the names of the trunk's parameters begin."""
 NOISE = 0.5
 """Standard deviation of what stands for an embedding where there is no image."""
 
@@ -34,12 +37,12 @@ class NanoTrainee:
     """See `samrobust.training.trainee.Trainee`.
 
     Args:
-        recipe: its seed makes the first weights.
+        recipe: its seed makes the first weights, but for a trunk that was trained before.
         options: device, and dtype of the encoder, under autocast; prompts and decoder are float32,
             as in `Sam`. A base is refused.
 
     Raises:
-        TrainingError: it is given a base.
+        TrainingError: it is given a base, or a trunk's weights are not there.
     """
 
     side = SIDE
@@ -49,11 +52,14 @@ class NanoTrainee:
     def __init__(self, recipe: Recipe, options: TraineeOptions) -> None:
         if options.base or options.variant or options.checkpoint:
             raise TrainingError(
-                f"{NAME} is trained from nothing: --base, --variant and --checkpoint are not for it"
+                f"{NAME} is trained whole: --base, --variant and --checkpoint are not for it"
             )
         torch.manual_seed(recipe.seed)
         self._recipe = recipe
-        self._model = nano_model().to(options.device)
+        self._model = nano_model()
+        if recipe.trunk.start == "imagenet":
+            start_from_imagenet(self._model)
+        self._model.to(options.device)
         self._dtype: torch.dtype = getattr(torch, options.dtype)
         self._sam = self._at(SIDE)
 
@@ -61,6 +67,10 @@ class NanoTrainee:
     def learned(self) -> nn.Module:
         """Return the whole model."""
         return self._model
+
+    def rate_of(self, parameter: str) -> float:
+        """Return the recipe's factor for the encoder's trunk, 1 for all else."""
+        return self._recipe.trunk.rate if parameter.startswith(TRUNK) else 1.0
 
     def losses(self, examples: Sequence[Example], phase: Phase) -> dict[str, Tensor]:
         """Return the mean losses of the prompts, over two rounds where they are corrected."""
