@@ -27,7 +27,8 @@ from segment_anything.build_sam import sam_model_registry
 from segment_anything.predictor import SamPredictor
 
 from benchmarks.photograph import OnePhotograph, save_random_sam
-from samrobust.evaluation import LoopOptions, draw_sample, evaluate
+from samrobust.drawing import draw_sample
+from samrobust.evaluation import LoopOptions, evaluate
 from samrobust.interfaces import SegmenterOptions
 from samrobust.metrics.overlap import boundary_width
 from samrobust.protocol import load_protocol

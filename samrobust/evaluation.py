@@ -1,4 +1,4 @@
-"""The evaluation loop: images and prompts in, scores out; it knows no disk and no terminal."""
+"""The evaluation loop: drawn images in, scores out; it knows no disk and no terminal."""
 
 import os
 import threading
@@ -12,13 +12,17 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from samrobust.drawing import DrawnSample, Draws, draw_sample
 from samrobust.errors import DatasetError, ProtocolError, SegmenterError
-from samrobust.interfaces import Condition, Dataset, EvalProtocol, Metric, Segmenter
+from samrobust.interfaces import Dataset, EvalProtocol, Metric, Segmenter
+from samrobust.kept import MaskKeeper
 from samrobust.metrics import METRICS
 from samrobust.metrics.overlap import DILATION_RATIO, iou
-from samrobust.seeding import combined_hash, keyed_generator, prompt_hash
+from samrobust.seeding import combined_hash
 from samrobust.types import (
-    Instance,
+    Keep,
+    Kept,
+    ObjectRow,
     Prediction,
     PromptBatch,
     Sample,
@@ -38,31 +42,6 @@ ALL_TRIALS = -1
 
 
 @dataclass(frozen=True)
-class Draws:
-    """All trials of one condition for one instance.
-
-    Attributes:
-        instance: the object.
-        condition: the condition.
-        prompts: T prompts.
-        hashes: their T prompt hashes.
-    """
-
-    instance: Instance
-    condition: Condition
-    prompts: PromptBatch
-    hashes: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class DrawnSample:
-    """An image with every prompt of a protocol."""
-
-    sample: Sample
-    draws: tuple[Draws, ...]
-
-
-@dataclass(frozen=True)
 class Failure:
     """An image that cannot be evaluated, and why."""
 
@@ -72,11 +51,13 @@ class Failure:
 
 @dataclass(frozen=True)
 class Evaluated:
-    """All scores of one image."""
+    """All scores of one image, what its objects are, and the masks that are kept, if any."""
 
     sample_id: str
     scores: tuple[Score, ...]
     n_prompts: int
+    objects: tuple[ObjectRow, ...] = ()
+    kept: Kept | None = None
 
 
 @dataclass(frozen=True)
@@ -87,11 +68,13 @@ class LoopOptions:
         prompts_at_once: prompts in one call of the segmenter, at most.
         workers: processes that decode images and draw prompts ahead; 0 for none.
         keep_going: yield a failure instead of raising it.
+        keep_masks: which masks are yielded with the scores.
     """
 
     prompts_at_once: int = 16
     workers: int = 0
     keep_going: bool = False
+    keep_masks: Keep = "none"
 
 
 def check_can_run(info: SegmenterInfo, protocol: EvalProtocol) -> None:
@@ -150,40 +133,7 @@ def evaluate(
                 raise DatasetError(drawn.reason)
             yield drawn
         else:
-            yield _score_sample(segmenter, drawn, protocol, metrics, options.prompts_at_once)
-
-
-def draw_sample(sample: Sample, dataset_key: str, protocol: EvalProtocol) -> DrawnSample:
-    """Return an image with all prompts of a protocol.
-
-    Each prompt's randomness is keyed by (seed, data set, sample, instance, family, trial).
-
-    Raises:
-        DatasetError: a condition cannot be drawn from an instance.
-    """
-    draws = [
-        _draw(sample.sample_id, instance, condition, (protocol.seed, dataset_key))
-        for instance in sample.instances
-        for condition in protocol.conditions
-    ]
-    return DrawnSample(sample, tuple(draws))
-
-
-def _draw(sample_id: str, instance: Instance, condition: Condition, key: tuple[int, str]) -> Draws:
-    degradation = condition.degradation
-    where = (*key, sample_id, instance.instance_id, degradation.family)
-    try:
-        prompts = [
-            degradation(instance.mask, keyed_generator(*where, trial))
-            for trial in range(condition.trials)
-        ]
-    except (DatasetError, ValueError) as error:
-        raise DatasetError(
-            f"sample '{sample_id}', instance '{instance.instance_id}', "
-            f"condition '{condition.name}': {error}"
-        ) from error
-    hashes = tuple(prompt_hash(prompt) for prompt in prompts)
-    return Draws(instance, condition, PromptBatch.stack(prompts), hashes)
+            yield _score_sample(segmenter, drawn, protocol, metrics, options)
 
 
 class _Drawing:
@@ -228,22 +178,26 @@ def _score_sample(
     drawn: DrawnSample,
     protocol: EvalProtocol,
     metrics: Sequence[Metric],
-    prompts_at_once: int,
+    options: LoopOptions,
 ) -> Evaluated:
     sample = drawn.sample
-    predict = _Predictor(segmenter, sample, protocol.selection, prompts_at_once)
+    predict = _Predictor(segmenter, sample, protocol.selection, options.prompts_at_once)
+    keeper = None if options.keep_masks == "none" else MaskKeeper(sample, options.keep_masks)
     scores: list[Score] = []
     try:
         for draws, masks, target in predict.all_masks(drawn.draws):
+            if keeper is not None:
+                keeper.add(draws, masks, target)
             for metric in metrics:
                 scores.extend(_scores(sample.sample_id, draws, metric, masks, target))
     except torch.OutOfMemoryError as error:
         raise SegmenterError(
-            f"{segmenter.info.label}: out of device memory with {prompts_at_once} prompts at once; "
-            "lower --prompts-at-once"
+            f"{segmenter.info.label}: out of device memory with {options.prompts_at_once} prompts "
+            "at once; lower --prompts-at-once"
         ) from error
     n_prompts = sum(len(draws.prompts) for draws in drawn.draws)
-    return Evaluated(sample.sample_id, tuple(scores), n_prompts)
+    kept = None if keeper is None else keeper.kept()
+    return Evaluated(sample.sample_id, tuple(scores), n_prompts, drawn.objects, kept)
 
 
 class _Predictor:

@@ -97,6 +97,24 @@ def deepest_pixel(mask: Mask) -> int:
     return _deepest(mask)
 
 
+def perimeter(mask: Mask) -> float:
+    """Return the length of a mask's contour in pixels, its holes' included.
+
+    Crofton's formula: pi / 2 times the mean, over the four directions of a pixel grid, of how often
+    parallel lines cross the contour times their distance. Within 6 % for any orientation of an edge
+    (as scikit-image's `perimeter_crofton` with 4 directions). The image border counts as outside.
+
+    Args:
+        mask: (H, W) bool.
+    """
+    framed = np.pad(mask, 1)
+    across = np.count_nonzero(framed[:, 1:] != framed[:, :-1])
+    down = np.count_nonzero(framed[1:] != framed[:-1])
+    falling = np.count_nonzero(framed[1:, 1:] != framed[:-1, :-1])
+    rising = np.count_nonzero(framed[1:, :-1] != framed[:-1, 1:])
+    return math.pi / 2 * (across + down + (falling + rising) / math.sqrt(2)) / 4
+
+
 def flat_to_points(indices: npt.ArrayLike, width: int) -> npt.NDArray[np.float32]:
     """Return (K, 2) float32 xy of flat indices into an image `width` pixels wide."""
     y, x = np.divmod(np.asarray(indices, np.int64), width)

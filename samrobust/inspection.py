@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from samrobust.drawing import draw_sample
 from samrobust.errors import SegmenterError
-from samrobust.evaluation import draw_sample
 from samrobust.geometry import box_iou, mask_to_box
 from samrobust.interfaces import Dataset, EvalProtocol
 from samrobust.metrics.overlap import iou

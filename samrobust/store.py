@@ -1,12 +1,13 @@
-"""Runs on disk: `manifest.json`, `scores/part-*.parquet`, `failures.json`; a kill loses no part.
+"""Runs on disk: `manifest.json`, tables in parts, `failures.json`; a kill loses no part.
 
-A part is written beside its place and moved there whole, and holds all scores of each of its
-images; so an image is either stored or not, and the same command goes on where the last one ended.
+The tables are `scores/`, `objects/` and, where masks are kept, `masks/` and `photographs/`. A part
+of the scores is written last and holds all scores of each of its images; so an image is either
+stored or not, and the same command goes on where the last one ended. What other tables then hold
+twice counts once.
 """
 
 import dataclasses
 import hashlib
-import io
 import json
 import re
 import time
@@ -17,11 +18,21 @@ from typing import Any
 
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 
 from samrobust.errors import RunError
-from samrobust.types import DatasetInfo, RunManifest, Score, SegmenterInfo
+from samrobust.parts import append_part, read_parts
+from samrobust.types import (
+    DatasetInfo,
+    Keep,
+    Kept,
+    MaskRow,
+    ObjectRow,
+    PhotographRow,
+    RunManifest,
+    Score,
+    SegmenterInfo,
+)
 from samrobust.whole import write_whole
 
 FORMAT = 1
@@ -40,8 +51,38 @@ SCHEMA = pa.schema(
         ("prompt_hash", pa.string()),
     ]
 )
+OBJECTS = pa.schema(
+    [
+        ("sample_id", pa.string()),
+        ("instance_id", pa.string()),
+        ("category", pa.string()),
+        ("area", pa.int64()),
+        ("perimeter", pa.float64()),
+    ]
+)
+MASKS = pa.schema(
+    [
+        ("sample_id", pa.string()),
+        ("instance_id", pa.string()),
+        ("condition", pa.string()),
+        ("trial", pa.int32()),
+        ("counts", pa.binary()),
+        ("box", pa.list_(pa.float32())),
+        ("points", pa.list_(pa.float32())),
+        ("labels", pa.list_(pa.int32())),
+    ]
+)
+PHOTOGRAPHS = pa.schema(
+    [
+        ("sample_id", pa.string()),
+        ("height", pa.int32()),
+        ("width", pa.int32()),
+        ("jpeg", pa.binary()),
+        ("kept", pa.string()),
+    ]
+)
 _MANIFEST, _SCORES, _FAILURES, _LOCK = "manifest.json", "scores", "failures.json", ".lock"
-_PART = re.compile(r"part-(\d{5,})\.parquet")
+_OBJECTS, _MASKS, _PHOTOGRAPHS = "objects", "masks", "photographs"
 _NOT_IDENTITY = ("command", "created", "reported")
 
 
@@ -53,12 +94,14 @@ class Run:
         folder: where it lies.
         manifest: what it is.
         scores: one row a score, columns as in `SCHEMA`.
+        objects: one row an object, columns as in `OBJECTS`; runs of earlier versions have none.
         failures: sample id -> why it could not be evaluated.
     """
 
     folder: Path
     manifest: RunManifest
     scores: pd.DataFrame
+    objects: pd.DataFrame
     failures: dict[str, str]
 
     @property
@@ -82,6 +125,9 @@ class RunWriter:
     def __init__(self, results: Path, manifest: RunManifest) -> None:
         self.folder = results / run_name(manifest)
         self._rows: list[Score] = []
+        self._objects: list[ObjectRow] = []
+        self._masks: list[MaskRow] = []
+        self._photographs: list[PhotographRow] = []
         self._flushed = time.monotonic()
         try:
             (self.folder / _SCORES).mkdir(parents=True, exist_ok=True)
@@ -97,7 +143,7 @@ class RunWriter:
             _manifest_from_json(self.folder / _MANIFEST)
         else:
             _write_json(self.folder / _MANIFEST, _manifest_to_json(manifest))
-        self.done: frozenset[str] = frozenset(_stored_ids(self.folder))
+        self.done: frozenset[str] = frozenset(_ids(self.folder / _SCORES, SCHEMA))
         self._failures: dict[str, str] = {}
 
     def __enter__(self) -> "RunWriter":
@@ -116,9 +162,31 @@ class RunWriter:
         finally:
             self._lock.release()
 
-    def write(self, scores: Sequence[Score]) -> None:
-        """Store all scores of one image; they reach the disk with the next part."""
-        self._rows.extend(scores)
+    def masks_kept(self, keep: Keep) -> frozenset[str]:
+        """Return the images of which as many masks as asked are stored already."""
+        table = read_parts(self.folder / _PHOTOGRAPHS, PHOTOGRAPHS, ["sample_id", "kept"])
+        enough = {"all", keep}
+        pairs = zip(*(table[name].to_pylist() for name in table.column_names), strict=True)
+        return frozenset(sample_id for sample_id, kept in pairs if kept in enough)
+
+    def write(
+        self,
+        sample_id: str,
+        scores: Sequence[Score],
+        *,
+        objects: Sequence[ObjectRow] = (),
+        kept: Kept | None = None,
+    ) -> None:
+        """Store what one image gave; it reaches the disk with the next parts.
+
+        Scores of an image that had some before are not stored again.
+        """
+        if sample_id not in self.done:
+            self._rows.extend(scores)
+        self._objects.extend(objects)
+        if kept is not None:
+            self._masks.extend(kept.masks)
+            self._photographs.append(kept.photograph)
         late = time.monotonic() - self._flushed > FLUSH_SECONDS
         if late or len(self._rows) >= FLUSH_ROWS:
             self._flush()
@@ -129,17 +197,11 @@ class RunWriter:
         _write_json(self.folder / _FAILURES, self._failures)
 
     def _flush(self) -> None:
-        if self._rows:
-            columns = {
-                name: pa.array([getattr(row, name) for row in self._rows], SCHEMA.field(name).type)
-                for name in SCHEMA.names
-            }
-            buffer = io.BytesIO()
-            pq.write_table(pa.table(columns, schema=SCHEMA), buffer)
-            number = max((int(part.stem[5:]) for part in _parts(self.folder)), default=-1) + 1
-            part = self.folder / _SCORES / f"part-{number:05d}.parquet"
-            _write_whole(part, buffer.getvalue())
-        self._rows = []
+        append_part(self.folder / _OBJECTS, OBJECTS, self._objects)
+        append_part(self.folder / _MASKS, MASKS, self._masks)
+        append_part(self.folder / _PHOTOGRAPHS, PHOTOGRAPHS, self._photographs)
+        append_part(self.folder / _SCORES, SCHEMA, self._rows)
+        self._rows, self._objects, self._masks, self._photographs = [], [], [], []
         self._flushed = time.monotonic()
 
 
@@ -163,37 +225,42 @@ def read_run(folder: Path) -> Run:
         RunError: the folder is no run, or a file of it cannot be read.
     """
     manifest = _manifest_from_json(folder / _MANIFEST)
-    tables = [_read_part(part, SCHEMA.names) for part in _parts(folder)]
-    scores = pa.concat_tables([SCHEMA.empty_table(), *tables]).to_pandas()
+    if not (folder / _SCORES).is_dir():
+        raise RunError(f"{folder / _SCORES}: there is no such folder")
+    scores = read_parts(folder / _SCORES, SCHEMA).to_pandas()
+    objects = _once(read_parts(folder / _OBJECTS, OBJECTS), ["sample_id", "instance_id"])
     failures = _read_json(folder / _FAILURES) if (folder / _FAILURES).exists() else {}
     stored = set(scores["sample_id"].unique())
-    return Run(folder, manifest, scores, {k: v for k, v in failures.items() if k not in stored})
+    left = {k: v for k, v in failures.items() if k not in stored}
+    return Run(folder, manifest, scores, objects, left)
 
 
-def _stored_ids(folder: Path) -> set[str]:
-    return {
-        sample_id
-        for part in _parts(folder)
-        for sample_id in _read_part(part, ["sample_id"])["sample_id"].unique().to_pylist()
-    }
+def read_masks(folder: Path) -> pd.DataFrame:
+    """Return the kept masks of a run, one a row, columns as in `MASKS`; none where none are kept.
+
+    Raises:
+        RunError: a file of it cannot be read.
+    """
+    key = ["sample_id", "instance_id", "condition", "trial"]
+    return _once(read_parts(folder / _MASKS, MASKS), key)
 
 
-def _parts(folder: Path) -> list[Path]:
-    try:
-        files = sorted((folder / _SCORES).iterdir())
-    except OSError as error:
-        raise RunError(f"{folder / _SCORES}: cannot be read: {error.strerror}") from error
-    return [file for file in files if _PART.fullmatch(file.name)]
+def read_photographs(folder: Path) -> pd.DataFrame:
+    """Return the photographs under the kept masks of a run, columns as in `PHOTOGRAPHS`.
+
+    Raises:
+        RunError: a file of it cannot be read.
+    """
+    return _once(read_parts(folder / _PHOTOGRAPHS, PHOTOGRAPHS), ["sample_id"])
 
 
-def _read_part(part: Path, columns: list[str]) -> pa.Table:
-    try:
-        return pq.read_table(part, columns=columns)
-    except (OSError, pa.ArrowException) as error:
-        raise RunError(
-            f"{part}: cannot be read, perhaps it was cut off; delete it and give the same command "
-            "again, which evaluates its images anew"
-        ) from error
+def _once(table: pa.Table, key: list[str]) -> pd.DataFrame:
+    return table.to_pandas().drop_duplicates(key, ignore_index=True)
+
+
+def _ids(folder: Path, schema: pa.Schema) -> list[str]:
+    ids: list[str] = read_parts(folder, schema, ["sample_id"])["sample_id"].unique().to_pylist()
+    return ids
 
 
 def _manifest_to_json(manifest: RunManifest) -> dict[str, Any]:

@@ -21,6 +21,7 @@ Floats = npt.NDArray[np.float64]
 PromptKind = Literal["box", "points"]
 Selection = Literal["single", "best-quality", "oracle"]
 Frame = Literal["longest-side", "squash"]
+Keep = Literal["none", "worst", "all"]
 
 FOREGROUND, BACKGROUND = 1, 0
 
@@ -271,6 +272,76 @@ class Score:
     metric: str
     value: float
     prompt_hash: str
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectRow:
+    """What one object is, as stored: what scores are broken down by.
+
+    Attributes:
+        sample_id: of its image.
+        instance_id: of it.
+        category: its class, "" where the data set names none.
+        area: in pixels of the original image.
+        perimeter: likewise.
+    """
+
+    sample_id: str
+    instance_id: str
+    category: str
+    area: int
+    perimeter: float
+
+
+TARGET_TRIAL = -1
+"""The trial of the row that holds an object's target."""
+
+
+@dataclass(frozen=True, slots=True)
+class MaskRow:
+    """One stored mask: of a trial, or an object's target as condition "" and trial -1.
+
+    Attributes:
+        counts: COCO's compressed run lengths, of the original size.
+        box: xyxy of the prompt, empty where it has none.
+        points: x and y of each point of the prompt in turn.
+        labels: of the points.
+    """
+
+    sample_id: str
+    instance_id: str
+    condition: str
+    trial: int
+    counts: bytes
+    box: Sequence[float] = ()
+    points: Sequence[float] = ()
+    labels: Sequence[int] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class PhotographRow:
+    """One stored photograph, reduced, of which masks are kept.
+
+    Attributes:
+        height: of the original, in pixels.
+        width: likewise.
+        jpeg: the photograph, its longest side at most 1,024 pixels.
+        kept: which of its masks are stored.
+    """
+
+    sample_id: str
+    height: int
+    width: int
+    jpeg: bytes
+    kept: Keep
+
+
+@dataclass(frozen=True)
+class Kept:
+    """The masks that are kept of an image, and the image."""
+
+    photograph: PhotographRow
+    masks: Sequence[MaskRow]
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import numpy as np
 from samrobust.protocol import describe_protocol, load_protocol, with_trials
 from samrobust.seeding import keyed_generator
 from samrobust.store import Run, RunWriter, read_run
-from samrobust.types import DatasetInfo, RunManifest, Score, SegmenterInfo
+from samrobust.types import DatasetInfo, ObjectRow, RunManifest, Score, SegmenterInfo
 
 SAM = SegmenterInfo(
     "sam", frozenset({"box", "points"}), "vit_b", "longest-side", checkpoint_sha256="a" * 64
@@ -45,6 +45,7 @@ class MadeUp:
         failed: sample ids recorded as failed.
         prompts: a part of the key of the prompts; another one gives other prompts.
         accuracy: of the segmenter, in [0, 1].
+        has_objects: whether it says what its objects are; runs of earlier versions do not.
     """
 
     segmenter: SegmenterInfo = SAM
@@ -60,6 +61,7 @@ class MadeUp:
     failed: frozenset[str] = frozenset()
     prompts: str = "p"
     accuracy: float = 0.8
+    has_objects: bool = True
 
     def store(self, results: Path) -> Run:
         """Write the run below `results` and return it as it is read back."""
@@ -69,7 +71,8 @@ class MadeUp:
                 if sample_id in self.failed:
                     writer.fail(sample_id, "is broken")
                 elif sample_id not in self.missing:
-                    writer.write(list(self._scores(sample_id, n_objects=1 + index % 3)))
+                    scores = list(self._scores(sample_id, n_objects=1 + index % 3))
+                    writer.write(sample_id, scores, objects=self._objects(sample_id, index))
         return read_run(writer.folder)
 
     def but(self, **changes: Any) -> "MadeUp":  # noqa: ANN401
@@ -91,6 +94,16 @@ class MadeUp:
             command="samrobust eval",
             created="2026-01-01T00:00:00+00:00",
         )
+
+    def _objects(self, sample_id: str, index: int) -> list[ObjectRow]:
+        """Return objects of all sizes, from compact to thin; none where the run has none."""
+        rows = [
+            ObjectRow(sample_id, str(number), f"kind {number}", area, perimeter)
+            for number, (area, perimeter) in enumerate(
+                ((300, 70.0), (5000, 350.0), (20000, 1400.0))
+            )
+        ]
+        return rows[: 1 + index % 3] if self.has_objects else []
 
     def _scores(self, sample_id: str, *, n_objects: int) -> Iterator[Score]:
         for index in range(n_objects):

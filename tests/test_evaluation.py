@@ -7,13 +7,13 @@ import pytest
 import torch
 
 import samrobust.evaluation
+from samrobust.drawing import draw_sample
 from samrobust.errors import DatasetError, SegmenterError
 from samrobust.evaluation import (
     Evaluated,
     Failure,
     LoopOptions,
     check_can_run,
-    draw_sample,
     evaluate,
 )
 from samrobust.interfaces import EvalProtocol, SegmenterOptions

@@ -37,7 +37,7 @@ def _scores(sample_id: str, n: int = 3) -> list[Score]:
 def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     with RunWriter(tmp_path, MANIFEST) as writer:
         for sample_id in ("a", "b"):
-            writer.write(_scores(sample_id))
+            writer.write(sample_id, _scores(sample_id))
         writer.fail("c", "c.jpg: cannot be decoded")
     run = read_run(writer.folder)
     assert run.manifest == MANIFEST
@@ -69,11 +69,11 @@ def test_the_name_says_what_it_is_and_changes_with_all_that_can_change_a_number(
 
 def test_going_on_knows_what_is_stored_and_forgets_failures_that_are_mended(tmp_path: Path) -> None:
     with RunWriter(tmp_path, MANIFEST) as writer:
-        writer.write(_scores("a"))
+        writer.write("a", _scores("a"))
         writer.fail("b", "broken")
     with RunWriter(tmp_path, MANIFEST) as writer:
         assert writer.done == {"a"}
-        writer.write(_scores("b"))
+        writer.write("b", _scores("b"))
     assert read_run(writer.folder).failures == {}
     assert len(list((writer.folder / "scores").iterdir())) == 2
 
@@ -87,9 +87,9 @@ def test_a_killed_run_loses_no_part_and_doubles_nothing(tmp_path: Path) -> None:
         samrobust.store.FLUSH_SECONDS = -1
         with samrobust.store.RunWriter(pathlib.Path(sys.argv[1]), MANIFEST) as writer:
             for sample_id in ("a", "b"):
-                writer.write(_scores(sample_id))
+                writer.write(sample_id, _scores(sample_id))
             samrobust.store.FLUSH_SECONDS = 1000
-            writer.write(_scores("c"))
+            writer.write("c", _scores("c"))
             os.kill(os.getpid(), signal.SIGKILL)
         """
     )
@@ -100,7 +100,7 @@ def test_a_killed_run_loses_no_part_and_doubles_nothing(tmp_path: Path) -> None:
     with RunWriter(tmp_path, MANIFEST) as writer:
         assert writer.done == {"a", "b"}
         for sample_id in ("c", "d"):
-            writer.write(_scores(sample_id))
+            writer.write(sample_id, _scores(sample_id))
     run = read_run(writer.folder)
     assert run.n_missing == 0
     assert sorted(run.scores["sample_id"]) == sorted(["a", "b", "c", "d"] * 3)
@@ -108,7 +108,7 @@ def test_a_killed_run_loses_no_part_and_doubles_nothing(tmp_path: Path) -> None:
 
 def test_an_interrupted_run_writes_what_it_has(tmp_path: Path) -> None:
     writer = RunWriter(tmp_path, MANIFEST)
-    writer.write(_scores("a"))
+    writer.write("a", _scores("a"))
     writer.__exit__(KeyboardInterrupt, KeyboardInterrupt(), None)
     assert read_run(writer.folder).scores["sample_id"].nunique() == 1
 
@@ -123,7 +123,7 @@ def test_two_processes_cannot_write_one_run(tmp_path: Path) -> None:
 
 def test_half_written_files_are_removed_or_named(tmp_path: Path) -> None:
     with RunWriter(tmp_path, MANIFEST) as writer:
-        writer.write(_scores("a"))
+        writer.write("a", _scores("a"))
     unfinished = writer.folder / "scores/part-00001.parquet.tmp"
     unfinished.write_bytes(b"PAR1")
     with RunWriter(tmp_path, MANIFEST):
@@ -139,7 +139,7 @@ def test_a_full_disk_is_one_line_and_keeps_what_is_stored(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with RunWriter(tmp_path, MANIFEST) as writer:
-        writer.write(_scores("a"))
+        writer.write("a", _scores("a"))
 
     def full(descriptor: int) -> None:
         raise OSError(28, os.strerror(28), descriptor)
@@ -149,7 +149,7 @@ def test_a_full_disk_is_one_line_and_keeps_what_is_stored(
         pytest.raises(RunError, match=r"part-00001.*: No space left on device; what was stored"),
         RunWriter(tmp_path, MANIFEST) as writer,
     ):
-        writer.write(_scores("b"))
+        writer.write("b", _scores("b"))
     monkeypatch.undo()
     assert set(read_run(writer.folder).scores["sample_id"]) == {"a"}
     assert not list(writer.folder.rglob("*.tmp"))
@@ -174,6 +174,6 @@ def test_many_rows_are_flushed_early(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(samrobust.store, "FLUSH_ROWS", 5)
     with RunWriter(tmp_path, MANIFEST) as writer:
         for sample_id in ("a", "b", "c"):
-            writer.write(_scores(sample_id))
+            writer.write(sample_id, _scores(sample_id))
         assert len(list((writer.folder / "scores").iterdir())) == 1
     assert len(list((writer.folder / "scores").iterdir())) == 2

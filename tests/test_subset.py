@@ -3,8 +3,8 @@ from pathlib import Path
 import pytest
 
 from samrobust.datasets.subset import read_subset
+from samrobust.drawing import draw_sample
 from samrobust.errors import DatasetError
-from samrobust.evaluation import draw_sample
 from samrobust.protocol import load_protocol
 from tests.conftest import MemoryDataset
 

@@ -36,7 +36,7 @@ from samrobust.protocol import (
 )
 from samrobust.registry import one_of
 from samrobust.segmenters import SEGMENTERS
-from samrobust.types import Frame, RunManifest, Selection
+from samrobust.types import Frame, Keep, RunManifest, Selection
 
 if TYPE_CHECKING:
     from samrobust.evaluation import LoopOptions
@@ -125,6 +125,9 @@ def evaluate_command(
     keep_going: Annotated[
         bool, typer.Option("--keep-going", help="Record a broken image and go on.")
     ] = False,
+    keep_masks: Annotated[
+        str, typer.Option(help="Masks to store for the page's gallery: worst, all or none.")
+    ] = "none",
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
 ) -> None:
     """Evaluate every combination of the given protocols, data sets and segmenters.
@@ -137,6 +140,7 @@ def evaluate_command(
     check_number("--limit", limit, least=1)
     check_number("--prompts-at-once", prompts_at_once, least=1)
     check_number("--workers", workers, least=0)
+    keep: Keep = one_of(Keep, keep_masks, kind="kind of masks to keep")
     protocols = [_load_protocol(name, trials, selection) for name in protocol or DEFAULT_PROTOCOLS]
     datasets = chosen_datasets(dataset, data_root, split, ids)
 
@@ -155,7 +159,7 @@ def evaluate_command(
         names = segmenter or DEFAULT_SEGMENTERS
         files = variant or [], checkpoint or [], base_checkpoint or []
         segmenters = _build_segmenters(names, *files, options)
-    loop = LoopOptions(prompts_at_once, _n_workers(workers), keep_going)
+    loop = LoopOptions(prompts_at_once, _n_workers(workers), keep_going, keep)
     settings = _Settings(out, limit, options.device, loop, quiet)
     folders = _run_all(protocols, datasets, segmenters, settings)
     print_report(folders)
@@ -234,7 +238,10 @@ def _run(
     from samrobust.evaluation import Failure, evaluate
 
     writer = work.writer
-    left = [sample_id for sample_id in work.sample_ids if sample_id not in writer.done]
+    stored = writer.done
+    if settings.loop.keep_masks != "none":
+        stored &= writer.masks_kept(settings.loop.keep_masks)
+    left = [sample_id for sample_id in work.sample_ids if sample_id not in stored]
     n_prompts, started = 0, time.monotonic()
     with progress_bar(quiet=settings.quiet) as progress:
         title = f"{protocol.name} · {dataset.info.key} · {segmenter.info.label}"
@@ -246,7 +253,9 @@ def _run(
                 writer.fail(result.sample_id, result.reason)
                 note_line(f"failed: {result.reason}")
             else:
-                writer.write(result.scores)
+                writer.write(
+                    result.sample_id, result.scores, objects=result.objects, kept=result.kept
+                )
                 n_prompts += result.n_prompts
             rate = n_prompts / (time.monotonic() - started)
             progress.update(task, advance=1, speed=f"{rate:,.0f} prompts/s")

@@ -3,29 +3,29 @@
 import json
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import reduce
-from operator import add
+from itertools import combinations
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from samrobust.report.compare import Group, compare
-from samrobust.seeding import keyed_generator
+from samrobust.report.arrays import OF_METRIC, ScoreArrays
+from samrobust.report.estimates import IN_CLASSES, Measured, mean_of, measure
+from samrobust.report.groups import Group, comparable_groups
+from samrobust.report.resampling import holm, sign_flip_test
 from samrobust.store import Run
-from samrobust.types import DatasetInfo, RunManifest
+from samrobust.types import DatasetInfo, Floats, RunManifest
 
-N_RESAMPLES = 2000
-"""Bootstrap samples; each end of an interval then varies by about 1.5 % of its width."""
 INTERVAL = (0.025, 0.975)
 """Quantiles of the bootstrap samples: a 95 % percentile interval."""
-STATISTICS = {"iou": "miou", "boundary-iou": "mbiou", "stability": "msf"}
-"""Metric -> column of its mean; a metric from a plug-in keeps its name."""
-SPREADS = ("iou_std", "iou_var")
+OF_TRIALS = ("iou_std", "iou_var", "iou_var_between", "iou_low", "iou_failed", "iou_fell")
+"""What is known of IoU over trials besides its mean."""
+LOWER_IS_BETTER = frozenset({"iou_std", "iou_var", "iou_failed", "iou_fell"})
+SIGNIFICANT = 0.05
+"""A difference whose corrected p is not below it is a tie."""
 MEASURED = "measured"
 """Source of the rows that are ours; a published row names its paper."""
 
-_WEIGHTS_AT_ONCE = 2**24  # numbers, 128 MiB
 _ENDS = ("", "_low", "_high")
 _NAMES = ("segmenter", "source", "is_control", "frame", "condition")
 _COUNTS = ("n_images", "n_objects", "n_trials")
@@ -34,6 +34,12 @@ _COUNTS = ("n_images", "n_objects", "n_trials")
 @dataclass(frozen=True)
 class Section:
     """The summary of one protocol on one data set (or on the mean of a group of data sets).
+
+    Statistics are fractions: `miou`, `mbiou`, `msf` are means over objects of means over trials;
+    `iou_std`, `iou_var` means over objects of those over an object's trials; `iou_var_between` the
+    component of variance between objects; `iou_low` the mean of the lowest 10 % of all trials;
+    `iou_failed` the share of trials below IoU 0.5; `iou_fell` the share of trials that lose more
+    than 0.05 IoU against the condition with one point less; then the metrics of plug-ins.
 
     Attributes:
         protocol: its name.
@@ -45,9 +51,19 @@ class Section:
         conditions: as in the manifest, in protocol order: name, degradation, parameters, level.
         rows: one a segmenter and condition: `segmenter`, `source` ("measured" or a paper),
             `is_control`, `frame`, `condition`, `level`, `n_images`, `n_objects`, `n_trials`, then
-            `miou`, `mbiou`, `msf`, `iou_std`, `iou_var` and the metrics of plug-ins, each with the
-            ends of its 95 % interval in `..._low` and `..._high`. Fractions; NaN where there is
-            none: the spread of one trial, the interval of one image or of a published value.
+            the statistics, each with the ends of its 95 % interval in `..._low` and `..._high`. NaN
+            where there is none: the spread of one trial, the interval of one image or of a
+            published value.
+        differences: one a statistic, condition and pair of segmenters, on identical prompts:
+            `statistic`, `condition`, `segmenter`, `other`, `difference` (segmenter - other), its
+            95 % interval in `low` and `high`, `p` of the sign-flip test, `p_holm` corrected over
+            the pairs of one statistic and condition, `is_tie`.
+        breakdown: one a segmenter, condition and class of objects: `segmenter`, `condition`, `kind`
+            ("size" or "thinness"), `class`, `n_objects`, `miou` and `mbiou` with their intervals;
+            empty where no run says what its objects are.
+        runs: the manifests of all runs, in the order of `segmenters` for each data set.
+        segmenters: labels of all runs, in order.
+        arrays: the single scores; None for a group.
     """
 
     protocol: str
@@ -58,6 +74,11 @@ class Section:
     marks: tuple[str, ...]
     conditions: tuple[Mapping[str, Any], ...]
     rows: pd.DataFrame
+    differences: pd.DataFrame
+    breakdown: pd.DataFrame
+    runs: tuple[RunManifest, ...]
+    segmenters: tuple[str, ...]
+    arrays: ScoreArrays | None
 
     @property
     def title(self) -> str:
@@ -65,42 +86,47 @@ class Section:
         return f"{self.protocol} v{self.version} on {self.dataset}: {'; '.join(self.marks)}"
 
     @property
+    def measured(self) -> pd.DataFrame:
+        """Return the rows that are ours."""
+        return self.rows[self.rows["source"] == MEASURED]
+
+    @property
     def statistics(self) -> list[str]:
         """Return the columns of `rows` that hold statistics, without those of their intervals."""
-        ends = [name for name in self.rows if str(name).endswith("_low")]
-        return [str(name).removesuffix("_low") for name in ends]
+        ends = [name for name in self.rows if f"{name}_high" in self.rows]
+        return [str(name) for name in ends]
 
-
-@dataclass(frozen=True)
-class _Measured:
-    """What was measured on one data set; cells are (statistic, segmenter, condition)."""
-
-    manifest: RunManifest
-    estimates: "pd.Series[float]"
-    resampled: pd.DataFrame  # resamples x cells
-    segmenters: dict[str, dict[str, Any]]
-    n_images: int
-    n_objects: int
-    n_samples: int
-    n_failed: int
+    @property
+    def best(self) -> frozenset[tuple[str, str, str]]:
+        """Return the (statistic, segmenter, condition) that beat every other without a tie."""
+        found = set()
+        for (statistic, condition), pairs in self.differences.groupby(["statistic", "condition"]):
+            won: dict[str, int] = {}
+            for row in pairs[~pairs["is_tie"]].itertuples():
+                first_wins = (row.difference > 0) != (statistic in LOWER_IS_BETTER)
+                winner = str(row.segmenter if first_wins else row.other)
+                won[winner] = won.get(winner, 0) + 1
+            others = len({*pairs["segmenter"], *pairs["other"]}) - 1
+            found |= {
+                (str(statistic), name, str(condition)) for name, n in won.items() if n == others
+            }
+        return frozenset(found)
 
 
 def summarise(runs: Sequence[Run]) -> list[Section]:
     """Return one section a group of comparable runs, and one a complete group of data sets.
 
-    mIoU is the mean over objects of the mean over trials; IoU std and variance are means over
-    objects of those over trials (n - 1 in the denominator); mSF is the mean over objects. Intervals
-    are 95 % bootstrap percentiles over images, an image with all its objects and trials, the same
-    images for all segmenters. A group of data sets is averaged unweighted.
+    Intervals are 95 % bootstrap percentiles over images, an image with all its objects and trials,
+    the same images for all segmenters. A group of data sets is averaged unweighted.
 
     Raises:
         RunError: runs that cannot be compared.
     """
     sections: list[Section] = []
-    seen: dict[str, dict[str, _Measured]] = {}
-    groups = compare(runs)
+    seen: dict[str, dict[str, Measured]] = {}
+    groups = comparable_groups(runs)
     for group in groups:
-        measured = _measure(group)
+        measured = measure(group)
         manifest, dataset = measured.manifest, measured.manifest.dataset
         name = _dataset_name(dataset, groups)
         sections.append(_section(measured, name, published={dataset.name, dataset.key}))
@@ -108,7 +134,7 @@ def summarise(runs: Sequence[Run]) -> list[Section]:
         like = seen.setdefault(json.dumps(settings, sort_keys=True), {})
         like[dataset.name] = measured
         if dataset.name in dataset.group_members and like.keys() >= set(dataset.group_members):
-            mean = _mean([like[name] for name in dataset.group_members])
+            mean = mean_of([like[name] for name in dataset.group_members])
             title = f"{dataset.group} (mean of {len(dataset.group_members)})"
             if mean.segmenters:
                 sections.append(_section(mean, title, published={dataset.group}))
@@ -122,78 +148,7 @@ def _dataset_name(dataset: DatasetInfo, groups: Sequence[Group]) -> str:
     return dataset.label if len(alike) == 1 else f"{dataset.label} ({dataset.fingerprint[:8]})"
 
 
-def _measure(group: Group) -> _Measured:
-    newest = max((run.manifest for run in group.runs), key=lambda manifest: manifest.created)
-    sums, counts = _image_sums(group.scores)
-    return _Measured(
-        manifest=newest,
-        estimates=sums.sum() / counts.sum(),
-        resampled=_resample(sums, counts, dataset=newest.dataset.key),
-        segmenters={
-            label: {
-                "is_control": run.manifest.segmenter.is_control,
-                "frame": run.manifest.segmenter.frame or "",
-            }
-            for label, run in zip(group.labels, group.runs, strict=True)
-        },
-        n_images=len(sums),
-        n_objects=int(group.scores["object"].nunique()),
-        n_samples=newest.n_samples,
-        n_failed=max(len(run.failures) for run in group.runs),
-    )
-
-
-def _image_sums(scores: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return sums over, and numbers of, the objects of each image.
-
-    One row an image, in order of its id; columns (statistic, segmenter, condition).
-    """
-    keys = ["metric", "segmenter", "condition", "sample_id", "object"]
-    trials = scores.groupby(keys, observed=True)["value"].agg(["mean", "var"])  # n - 1
-    metrics = trials.index.unique("metric")
-    parts = {STATISTICS.get(metric, metric): trials["mean"][metric] for metric in metrics}
-    if "iou" in metrics:
-        variances = trials["var"]["iou"]
-        parts |= {"iou_std": variances**0.5, "iou_var": variances}
-    objects = pd.concat(parts, names=["statistic"]).rename("value").dropna().reset_index()
-    columns = ["statistic", "segmenter", "condition"]
-    objects = objects.astype(dict.fromkeys(columns, "str"))
-    sums = objects.pivot_table("value", "sample_id", columns, aggfunc="sum", observed=True)
-    counts = objects.pivot_table("value", "sample_id", columns, aggfunc="count", observed=True)
-    return sums, counts
-
-
-def _resample(sums: pd.DataFrame, counts: pd.DataFrame, *, dataset: str) -> pd.DataFrame:
-    """Return the statistics of each bootstrap sample of images; NaN where there is one image."""
-    n_images, rng = len(sums), keyed_generator("bootstrap", dataset)
-    ratios = np.full((N_RESAMPLES, sums.shape[1]), np.nan)
-    step = max(1, _WEIGHTS_AT_ONCE // n_images)
-    for start in range(0, N_RESAMPLES if n_images > 1 else 0, step):
-        size = min(step, N_RESAMPLES - start)
-        times = rng.multinomial(n_images, np.full(n_images, 1 / n_images), size=size)
-        weights = times.astype(np.float64)  # resamples x images
-        ratios[start : start + size] = (weights @ sums.to_numpy()) / (weights @ counts.to_numpy())
-    return pd.DataFrame(ratios, columns=sums.columns)
-
-
-def _mean(parts: Sequence[_Measured]) -> _Measured:
-    """Return the unweighted mean of data sets, for the segmenters that all of them have."""
-    first = parts[0]
-    labels = [name for name in first.segmenters if all(name in part.segmenters for part in parts)]
-    cells = [cell for cell in first.estimates.index if cell[1] in labels]
-    return _Measured(
-        manifest=first.manifest,
-        estimates=reduce(add, [part.estimates[cells] for part in parts]) / len(parts),
-        resampled=reduce(add, [part.resampled[cells] for part in parts]) / len(parts),
-        segmenters={label: first.segmenters[label] for label in labels},
-        n_images=sum(part.n_images for part in parts),
-        n_objects=sum(part.n_objects for part in parts),
-        n_samples=sum(part.n_samples for part in parts),
-        n_failed=sum(part.n_failed for part in parts),
-    )
-
-
-def _section(measured: _Measured, dataset: str, *, published: set[str]) -> Section:
+def _section(measured: Measured, dataset: str, *, published: set[str]) -> Section:
     manifest = measured.manifest
     conditions = tuple(manifest.protocol["conditions"])
     place = {condition["name"]: index for index, condition in enumerate(conditions)}
@@ -201,8 +156,8 @@ def _section(measured: _Measured, dataset: str, *, published: set[str]) -> Secti
     rows = [*_measured_rows(measured), *_published_rows(reported)]
     rows.sort(key=lambda row: place[row["condition"]])  # stable: published ones stay last
     levels = [conditions[place[row["condition"]]]["level"] for row in rows]
-    others = [metric for metric in manifest.protocol["metrics"] if metric not in STATISTICS]
-    statistics = [*STATISTICS.values(), *SPREADS, *others]
+    others = [metric for metric in manifest.protocol["metrics"] if metric not in OF_METRIC]
+    statistics = [*OF_METRIC.values(), *OF_TRIALS, *others]
     columns = [f"{statistic}{end}" for statistic in statistics for end in _ENDS]
     table = pd.DataFrame(rows, columns=[*_NAMES, *_COUNTS, *columns])
     table.insert(len(_NAMES), "level", pd.Series(levels, dtype="float64"))
@@ -215,29 +170,88 @@ def _section(measured: _Measured, dataset: str, *, published: set[str]) -> Secti
         marks=_marks(measured),
         conditions=conditions,
         rows=table.astype(dict.fromkeys(_COUNTS, "Int64") | dict.fromkeys(columns, "float64")),
+        differences=_differences(measured),
+        breakdown=_breakdown(measured),
+        runs=tuple(measured.manifests),
+        segmenters=tuple(measured.segmenters),
+        arrays=measured.arrays,
     )
 
 
-def _measured_rows(measured: _Measured) -> list[dict[str, Any]]:
+def _differences(measured: Measured) -> pd.DataFrame:
+    """Return the paired differences of all pairs of segmenters."""
+    means = list(measured.contributions.columns)
+    cells = [
+        (statistic, condition, one, other)
+        for statistic, condition in dict.fromkeys((cell[0], cell[2]) for cell in means)
+        for one, other in combinations(measured.segmenters, 2)
+        if {(statistic, one, condition), (statistic, other, condition)} <= set(means)
+    ]
+    table = pd.DataFrame(cells, columns=["statistic", "condition", "segmenter", "other"])
+    if table.empty:
+        return table.assign(difference=[], low=[], high=[], p=[], p_holm=[], is_tie=[])
+    mine = [(statistic, one, condition) for statistic, condition, one, _ in cells]
+    theirs = [(statistic, other, condition) for statistic, condition, _, other in cells]
+
+    def less(frame: pd.DataFrame) -> Floats:
+        return frame[mine].to_numpy() - frame[theirs].to_numpy()
+
+    contributions = less(measured.contributions)
+    table["difference"] = contributions.sum(axis=0)
+    table["low"], table["high"] = np.quantile(less(measured.resampled), INTERVAL, axis=0)
+    table["p"] = sign_flip_test(contributions, key=measured.manifest.dataset.key)
+    families = table.groupby(["statistic", "condition"], sort=False)["p"]
+    table["p_holm"] = families.transform(lambda p: holm(p.to_numpy()))
+    clear = (table["p_holm"] < SIGNIFICANT) & ((table["low"] > 0) | (table["high"] < 0))
+    return table.assign(is_tie=~clear)
+
+
+def _breakdown(measured: Measured) -> pd.DataFrame:
+    """Return one row a segmenter, condition and class of objects."""
+    tables = [measured.in_classes, *_ends(measured.resampled_in_classes)]
+    rows: dict[Hashable, dict[str, Any]] = {}
+    for end, table in zip(_ENDS, tables, strict=True):
+        for (kind, name, statistic, *cell), value in zip(table.index, table, strict=True):
+            where = dict(zip(("segmenter", "condition"), cell, strict=True))
+            n_objects = int(measured.class_sizes[kind, name])
+            row = {**where, "kind": kind, "class": name, "n_objects": n_objects}
+            key = tuple(row.values())
+            rows.setdefault(key, row)[f"{statistic}{end}"] = value
+    names = ["segmenter", "condition", "kind", "class", "n_objects"]
+    columns = [f"{statistic}{end}" for statistic in IN_CLASSES for end in _ENDS]
+    table = pd.DataFrame(list(rows.values()), columns=[*names, *columns])
+    return table.astype({"n_objects": "int64"} | dict.fromkeys(columns, "float64"))
+
+
+def _ends(resampled: pd.DataFrame) -> "list[pd.Series[float]]":
+    return [resampled.quantile(end) for end in INTERVAL]
+
+
+def _measured_rows(measured: Measured) -> list[dict[str, Any]]:
     """Return one row a segmenter and condition, controls first."""
     cells: dict[Hashable, dict[str, float]] = {}
-    tables = [measured.estimates, *(measured.resampled.quantile(end) for end in INTERVAL)]
+    tables = [measured.estimates, *_ends(measured.resampled)]
     for end, table in zip(_ENDS, tables, strict=True):
         for (statistic, segmenter, condition), value in zip(table.index, table, strict=True):
             cells.setdefault((segmenter, condition), {})[f"{statistic}{end}"] = value
-    segmenters = sorted(measured.segmenters.items(), key=lambda pair: not pair[1]["is_control"])
+    infos = [
+        (label, manifest.segmenter)
+        for label, manifest in zip(measured.segmenters, measured.manifests, strict=False)
+    ]
+    infos.sort(key=lambda pair: not pair[1].is_control)
     return [
         {
             "segmenter": label,
             "source": MEASURED,
-            **properties,
+            "is_control": segmenter.is_control,
+            "frame": segmenter.frame or "",
             "condition": condition["name"],
             "n_images": measured.n_images,
             "n_objects": measured.n_objects,
             "n_trials": condition["trials"],
             **cells.get((label, condition["name"]), {}),
         }
-        for label, properties in segmenters
+        for label, segmenter in infos
         for condition in measured.manifest.protocol["conditions"]
     ]
 
@@ -248,13 +262,13 @@ def _published_rows(reported: Sequence[Mapping[str, Any]]) -> list[dict[str, Any
     for value in reported:
         names = {key: value[key] for key in ("segmenter", "source", "condition")}
         row = rows.setdefault(tuple(names.values()), {**names, "is_control": False, "frame": ""})
-        row[STATISTICS.get(value["metric"], value["metric"])] = value["value"]
+        row[OF_METRIC.get(value["metric"], value["metric"])] = value["value"]
     return list(rows.values())
 
 
-def _marks(measured: _Measured) -> tuple[str, ...]:
+def _marks(measured: Measured) -> tuple[str, ...]:
     manifest, n_images, n_samples = measured.manifest, measured.n_images, measured.n_samples
-    frames = sorted({row["frame"] for row in measured.segmenters.values() if row["frame"]})
+    frames = sorted({run.segmenter.frame for run in measured.manifests if run.segmenter.frame})
     marks = {
         f"first {manifest.limit} images": manifest.limit is not None,
         f"{manifest.trials} trials": manifest.trials is not None,

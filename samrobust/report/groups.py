@@ -26,7 +26,7 @@ class Group:
     scores: pd.DataFrame
 
 
-def compare(runs: Sequence[Run]) -> list[Group]:
+def comparable_groups(runs: Sequence[Run]) -> list[Group]:
     """Return the runs in groups that can be compared, both in order of first appearance.
 
     A segmenter label that stands for several checkpoints or settings is made distinct, the same way

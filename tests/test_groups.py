@@ -6,7 +6,7 @@ import pytest
 
 from samrobust.errors import RunError
 from samrobust.report.aggregate import summarise
-from samrobust.report.compare import compare
+from samrobust.report.groups import comparable_groups
 from samrobust.types import DatasetInfo
 from tests.runs import CONTROL, SAM, STABLE, MadeUp, described
 
@@ -31,12 +31,12 @@ def test_one_label_for_two_settings_is_told_apart(
     tmp_path: Path, changes: dict[str, Any], labels: tuple[str, str]
 ) -> None:
     other = RUN.but(segmenter=dataclasses.replace(SAM, **changes))
-    (group,) = compare([RUN.store(tmp_path), other.store(tmp_path)])
+    (group,) = comparable_groups([RUN.store(tmp_path), other.store(tmp_path)])
     assert group.labels == labels
 
 
 def test_one_label_on_two_devices_is_told_apart(tmp_path: Path) -> None:
-    (group,) = compare([RUN.store(tmp_path), RUN.but(device="cuda").store(tmp_path)])
+    (group,) = comparable_groups([RUN.store(tmp_path), RUN.but(device="cuda").store(tmp_path)])
     assert group.labels == ("sam vit_b (cpu)", "sam vit_b (cuda)")
 
 
@@ -62,7 +62,7 @@ def test_what_cannot_be_compared_is_refused(
     one = RUN.but(segmenter=CONTROL if "segmenter" not in changes else SAM).store(tmp_path)
     other = RUN.but(**{"segmenter": STABLE, **changes}).store(tmp_path)
     with pytest.raises(RunError) as refusal:
-        compare([one, other])
+        comparable_groups([one, other])
     assert str(refusal.value) == f"{one.folder} and {other.folder}: {message}"
 
 
@@ -72,7 +72,7 @@ def test_runs_of_other_images_are_refused(tmp_path: Path, kind: str, n_failed: i
     less = RUN.but(segmenter=STABLE, **lacking).store(tmp_path)
     full = RUN.store(tmp_path)
     with pytest.raises(RunError) as refusal:
-        compare([less, full])
+        comparable_groups([less, full])
     assert str(refusal.value) == (
         f"{less.folder}: lacks 2 of the 6 images of {full.folder} ({n_failed} failed); "
         "finish it with the same command"
@@ -85,19 +85,19 @@ def test_runs_of_other_objects_are_refused(tmp_path: Path) -> None:
     fewer = dataclasses.replace(other, scores=other.scores[other.scores["instance_id"] != "2"])
     for pair in ([one, fewer], [fewer, one]):
         with pytest.raises(RunError, match="same images have other objects, conditions or trials"):
-            compare(pair)
+            comparable_groups(pair)
 
 
 def test_an_empty_run_is_refused(tmp_path: Path) -> None:
     run = RUN.but(missing=frozenset(f"image-{index}" for index in range(6))).store(tmp_path)
     with pytest.raises(RunError, match="holds no scores yet; give its command again"):
-        compare([run])
+        comparable_groups([run])
 
 
 def test_the_same_run_twice_is_refused(tmp_path: Path) -> None:
     run = RUN.store(tmp_path)
     with pytest.raises(RunError, match="are of one segmenter with the same settings; name one"):
-        compare([run, run])
+        comparable_groups([run, run])
 
 
 def test_splits_and_other_files_are_groups_of_their_own_and_folders_are_not(
@@ -107,7 +107,7 @@ def test_splits_and_other_files_are_groups_of_their_own_and_folders_are_not(
     infos.append(DatasetInfo("coco", "a", "g"))
     moved = RUN.but(dataset=DatasetInfo("coco", "a", "f", folder="moved"), segmenter=STABLE)
     runs = [RUN.but(dataset=info).store(tmp_path) for info in infos]
-    groups = compare([*runs, moved.store(tmp_path)])
+    groups = comparable_groups([*runs, moved.store(tmp_path)])
     assert [len(group.runs) for group in groups] == [2, 1, 1]
     titles = [section.dataset for section in summarise(runs)]
     assert titles == ["coco/a (f)", "coco/b", "coco/a (g)"]
