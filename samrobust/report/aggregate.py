@@ -3,6 +3,7 @@
 import json
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import combinations
 from typing import Any
 
@@ -96,7 +97,7 @@ class Section:
         ends = [name for name in self.rows if f"{name}_high" in self.rows]
         return [str(name) for name in ends]
 
-    @property
+    @cached_property
     def best(self) -> frozenset[tuple[str, str, str]]:
         """Return the (statistic, segmenter, condition) that beat every other without a tie."""
         found = set()

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from samrobust.errors import RunError
 from samrobust.inspection import Look, RoutedBoxes, View
-from samrobust.report.plots import DPI, STYLE
+from samrobust.report.looks import DPI, STYLE
 from samrobust.types import Floats
 
 TARGET, MASK, PLACE = "#0072B2", "#D55E00", "#F0E442"

@@ -2,37 +2,35 @@
 
 import math
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pandas as pd
 
-from samrobust.errors import RunError
 from samrobust.report.aggregate import MEASURED, Section
+from samrobust.report.breakdown import KINDS
 
-Format = Literal["csv", "md", "tex"]
 Row = dict[str, Any]
 
 NAMES = {"miou": "mIoU", "mbiou": "mBIoU", "msf": "mSF", "iou_std": "IoU std"}
-"""Statistics in percent -> their heads. IoU variance, which repeats IoU std, stands in the CSV."""
+"""Statistics of the main table, in percent -> their heads; metrics of plug-ins follow."""
+TRIAL_NAMES = {
+    "iou_low": "low 10 %",
+    "iou_failed": "IoU < 0.5",
+    "iou_var_between": "var objects",
+    "iou_var": "var trials",
+    "iou_fell": "fell",
+}
+"""Statistics of the table over trials -> their heads; in percent, variances in percent squared."""
+VARIANCES = ("iou_var_between", "iou_var")
+CLASS_STATISTIC = "miou"
+FEW_IMAGES = 30
+"""Below this number of images a footnote says that intervals are rough (facts/peers.md 5.6)."""
 NONE = "\N{EN DASH}"
 """Stands where there is no value: the spread of one trial, what a paper does not print."""
 
 _MARKDOWN = re.compile(r"[\\|`*~<]|(?<!\w)_|_(?!\w)")
-_LATEX = {
-    **{character: f"\\{character}" for character in "&%$#_{}"},
-    "\\": r"\textbackslash{}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "|": r"\textbar{}",
-    NONE: "--",
-    "±": r"$\pm$",
-    "†": r"$\dagger$",
-}
 
 
 @dataclass(frozen=True)
@@ -44,17 +42,42 @@ class Table:
         header: one text a column: segmenter, condition, then the statistics that there are.
         rows: as many texts each; metrics in percent, those of plug-ins in their own unit.
         footnotes: what the numbers are, and the sources of published rows.
+        bold: (row, column) of the best values, where they are not ties.
+        n_names: columns that are names, before those of numbers.
     """
 
     title: str
     header: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     footnotes: tuple[str, ...]
+    bold: frozenset[tuple[int, int]] = frozenset()
+    n_names: int = 2
 
 
-def terminal_tables(sections: Sequence[Section]) -> list[Table]:
-    """Return one table a section, with half widths of intervals: "57.3 ±2.1"; 80 columns do."""
-    return [_table(section, _half_width, where="± half of") for section in sections]
+def terminal_tables(sections: Sequence[Section], *, details: bool = False) -> list[Table]:
+    """Return the tables of all sections, with half widths of intervals: "57.3 ±2.1".
+
+    They are for 80 columns, as long as names are short.
+
+    Args:
+        sections: the summaries.
+        details: also what is known over trials, by classes of objects and of pairs of segmenters.
+    """
+    spread, where = _half_width, "± half of"
+    tables = []
+    for section in sections:
+        tables.append(_table(section, spread, where=where))
+        tables += _details(section, spread, where=where) if details else []
+    return tables
+
+
+def page_tables(section: Section) -> list[Table]:
+    """Return the main table and its details, with intervals in brackets."""
+    where = "in brackets"
+    return [
+        _table(section, interval_text, where=where),
+        *_details(section, interval_text, where=where),
+    ]
 
 
 def to_csv(sections: Sequence[Section]) -> str:
@@ -63,9 +86,23 @@ def to_csv(sections: Sequence[Section]) -> str:
     Columns: protocol, version, dataset, marks, then those of `Section.rows`; an empty cell where
     there is no value.
     """
+    return _joined_csv(sections, [section.rows for section in sections])
+
+
+def differences_csv(sections: Sequence[Section]) -> str:
+    """Return all paired differences; columns as `to_csv`, then `Section.differences`."""
+    return _joined_csv(sections, [section.differences for section in sections])
+
+
+def breakdown_csv(sections: Sequence[Section]) -> str:
+    """Return the scores of all classes of objects; columns as `to_csv`, `Section.breakdown`."""
+    return _joined_csv(sections, [section.breakdown for section in sections])
+
+
+def _joined_csv(sections: Sequence[Section], frames: Sequence[pd.DataFrame]) -> str:
     tables = []
-    for section in sections:
-        table = section.rows.copy()
+    for section, frame in zip(sections, frames, strict=True):
+        table = frame.copy()
         table.insert(0, "protocol", section.protocol)
         table.insert(1, "version", section.version)
         table.insert(2, "dataset", section.dataset)
@@ -76,94 +113,163 @@ def to_csv(sections: Sequence[Section]) -> str:
 
 
 def to_markdown(sections: Sequence[Section]) -> str:
-    """Return a heading, a table and footnotes a section; percent, with intervals."""
-    blocks = []
-    for section in sections:
-        table = _table(section, _interval, where="in brackets")
-        rule = "|".join(["---", "---", *("---:" for _ in table.header[2:])])
-        lines = [f"### {_markdown(table.title)}", "", _markdown_row(table.header)]
-        lines.append(f"|{rule}|")
-        lines += [_markdown_row([*map(_markdown, row[:2]), *row[2:]]) for row in table.rows]
-        lines += [line for note in table.footnotes for line in ("", _markdown(note))]
-        blocks.append("\n".join(lines) + "\n")
-    return "\n".join(blocks)
+    """Return a heading, a table and footnotes for each table of each section; with intervals."""
+    tables = [table for section in sections for table in page_tables(section)]
+    return "\n".join(map(_markdown_table, tables))
 
 
-def to_latex(sections: Sequence[Section]) -> str:
-    r"""Return one `table` environment a section; percent, with intervals; needs `booktabs`."""
-    blocks = [r"% needs \usepackage{booktabs}", *map(_latex_table, sections)]
-    return "\n\n".join(blocks) + "\n"
-
-
-def write_tables(
-    sections: Sequence[Section], folder: Path, *, formats: Sequence[Format] = ("csv", "md", "tex")
-) -> list[Path]:
-    """Write `tables.csv`, `tables.md` and `tables.tex`, and return their paths.
-
-    Raises:
-        RunError: a file cannot be written.
-    """
-    writers = {"csv": to_csv, "md": to_markdown, "tex": to_latex}
-    paths = []
-    for ending in formats:
-        path = folder / f"tables.{ending}"
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            path.write_text(writers[ending](sections), encoding="utf-8")
-        except OSError as error:
-            raise RunError(f"{path}: cannot be written: {error.strerror}") from error
-        paths.append(path)
-    return paths
-
-
-def _table(section: Section, spread: Callable[[Row, str], str], *, where: str) -> Table:
-    statistics, daggers = _shown(section), _daggers(section)
-    rows = [
-        (
-            f"{row['segmenter']}{daggers.get(row['source'], '')}",
-            row["condition"],
-            *(f"{_value(row, name)} {spread(row, name)}".rstrip() for name in statistics),
+def _table(
+    section: Section,
+    spread: Callable[[Row, str], str],
+    *,
+    where: str,
+    statistics: Sequence[str] = (),
+) -> Table:
+    names, daggers, best = list(statistics) or shown(section), daggers_of(section), section.best
+    rows, bold = [], set()
+    for row in rows_of(section):
+        cells = [f"{value_text(row, name)} {spread(row, name)}".rstrip() for name in names]
+        if statistics and set(cells) == {NONE}:
+            continue  # a condition of one trial, or published, has nothing over trials
+        bold |= {
+            (len(rows), 2 + place)
+            for place, name in enumerate(names)
+            if row["source"] == MEASURED and (name, row["segmenter"], row["condition"]) in best
+        }
+        rows.append(
+            (f"{row['segmenter']}{daggers.get(row['source'], '')}", row["condition"], *cells)
         )
-        for row in _rows(section)
+    header = ("segmenter", "condition", *map(head, names))
+    notes = trial_footnotes(section, where) if statistics else footnotes(section, where)
+    title = f"{section.title}; over trials" if statistics else section.title
+    return Table(title, header, tuple(rows), (*notes, *bold_note(bold)), frozenset(bold))
+
+
+def _details(section: Section, spread: Callable[[Row, str], str], *, where: str) -> Iterator[Table]:
+    over_trials = shown_over_trials(section)
+    if over_trials:
+        yield _table(section, spread, where=where, statistics=over_trials)
+    for kind in section.breakdown["kind"].unique():
+        yield _class_table(section, str(kind), spread, where=where)
+    if len(section.differences):
+        yield difference_table(section, CLASS_STATISTIC)
+
+
+def _class_table(
+    section: Section, kind: str, spread: Callable[[Row, str], str], *, where: str
+) -> Table:
+    frame = section.breakdown[section.breakdown["kind"] == kind]
+    counts = dict(zip(frame["class"], frame["n_objects"], strict=True))
+    cells: dict[tuple[str, str], dict[str, str]] = {}
+    for row in records(frame):
+        text = f"{value_text(row, CLASS_STATISTIC)} {spread(row, CLASS_STATISTIC)}".rstrip()
+        cells.setdefault((row["segmenter"], row["condition"]), {})[row["class"]] = text
+    order = [(row["segmenter"], row["condition"]) for row in rows_of(section)]
+    rows = [(*key, *(cells[key][name] for name in counts)) for key in order if key in cells]
+    unit = "area in pixels" if kind == "size" else "perimeter^2 / area"
+    bounds = [
+        f"{name} {f'below {below:g}' if math.isfinite(below) else 'the rest'} ({counts[name]})"
+        for name, below in KINDS[kind].items()
+        if name in counts
     ]
-    header = ("segmenter", "condition", *(NAMES.get(name, name) for name in statistics))
-    return Table(section.title, header, tuple(rows), _footnotes(section, where))
+    about = f"mIoU in percent; {where} the 95 % interval. By {unit} (objects): {', '.join(bounds)}."
+    header = ("segmenter", "condition", *counts)
+    return Table(f"{section.title}; by {kind} of the object", header, tuple(rows), (about,))
 
 
-def _rows(section: Section) -> list[Row]:
-    return [{str(key): row[key] for key in row} for row in section.rows.to_dict("records")]
+def difference_table(section: Section, statistic: str) -> Table:
+    """Return the paired differences of a statistic, one row a condition and pair."""
+    chosen = section.differences[section.differences["statistic"] == statistic]
+    unit = factor(statistic)
+    rows = []
+    for row in records(chosen):
+        interval = f"[{unit * row['low']:+.1f}, {unit * row['high']:+.1f}]"
+        rows.append(
+            (
+                f"{row['segmenter']} - {row['other']}",
+                row["condition"],
+                f"{unit * row['difference']:+.1f} {'' if math.isnan(row['low']) else interval}",
+                p_text(row["p_holm"]),
+                "tie" if row["is_tie"] else row["segmenter" if row["difference"] > 0 else "other"],
+            )
+        )
+    about = (
+        "In points, on identical prompts; in brackets the 95 % interval, bootstrap over images; "
+        "p of a sign-flip test over images, Holm-corrected over the pairs of a condition."
+    )
+    header = ("pair", "condition", head(statistic), "p", "higher")
+    return Table(f"{section.title}; differences", header, tuple(rows), (about,))
 
 
-def _shown(section: Section) -> list[str]:
-    """Return the statistics that have any value, without the variance."""
+def head(statistic: str) -> str:
+    """Return what stands above a statistic."""
+    return {**NAMES, **TRIAL_NAMES}.get(statistic, statistic)
+
+
+def factor(statistic: str) -> float:
+    """Return what a statistic is multiplied with to be shown: 100 for percent."""
+    if statistic in VARIANCES:
+        return 100.0**2
+    return 100.0 if statistic in {**NAMES, **TRIAL_NAMES} else 1.0
+
+
+def p_text(p: float) -> str:
+    """Return a p value with as many digits as there is reason for."""
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def rows_of(section: Section) -> list[Row]:
+    """Return the rows of a section as dictionaries."""
+    return records(section.rows)
+
+
+def records(frame: pd.DataFrame) -> list[Row]:
+    """Return the rows of a table as dictionaries."""
+    return [{str(key): row[key] for key in row} for row in frame.to_dict("records")]
+
+
+def shown(section: Section) -> list[str]:
+    """Return the statistics of the main table that have any value."""
     filled = section.rows.notna().any()
-    return [name for name in section.statistics if filled[name] and name != "iou_var"]
+    return [name for name in section.statistics if filled[name] and name not in TRIAL_NAMES]
 
 
-def _value(row: Row, statistic: str) -> str:
+def shown_over_trials(section: Section) -> list[str]:
+    """Return the statistics over trials that there are, where any condition has several trials."""
+    filled = section.rows.notna().any()
+    if not filled["iou_var"]:
+        return []
+    return [name for name in TRIAL_NAMES if filled[name]]
+
+
+def value_text(row: Row, statistic: str) -> str:
+    """Return a statistic of a row as it is shown, a dash where there is none."""
     value = row[statistic]
-    if math.isnan(value):
-        return NONE
-    return f"{100 * value:.1f}" if statistic in NAMES else f"{value:.4g}"
+    return NONE if math.isnan(value) else _number(value, statistic)
 
 
-def _interval(row: Row, statistic: str) -> str:
+def interval_text(row: Row, statistic: str) -> str:
+    """Return the interval of a statistic in brackets, nothing where there is none."""
     low, high = row[f"{statistic}_low"], row[f"{statistic}_high"]
     if math.isnan(low):
         return ""
-    if statistic in NAMES:
-        return f"[{100 * low:.1f}, {100 * high:.1f}]"
-    return f"[{low:.4g}, {high:.4g}]"
+    return f"[{_number(low, statistic)}, {_number(high, statistic)}]"
 
 
 def _half_width(row: Row, statistic: str) -> str:
     half = (row[f"{statistic}_high"] - row[f"{statistic}_low"]) / 2
     if math.isnan(half):
         return ""
-    return f"±{100 * half:.1f}" if statistic in NAMES else f"±{half:.2g}"
+    return f"±{half:.2g}" if factor(statistic) == 1 else f"±{_number(half, statistic)}"
 
 
-def _daggers(section: Section) -> dict[str, str]:
+def _number(value: float, statistic: str) -> str:
+    if factor(statistic) == 1:
+        return f"{value:.4g}"
+    return f"{factor(statistic) * value:.{0 if statistic in VARIANCES else 1}f}"
+
+
+def daggers_of(section: Section) -> dict[str, str]:
     """Return the mark of each source of published rows: a dagger, numbered if there are several."""
     sources = [source for source in section.rows["source"].unique() if source != MEASURED]
     if len(sources) == 1:
@@ -171,14 +277,56 @@ def _daggers(section: Section) -> dict[str, str]:
     return {source: f"†{number}" for number, source in enumerate(sources, start=1)}
 
 
-def _footnotes(section: Section, where: str) -> tuple[str, ...]:
-    measured = section.rows[section.rows["source"] == MEASURED].iloc[0]
+def footnotes(section: Section, where: str) -> tuple[str, ...]:
+    """Return what the numbers are, and the sources of published rows."""
+    measured = section.measured.iloc[0]
+    few = measured["n_images"] < FEW_IMAGES
     about = (
         f"Percent; {where} the 95 % interval, bootstrap over {measured['n_images']} images, "
-        f"{measured['n_objects']} objects."
+        f"{measured['n_objects']} objects{'; with so few images it is rough' if few else ''}."
     )
-    sources = (f"{dagger} As published: {source}." for source, dagger in _daggers(section).items())
+    sources = (
+        f"{dagger} As published: {source}." for source, dagger in daggers_of(section).items()
+    )
     return about, *sources
+
+
+def trial_footnotes(section: Section, where: str) -> tuple[str, ...]:
+    """Return what the numbers of the table over trials are."""
+    fell = "; fell: trials that lose more than 5 points by one more point"
+    return (
+        (
+            f"{footnotes(section, where)[0]} Low 10 %: mean IoU of the lowest tenth of all trials; "
+            "var: variance of IoU in percent squared, between objects and between the trials of one"
+            f"{fell if 'iou_fell' in shown_over_trials(section) else ''}."
+        ),
+    )
+
+
+def bold_note(bold: Iterable[object]) -> tuple[str, ...]:
+    """Return what bold means, nothing where nothing is."""
+    if not bold:
+        return ()
+    return (
+        (
+            "Bold: better than every other segmenter, no tie (paired sign-flip test over images, "
+            "p < 0.05 after Holm's correction)."
+        ),
+    )
+
+
+def _markdown_table(table: Table) -> str:
+    numbers = len(table.header) - table.n_names
+    rule = "|".join(["---"] * table.n_names + ["---:"] * numbers)
+    lines = [f"### {_markdown(table.title)}", "", _markdown_row(table.header), f"|{rule}|"]
+    for place, row in enumerate(table.rows):
+        cells = [
+            f"**{cell}**" if (place, column) in table.bold else _markdown(cell)
+            for column, cell in enumerate(row)
+        ]
+        lines.append(_markdown_row(cells))
+    lines += [line for note in table.footnotes for line in ("", _markdown(note))]
+    return "\n".join(lines) + "\n"
 
 
 def _markdown_row(cells: Sequence[str]) -> str:
@@ -187,47 +335,3 @@ def _markdown_row(cells: Sequence[str]) -> str:
 
 def _markdown(text: str) -> str:
     return _MARKDOWN.sub(r"\\\g<0>", " ".join(text.split()))
-
-
-def _latex_table(section: Section) -> str:
-    statistics, (about, *sources) = _shown(section), _footnotes(section, "in brackets")
-    heads = [f"\\multicolumn{{2}}{{c}}{{{_latex(NAMES.get(name, name))}}}" for name in statistics]
-    width = 1 + 2 * len(statistics)
-    lines = [
-        r"\begin{table}",
-        r"  \centering",
-        rf"  \caption{{{_latex(section.title)}. {_latex(about)}}}",
-        r"  \smallskip\small",
-        r"  \setlength{\tabcolsep}{4pt}",
-        rf"  \begin{{tabular}}{{l{len(statistics) * 'r@{ }l'}}}",
-        r"    \toprule",
-        f"    {' & '.join(['segmenter', *heads])} \\\\",
-    ]
-    for condition in section.rows["condition"].unique():
-        lines += [
-            r"    \midrule",
-            rf"    \multicolumn{{{width}}}{{l}}{{\emph{{{_latex(condition)}}}}} \\",
-            *(line for line in _latex_rows(section, condition, statistics=statistics)),
-        ]
-    lines += [r"    \bottomrule", r"  \end{tabular}"]
-    if sources:
-        notes = r"\\ ".join(map(_latex, sources))
-        lines.append(rf"  \par\smallskip\parbox{{\linewidth}}{{\footnotesize {notes}}}")
-    return "\n".join([*lines, r"\end{table}"])
-
-
-def _latex_rows(section: Section, condition: str, *, statistics: Sequence[str]) -> Iterator[str]:
-    daggers = _daggers(section)
-    for row in _rows(section):
-        if row["condition"] == condition:
-            dagger = daggers.get(row["source"])
-            mark = rf"\textsuperscript{{{_latex(dagger)}}}" if dagger else ""
-            cells = [_latex(row["segmenter"]) + mark]
-            for name in statistics:
-                interval = _interval(row, name)
-                cells += [_latex(_value(row, name)), interval and rf"{{\scriptsize {interval}}}"]
-            yield f"    {' & '.join(cells)} \\\\"
-
-
-def _latex(text: str) -> str:
-    return "".join(_LATEX.get(character, character) for character in " ".join(text.split()))
