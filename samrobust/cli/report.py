@@ -40,7 +40,7 @@ def report_command(
 
     from samrobust.report.aggregate import summarise
     from samrobust.report.plots import write_plots
-    from samrobust.report.tables import to_csv, to_latex, to_markdown, write_tables
+    from samrobust.report.files import write_tables
 
     sections = summarise(_read_runs(_only_folders(runs)))
     if folder is not None:

@@ -5,6 +5,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -64,6 +65,7 @@ class Section:
             empty where no run says what its objects are.
         runs: the manifests of all runs, in the order of `segmenters` for each data set.
         segmenters: labels of all runs, in order.
+        folders: of the runs, in order; none for a group.
         arrays: the single scores; None for a group.
     """
 
@@ -79,6 +81,7 @@ class Section:
     breakdown: pd.DataFrame
     runs: tuple[RunManifest, ...]
     segmenters: tuple[str, ...]
+    folders: tuple[Path, ...]
     arrays: ScoreArrays | None
 
     @property
@@ -175,6 +178,7 @@ def _section(measured: Measured, dataset: str, *, published: set[str]) -> Sectio
         breakdown=_breakdown(measured),
         runs=tuple(measured.manifests),
         segmenters=tuple(measured.segmenters),
+        folders=tuple(measured.folders),
         arrays=measured.arrays,
     )
 

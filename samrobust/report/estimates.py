@@ -4,6 +4,7 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 from operator import add
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,7 @@ class Measured:
 
     Attributes:
         manifests: of the runs, in the order of `segmenters`.
+        folders: of the runs, likewise; none for a group.
         segmenters: their labels.
         estimates: of cells (statistic, segmenter, condition).
         resampled: resamples x cells; NaN where there is one image.
@@ -44,6 +46,7 @@ class Measured:
     """
 
     manifests: Sequence[RunManifest]
+    folders: Sequence[Path]
     segmenters: Sequence[str]
     estimates: "pd.Series[float]"
     resampled: pd.DataFrame
@@ -86,6 +89,7 @@ def measure(group: Group) -> Measured:
     resampled, resampled_in_classes = ratios.split(ratios.resample(key=newest.dataset.key))
     return Measured(
         manifests=manifests,
+        folders=[run.folder for run in group.runs],
         segmenters=arrays.segmenters,
         estimates=estimates.iloc[0],
         resampled=resampled,
@@ -122,6 +126,7 @@ def mean_of(parts: Sequence[Measured]) -> Measured:
             for name, manifest in zip(part.segmenters, part.manifests, strict=True)
             if name in labels
         ],
+        folders=[],
         segmenters=labels,
         estimates=reduce(add, [part.estimates[cells] for part in parts]) / len(parts),
         resampled=reduce(add, [part.resampled[cells] for part in parts]) / len(parts),

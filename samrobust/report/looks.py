@@ -57,7 +57,7 @@ def figure_text(
         looks: name -> how its line looks.
     """
     width, height = size
-    text = textwrap.fill(title, int(width * _LETTERS_AN_INCH * 1.25), break_on_hyphens=False)
+    text = textwrap.fill(title, int(width * _LETTERS_AN_INCH * 1.17), break_on_hyphens=False)
     height += _LINE_INCHES * (text.count("\n") + 1)
     n_columns = 1
     if looks:

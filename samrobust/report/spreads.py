@@ -51,6 +51,7 @@ def _object_figure(
     grid = figure.subplots(n_rows, n_columns, sharex=True, sharey=True, squeeze=False)
     for axes in grid.flat[len(order) :]:
         axes.set_axis_off()
+        grid[-2, -1].tick_params(labelbottom=True)
     for axes, segmenter in zip(grid.flat, order, strict=False):
         place = arrays.segmenters.index(segmenter), arrays.conditions.index(condition)
         low, first, middle, third, high = _quantiles(arrays.scores["iou"][place])
@@ -84,7 +85,14 @@ def _variance_figure(section: Section, order: Sequence[str]) -> Figure:
     axes = figure.subplots()
     ticks, names = [], []
     for number, condition in enumerate(conditions):
-        axes.text(0, step * number - 0.75, condition, fontsize=6, va="center", weight="bold")
+        axes.annotate(
+            condition,
+            (0, step * number - 0.8),
+            xytext=(3, 0),
+            textcoords="offset points",
+            fontsize=6,
+            va="center",
+        )
         for place, segmenter in enumerate(order):
             cell = rows[(rows["condition"] == condition) & (rows["segmenter"] == segmenter)]
             between, within = (1e4 * float(cell[name].sum()) for name in _PARTS)

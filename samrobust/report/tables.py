@@ -44,6 +44,7 @@ class Table:
         footnotes: what the numbers are, and the sources of published rows.
         bold: (row, column) of the best values, where they are not ties.
         n_names: columns that are names, before those of numbers.
+        segmenters: those that each row is about.
     """
 
     title: str
@@ -52,6 +53,7 @@ class Table:
     footnotes: tuple[str, ...]
     bold: frozenset[tuple[int, int]] = frozenset()
     n_names: int = 2
+    segmenters: tuple[tuple[str, ...], ...] = ()
 
 
 def terminal_tables(sections: Sequence[Section], *, details: bool = False) -> list[Table]:
@@ -126,7 +128,7 @@ def _table(
     statistics: Sequence[str] = (),
 ) -> Table:
     names, daggers, best = list(statistics) or shown(section), daggers_of(section), section.best
-    rows, bold = [], set()
+    rows, bold, segmenters = [], set(), []
     for row in rows_of(section):
         cells = [f"{value_text(row, name)} {spread(row, name)}".rstrip() for name in names]
         if statistics and set(cells) == {NONE}:
@@ -136,13 +138,16 @@ def _table(
             for place, name in enumerate(names)
             if row["source"] == MEASURED and (name, row["segmenter"], row["condition"]) in best
         }
+        segmenters.append((row["segmenter"],))
         rows.append(
             (f"{row['segmenter']}{daggers.get(row['source'], '')}", row["condition"], *cells)
         )
     header = ("segmenter", "condition", *map(head, names))
     notes = trial_footnotes(section, where) if statistics else footnotes(section, where)
     title = f"{section.title}; over trials" if statistics else section.title
-    return Table(title, header, tuple(rows), (*notes, *bold_note(bold)), frozenset(bold))
+    notes = (*notes, *bold_note(bold))
+    of = tuple(segmenters)
+    return Table(title, header, tuple(rows), notes, frozenset(bold), segmenters=of)
 
 
 def _details(section: Section, spread: Callable[[Row, str], str], *, where: str) -> Iterator[Table]:
@@ -174,7 +179,9 @@ def _class_table(
     ]
     about = f"mIoU in percent; {where} the 95 % interval. By {unit} (objects): {', '.join(bounds)}."
     header = ("segmenter", "condition", *counts)
-    return Table(f"{section.title}; by {kind} of the object", header, tuple(rows), (about,))
+    title = f"{section.title}; by {kind} of the object"
+    of = tuple((row[0],) for row in rows)
+    return Table(title, header, tuple(rows), (about,), segmenters=of)
 
 
 def difference_table(section: Section, statistic: str) -> Table:
@@ -198,7 +205,8 @@ def difference_table(section: Section, statistic: str) -> Table:
         "p of a sign-flip test over images, Holm-corrected over the pairs of a condition."
     )
     header = ("pair", "condition", head(statistic), "p", "higher")
-    return Table(f"{section.title}; differences", header, tuple(rows), (about,))
+    of = tuple(zip(chosen["segmenter"], chosen["other"], strict=True))
+    return Table(f"{section.title}; differences", header, tuple(rows), (about,), segmenters=of)
 
 
 def head(statistic: str) -> str:

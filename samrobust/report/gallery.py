@@ -1,0 +1,345 @@
+"""Failures to look at: which objects and trials are shown, and their outlines as SVG paths."""
+
+import io
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import permutations
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+from PIL import Image as PillowImage
+
+from samrobust.report.aggregate import Section
+from samrobust.report.arrays import ScoreArrays
+from samrobust.rle import decode_mask
+from samrobust.store import read_masks, read_photographs
+from samrobust.types import TARGET_TRIAL, Floats, Mask
+
+PER_CELL = 4
+"""Failures of each segmenter and condition."""
+PER_PAIR = 4
+"""Objects of each pair of segmenters at which the first beats the second."""
+TRIALS_SHOWN = 4
+PAIRED_TRIALS = 2
+PHOTOGRAPH_SIDE = 640
+"""Longest side of a photograph in the page, in pixels."""
+PHOTOGRAPH_QUALITY = 72
+LARGEST_PHOTOGRAPHS = 8 * 2**20
+"""Bytes of all photographs of a page; what would need more is left out."""
+MARGIN = 0.25
+"""Around what a panel shows, in its longer side."""
+PANEL_PIXELS = 240
+"""Width at which outlines are drawn: finer detail is left out."""
+_Key = tuple[str, str, str, int]  # sample, instance, condition, trial
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One view of a photograph, in pixels of the original.
+
+    Attributes:
+        title: above it.
+        view: x, y, width, height of what is shown.
+        target: SVG path of the target.
+        mask: SVG path of the predicted mask, "" where there is none.
+        box: x, y, width, height of the prompt's box, () where it has none.
+        points: x, y and label of its points.
+        frame: x, y, width, height of what the other panels show, () for none.
+    """
+
+    title: str
+    view: tuple[float, ...]
+    target: str
+    mask: str = ""
+    box: tuple[float, ...] = ()
+    points: tuple[tuple[float, float, int], ...] = ()
+    frame: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class Exhibit:
+    """One object with some of its trials.
+
+    Attributes:
+        kind: "drop", or "pair" where one segmenter beats another.
+        photograph: key of `Gallery.photographs`.
+        name: image, object and category.
+        segmenters: one, or the better and the worse.
+        condition: of the protocol.
+        loss: IoU lost, by which exhibits are ordered.
+        caption: what is seen, in words.
+        panels: the whole photograph, then trials.
+    """
+
+    kind: str
+    photograph: str
+    name: str
+    segmenters: tuple[str, ...]
+    condition: str
+    loss: float
+    caption: str
+    panels: tuple[Panel, ...]
+
+
+@dataclass(frozen=True)
+class Photograph:
+    """A photograph as it is shown: JPEG, and the size of the original."""
+
+    jpeg: bytes
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Exhibits of a section, worst first; `n_left_out` did not fit in."""
+
+    exhibits: tuple[Exhibit, ...]
+    n_left_out: int
+
+
+class Photographs:
+    """The photographs of a page, each once, within a bound on their bytes."""
+
+    def __init__(self) -> None:
+        self.shown: dict[str, Photograph] = {}
+        self._n_bytes = 0
+
+    def show(self, key: str, row: "pd.Series[object]") -> bool:
+        """Return whether a stored photograph is in the page, or still fits in and now is."""
+        if key not in self.shown:
+            jpeg = _reduced(row["jpeg"])  # type: ignore[arg-type]
+            if self._n_bytes + len(jpeg) > LARGEST_PHOTOGRAPHS:
+                return False
+            self._n_bytes += len(jpeg)
+            size = (int(row[name]) for name in ("width", "height"))  # type: ignore[call-overload]
+            self.shown[key] = Photograph(jpeg, *size)
+        return True
+
+
+def gallery_of(section: Section, photographs: Photographs) -> Gallery:
+    """Return the failures of a section that masks are kept of, worst first.
+
+    Args:
+        section: empty for a group of data sets, and where no masks are kept.
+        photographs: of the page; those needed are added.
+
+    Raises:
+        RunError: a file of a run cannot be read.
+    """
+    if section.arrays is None or "iou" not in section.arrays.scores:
+        return Gallery((), 0)
+    hall = _Hall(section, section.arrays)
+    chosen = sorted([*hall.drops(), *hall.pairs()], key=lambda each: -each.loss)
+    shown = [each for each in chosen if photographs.show(*hall.photograph(each))]
+    return Gallery(tuple(hall.exhibit(each) for each in shown), len(chosen) - len(shown))
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """An object and condition to be shown; `place` is the object's in the arrays."""
+
+    kind: str
+    segmenters: tuple[str, ...]
+    condition: str
+    place: int
+    loss: float
+
+
+class _Hall:
+    """What is kept of the runs of a section."""
+
+    def __init__(self, section: Section, arrays: ScoreArrays) -> None:
+        self._arrays = arrays
+        self._data = section.runs[0].dataset.fingerprint
+        self._iou = arrays.scores["iou"].astype(np.float64)
+        self._masks = {
+            name: _by_key(read_masks(folder))
+            for name, folder in zip(section.segmenters, section.folders, strict=True)
+        }
+        self._photographs = _photographs(section.folders)
+        self._places = {
+            (row.sample_id, row.instance_id): place
+            for place, row in enumerate(arrays.objects.itertuples())
+        }
+        with np.errstate(invalid="ignore"):
+            self._means = np.nansum(self._iou, 3) / (~np.isnan(self._iou)).sum(3)  # S x C x O
+
+    def drops(self) -> Iterator[_Choice]:
+        """Yield the objects that lose most, of each segmenter and condition."""
+        for s, segmenter in enumerate(self._arrays.segmenters):
+            kept = self._kept(segmenter)
+            for c, condition in enumerate(self._arrays.conditions):
+                loss = self._loss(s, c)
+                places = [place for place in kept.get(condition, ()) if loss[place] > 0]
+                for place in sorted(places, key=lambda place: -loss[place])[:PER_CELL]:
+                    yield _Choice("drop", (segmenter,), condition, place, float(loss[place]))
+
+    def pairs(self) -> Iterator[_Choice]:
+        """Yield the objects at which a segmenter beats another most, one condition an object."""
+        for better, worse in permutations(self._arrays.segmenters, 2):
+            s, t = (self._arrays.segmenters.index(name) for name in (better, worse))
+            mine, theirs = self._kept(better), self._kept(worse)
+            best: dict[int, _Choice] = {}
+            for c, condition in enumerate(self._arrays.conditions):
+                for place in mine.get(condition, set()) & theirs.get(condition, set()):
+                    gain = float(self._means[s, c, place] - self._means[t, c, place])
+                    if gain > max(0, best[place].loss if place in best else 0):
+                        pair = (better, worse)
+                        best[place] = _Choice("pair", pair, condition, place, gain)
+            yield from sorted(best.values(), key=lambda choice: -choice.loss)[:PER_PAIR]
+
+    def photograph(self, choice: _Choice) -> tuple[str, "pd.Series[object]"]:
+        sample_id = str(self._arrays.objects["sample_id"][choice.place])
+        return f"{self._data}/{sample_id}", self._photographs.loc[sample_id]
+
+    def exhibit(self, choice: _Choice) -> Exhibit:
+        row = self._arrays.objects.iloc[choice.place]
+        key, photograph = self.photograph(choice)
+        size_hw = int(photograph["height"]), int(photograph["width"])  # type: ignore[call-overload]
+        where = (str(row["sample_id"]), str(row["instance_id"]))
+        masks = self._masks[choice.segmenters[0]]
+        target = decode_mask(masks[*where, "", TARGET_TRIAL]["counts"], size_hw)
+        shown = [
+            (name, trial, self._masks[name][*where, choice.condition, trial])
+            for name, trial in self._shown_trials(choice, where)
+        ]
+        decoded = [decode_mask(mask["counts"], size_hw) for _, _, mask in shown]
+        view = _view([target, *decoded], [mask for _, _, mask in shown], size_hw)
+        outline = _outline(target, view[2])
+        whole = (0.0, 0.0, float(size_hw[1]), float(size_hw[0]))
+        panels = [Panel("photograph", whole, _outline(target, whole[2]), frame=view)]
+        c = self._arrays.conditions.index(choice.condition)
+        for (name, trial, mask), pixels in zip(shown, decoded, strict=True):
+            value = self._iou[self._arrays.segmenters.index(name), c, choice.place, trial]
+            words = [name] if choice.kind == "pair" else []
+            title = ", ".join([*words, f"trial {trial + 1}: IoU {100 * value:.0f}"])
+            panels.append(Panel(title, view, outline, _outline(pixels, view[2]), *_prompt(mask)))
+        words = [f"image {where[0]}", f"object {where[1]}", str(row["category"])]
+        return Exhibit(
+            choice.kind,
+            key,
+            ", ".join(word for word in words if word),
+            choice.segmenters,
+            choice.condition,
+            choice.loss,
+            self._caption(choice),
+            tuple(panels),
+        )
+
+    def _shown_trials(self, choice: _Choice, where: tuple[str, str]) -> list[tuple[str, int]]:
+        """Return the segmenters and trials that are shown, of those that are kept."""
+        kept = [
+            sorted(key[3] for key in self._masks[name] if key[:3] == (*where, choice.condition))
+            for name in choice.segmenters
+        ]
+        if choice.kind == "pair":
+            shared = [trial for trial in kept[0] if trial in kept[1]][:PAIRED_TRIALS]
+            return [(name, trial) for trial in shared for name in choice.segmenters]
+        (name,) = choice.segmenters
+        s, c = self._arrays.segmenters.index(name), self._arrays.conditions.index(choice.condition)
+        lowest = min(kept[0], key=lambda trial: self._iou[s, c, choice.place, trial])
+        others = [trial for trial in kept[0] if trial != lowest][: TRIALS_SHOWN - 1]
+        return [(name, trial) for trial in (lowest, *others)]
+
+    def _caption(self, choice: _Choice) -> str:
+        c = self._arrays.conditions.index(choice.condition)
+        means = [
+            100 * self._means[self._arrays.segmenters.index(name), c, choice.place]
+            for name in choice.segmenters
+        ]
+        if choice.kind == "pair":
+            better, worse = choice.segmenters
+            return f"mean IoU {means[0]:.0f} of {better} against {means[1]:.0f} of {worse}"
+        return f"loses {100 * choice.loss:.0f} points in its lowest trial; mean IoU {means[0]:.0f}"
+
+    def _loss(self, s: int, c: int) -> Floats:
+        """Return (O,) the mean of the best other condition less the lowest trial."""
+        others = np.delete(self._means[s], c, axis=0)
+        before = np.nanmax(others, axis=0) if len(others) else np.ones(self._means.shape[2])
+        return np.asarray(before - np.nanmin(self._iou[s, c], axis=1))
+
+    def _kept(self, segmenter: str) -> dict[str, set[int]]:
+        """Return condition -> places of the objects that have scores and kept masks."""
+        found: dict[str, set[int]] = {}
+        for sample_id, instance_id, condition, trial in self._masks[segmenter]:
+            place = self._places.get((sample_id, instance_id))
+            if trial != TARGET_TRIAL and place is not None and sample_id in self._photographs.index:
+                found.setdefault(condition, set()).add(place)
+        return found
+
+
+def _by_key(masks: pd.DataFrame) -> dict[_Key, Mapping[str, object]]:
+    rows = masks.to_dict("records")
+    return {
+        (row["sample_id"], row["instance_id"], row["condition"], row["trial"]): row for row in rows
+    }
+
+
+def _photographs(folders: Sequence[Path]) -> pd.DataFrame:
+    table = pd.concat([read_photographs(folder) for folder in folders], ignore_index=True)
+    return table.drop_duplicates("sample_id").set_index("sample_id")
+
+
+def _prompt(
+    row: Mapping[str, object],
+) -> tuple[tuple[float, ...], tuple[tuple[float, float, int], ...]]:
+    """Return the box as x, y, width, height, pixels whole, and the points, pixel centres."""
+    box = np.asarray(row["box"], np.float64)
+    points = np.asarray(row["points"], np.float64).reshape(-1, 2) + 0.5
+    labels = np.asarray(row["labels"], np.int64)
+    marks = tuple((float(x), float(y), int(k)) for (x, y), k in zip(points, labels, strict=True))
+    if not len(box):
+        return (), marks
+    x0, y0, x1, y1 = (round(float(value), 1) for value in box)
+    return (x0, y0, round(x1 - x0 + 1, 1), round(y1 - y0 + 1, 1)), marks
+
+
+def _view(
+    masks: Sequence[Mask], prompts: Sequence[Mapping[str, object]], size_hw: tuple[int, int]
+) -> tuple[float, ...]:
+    """Return x, y, width and height of a square about masks and prompts, inside the image."""
+    corners = []
+    for mask in masks:
+        y, x = np.nonzero(mask)
+        if len(x):
+            corners += [(x.min(), y.min()), (x.max() + 1, y.max() + 1)]
+    for row in prompts:
+        (x, y, width, height), points = (_prompt(row)[0] or (0, 0, 0, 0)), _prompt(row)[1]
+        corners += [(x, y), (x + width, y + height)] if width else []
+        corners += [(px, py) for px, py, _ in points]
+    low, high = np.min(corners, axis=0), np.max(corners, axis=0)
+    side = float((high - low).max()) * (1 + 2 * MARGIN) + 4
+    centre = (low + high) / 2
+    limits = np.array(size_hw[::-1], np.float64)
+    extent = np.minimum(side, limits)
+    start = np.clip(centre - extent / 2, 0, limits - extent)
+    return tuple(round(float(value), 1) for value in (*start, *extent))
+
+
+def _outline(mask: Mask, width: float) -> str:
+    """Return the SVG path of a mask's contours, for a view of `width` pixels."""
+    contours, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+    tolerance = 0.5 * width / PANEL_PIXELS
+    parts = []
+    for contour in contours:
+        points = cv2.approxPolyDP(contour, tolerance, closed=True)[:, 0] + 0.5
+        if len(points) == 1:  # a dot, drawn by its round line ends
+            points = np.concatenate([points, points])
+        text = " ".join(f"{x:g} {y:g}" for x, y in points)
+        parts.append(f"M{text}Z")
+    return "".join(parts)
+
+
+def _reduced(jpeg: bytes) -> bytes:
+    picture = PillowImage.open(io.BytesIO(jpeg))
+    side = max(picture.size)
+    if side > PHOTOGRAPH_SIDE:
+        size = tuple(math.ceil(length * PHOTOGRAPH_SIDE / side) for length in picture.size)
+        picture = picture.resize((size[0], size[1]), PillowImage.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=PHOTOGRAPH_QUALITY)
+    return buffer.getvalue()
