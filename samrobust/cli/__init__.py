@@ -7,11 +7,13 @@ from typing import Annotated
 import typer
 
 from samrobust import __version__
+from samrobust.cli.compare import compare_command
 from samrobust.cli.data import app as data_app
 from samrobust.cli.draw import app as draw_app
 from samrobust.cli.eval import evaluate_command
 from samrobust.cli.ls import ls_command
 from samrobust.cli.report import report_command
+from samrobust.cli.show import show_command
 from samrobust.cli.terminal import error_line
 from samrobust.cli.train import train_command
 from samrobust.errors import SamrobustError
@@ -26,6 +28,8 @@ app = typer.Typer(
 app.command("eval")(evaluate_command)
 app.command("train")(train_command)
 app.command("report")(report_command)
+app.command("compare")(compare_command)
+app.command("show")(show_command)
 app.command("ls")(ls_command)
 app.add_typer(draw_app, name="draw")
 app.add_typer(data_app, name="data")

@@ -25,7 +25,7 @@ def check_command(
         sample_ids = chosen.ids()
         n_instances, broken = 0, []
         with progress_bar(quiet=quiet) as progress:
-            task = progress.add_task(chosen.info.key, total=len(sample_ids), speed="")
+            task = progress.add_task(chosen.info.key, total=len(sample_ids))
             for sample_id in sample_ids:
                 try:
                     n_instances += len(chosen[sample_id].instances)

@@ -1,20 +1,25 @@
-"""`samrobust report`: tables and plots of stored runs."""
+"""`samrobust report`: tables, figures and a page of stored runs."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from samrobust.cli.terminal import note_line, out, print_table
+from samrobust.cli.terminal import note_line, out, print_tables, progress_bar
 from samrobust.errors import RunError
 from samrobust.registry import known
 
 if TYPE_CHECKING:
     from samrobust.report.aggregate import Section
+    from samrobust.report.files import Format
     from samrobust.store import Run
 
-_ENDINGS: dict[str, Literal["csv", "tex", "md"]] = {"csv": "csv", "latex": "tex", "markdown": "md"}
+_ENDINGS: "dict[str, Format]" = {"csv": "csv", "latex": "tex", "markdown": "md"}
+FORMATS = (*_ENDINGS, "html", "json")
+PAGE = "report.html"
+_Advance = Callable[[], None]
 
 
 def report_command(
@@ -23,47 +28,110 @@ def report_command(
     ],
     table_format: Annotated[
         list[str] | None,
-        typer.Option("--format", help="csv, latex or markdown, repeatable; with --out: all."),
+        typer.Option(
+            "--format",
+            help="csv, latex, markdown, html (a page) or json (a file a run), repeatable; "
+            "with --out: all.",
+        ),
     ] = None,
     folder: Annotated[
         Path | None,
-        typer.Option("--out", help="Folder for tables and plots; without it, print."),
+        typer.Option("--out", help=f"Folder for tables, figures, {PAGE} and exports."),
     ] = None,
+    *,
+    details: Annotated[
+        bool,
+        typer.Option("--details", help="Print also trials, classes of objects and differences."),
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
 ) -> None:
-    """Compare stored runs: one table a protocol and data set, and plots.
+    """Compare stored runs: one table a protocol and data set, figures, and a page.
 
+    Without --out, what --format names is printed, but the page, which is written as report.html.
     Runs whose prompts, selection or frame differ are not compared.
 
-    Example: samrobust report results/* --format latex --format csv --out report
+    Example: samrobust report results/* --format html
     """
-    formats = [known(name, _ENDINGS, kind="format") for name in table_format or []]
+    formats = [known(name, FORMATS, kind="format") for name in table_format or []]
 
     from samrobust.report.aggregate import summarise
-    from samrobust.report.plots import write_plots
-    from samrobust.report.files import write_tables
 
-    sections = summarise(_read_runs(_only_folders(runs)))
+    read = _read_runs(_only_folders(runs), quiet=quiet)
+    sections = summarise(read)
     if folder is not None:
-        endings = [_ENDINGS[name] for name in formats or _ENDINGS]
-        paths = [*write_tables(sections, folder, formats=endings), *write_plots(sections, folder)]
-        _print_sections(sections)
-        note_line(f"written: {', '.join(path.name for path in paths)} in {folder}")
+        paths = _write(read, sections, folder, formats or FORMATS, quiet=quiet)
+        print_sections(sections, details=details)
+        names = ", ".join(str(path.relative_to(folder)) for path in paths)
+        note_line(f"written: {names} in {folder}")
     elif formats:
-        writers = {"csv": to_csv, "latex": to_latex, "markdown": to_markdown}
-        for name in formats:
-            out.out(writers[name](sections), end="")
+        _print_formats(read, sections, formats, quiet=quiet)
     else:
-        _print_sections(sections)
+        print_sections(sections, details=details)
 
 
 def print_report(folders: Sequence[Path]) -> None:
     """Print the tables of runs that were just made, and where they lie."""
     from samrobust.report.aggregate import summarise
 
-    _print_sections(summarise(_read_runs(folders)))
+    print_sections(summarise(_read_runs(folders, quiet=True)))
     out.print("results:", style="bold")
     for folder in folders:
         out.print(f"  {folder}", soft_wrap=True, markup=False)
+
+
+def print_sections(sections: "Sequence[Section]", *, details: bool = False) -> None:
+    """Print the tables of summaries."""
+    from samrobust.report.tables import terminal_tables
+
+    print_tables(terminal_tables(sections, details=details))
+
+
+def _write(
+    runs: "Sequence[Run]",
+    sections: "Sequence[Section]",
+    folder: Path,
+    formats: Sequence[str],
+    *,
+    quiet: bool,
+) -> list[Path]:
+    """Write figures and what is asked for, and return the paths."""
+    from samrobust.report.export import write_exports
+    from samrobust.report.files import write_tables
+    from samrobust.report.page import write_page
+    from samrobust.report.plots import write_plots
+
+    endings = [_ENDINGS[name] for name in formats if name in _ENDINGS]
+    paths = write_tables(sections, folder, formats=endings)
+    with _counted("figures", None, quiet=quiet) as advance:
+        for path in write_plots(sections, folder):
+            paths.append(path)
+            advance()
+    if "html" in formats:
+        with _counted("page", len(sections), quiet=quiet) as advance:
+            paths.append(write_page(sections, folder / PAGE, progress=advance))
+    if "json" in formats:
+        paths += write_exports(runs, folder)
+    return paths
+
+
+def _print_formats(
+    runs: "Sequence[Run]", sections: "Sequence[Section]", formats: Sequence[str], *, quiet: bool
+) -> None:
+    from samrobust.report.export import to_json
+    from samrobust.report.latex import to_latex
+    from samrobust.report.page import write_page
+    from samrobust.report.tables import to_csv, to_markdown
+
+    writers = {"csv": to_csv, "latex": to_latex, "markdown": to_markdown}
+    for name in formats:
+        if name == "html":
+            with _counted("page", len(sections), quiet=quiet) as advance:
+                write_page(sections, Path(PAGE), progress=advance)
+            note_line(f"{PAGE}: written")
+        elif name == "json":
+            out.out(to_json(runs), end="")
+        else:
+            out.out(writers[name](sections), end="")
 
 
 def _only_folders(paths: Sequence[Path]) -> list[Path]:
@@ -74,11 +142,15 @@ def _only_folders(paths: Sequence[Path]) -> list[Path]:
     return folders
 
 
-def _read_runs(folders: Sequence[Path]) -> "list[Run]":
+def _read_runs(folders: Sequence[Path], *, quiet: bool) -> "list[Run]":
     """Return the runs, without those that were stopped before anything was stored."""
     from samrobust.store import read_run
 
-    runs = [read_run(folder) for folder in folders]
+    runs = []
+    with _counted("runs", len(folders), quiet=quiet) as advance:
+        for folder in folders:
+            runs.append(read_run(folder))
+            advance()
     scored = [run for run in runs if not run.scores.empty]
     for run in runs:
         if run.scores.empty and scored:
@@ -86,11 +158,9 @@ def _read_runs(folders: Sequence[Path]) -> "list[Run]":
     return scored or runs
 
 
-def _print_sections(sections: "Sequence[Section]") -> None:
-    from samrobust.report.tables import terminal_tables
-
-    for table in terminal_tables(sections):
-        print_table(table.title, table.header, table.rows)
-        for footnote in table.footnotes:
-            out.print(footnote, style="dim", markup=False)
-        out.print()
+@contextmanager
+def _counted(what: str, total: int | None, *, quiet: bool) -> Iterator[_Advance]:
+    """Give a function that counts one more on a progress display."""
+    with progress_bar(quiet=quiet, unit=what) as progress:
+        task = progress.add_task(what, total=total)
+        yield lambda: progress.advance(task)

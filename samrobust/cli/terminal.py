@@ -1,7 +1,8 @@
 """What every command prints with: tables and progress on a terminal, plain text elsewhere."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -11,11 +12,17 @@ from rich.progress import (
     DownloadColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
+    Task,
     TextColumn,
     TimeRemainingColumn,
     TransferSpeedColumn,
 )
 from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from samrobust.report.tables import Table as ReportTable
 
 out = Console(highlight=False, emoji=False)
 err = Console(stderr=True, highlight=False, emoji=False)
@@ -31,18 +38,35 @@ def note_line(message: str) -> None:
     err.print(escape(_one_line(message)), soft_wrap=True)
 
 
-def progress_bar(*, quiet: bool) -> Progress:
-    """Return a progress display on stderr, empty if `quiet`: images done, speed, time left."""
+def progress_bar(*, quiet: bool, unit: str = "images") -> Progress:
+    """Return a progress display on stderr: how many are done, how many a second, time left.
+
+    It shows nothing if `quiet`, and where stderr is not a terminal. A task may have a field
+    `speed`, a text that stands in place of the units a second.
+    """
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(bar_width=None),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[speed]}"),
+        _Speed(unit),
         TimeRemainingColumn(compact=True),
         TextColumn("left"),
         console=err,
-        disable=quiet,
+        disable=quiet or not err.is_terminal,
     )
+
+
+class _Speed(ProgressColumn):
+    """What was done in a second: the task's own text, or units."""
+
+    def __init__(self, unit: str) -> None:
+        super().__init__()
+        self._unit = unit
+
+    def render(self, task: Task) -> Text:
+        if "speed" in task.fields:
+            return Text(str(task.fields["speed"]))
+        return Text("" if task.speed is None else f"{task.speed:,.1f} {self._unit}/s")
 
 
 @contextmanager
@@ -50,9 +74,7 @@ def training_bar(
     n_steps: int, *, quiet: bool
 ) -> Iterator[Callable[[int, str, float, Mapping[str, Mapping[str, float]]], None]]:
     """Give a function that shows step, phase, loss and held-out mIoU on stderr."""
-    columns = (BarColumn(bar_width=None), MofNCompleteColumn(), TimeRemainingColumn(compact=True))
-    text = TextColumn("{task.description}")
-    with Progress(text, *columns, TextColumn("left"), console=err, disable=quiet) as bar:
+    with progress_bar(quiet=quiet, unit="steps") as bar:
         task = bar.add_task("starting", total=n_steps)
 
         def show(
@@ -84,8 +106,30 @@ def download_bar(*, quiet: bool) -> Iterator[Callable[[int, int], None]]:
         bar.stop()
 
 
-def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table on stdout; all columns but the first are kept whole."""
+def print_tables(tables: "Sequence[ReportTable]") -> None:
+    """Print tables of a report on stdout, each with its footnotes."""
+    for table in tables:
+        print_table(table.title, table.header, table.rows, bold=table.bold)
+        for footnote in table.footnotes:
+            out.print(footnote, style="dim", markup=False)
+        out.print()
+
+
+def print_table(
+    title: str,
+    header: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    bold: Collection[tuple[int, int]] = (),
+) -> None:
+    """Print a table on stdout; all columns but the first are kept whole.
+
+    Args:
+        title: above it.
+        header: of the columns.
+        rows: texts.
+        bold: (row, column) of texts in bold.
+    """
     table = Table(
         title=escape(title),
         title_justify="left",
@@ -96,8 +140,12 @@ def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]
     )
     for position, name in enumerate(header):
         table.add_column(escape(name), overflow="fold", no_wrap=position > 0)
-    for row in rows:
-        table.add_row(*(escape(cell) for cell in row))
+    for place, row in enumerate(rows):
+        cells = (
+            Text(cell, style="bold" if (place, column) in bold else "")
+            for column, cell in enumerate(row)
+        )
+        table.add_row(*cells)
     out.print(table)
 
 

@@ -1,0 +1,87 @@
+"""`samrobust show`: one photograph, one box, its degradations and the masks, as a picture."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from samrobust.cli.choices import check_number, for_each
+from samrobust.cli.terminal import download_bar, note_line
+from samrobust.errors import SamrobustError
+from samrobust.interfaces import SegmenterOptions
+from samrobust.protocol import load_protocol, with_trials
+from samrobust.segmenters import SEGMENTERS
+
+DEFAULT_SEGMENTERS = ["sam-nano"]
+
+
+def show_command(
+    image: Annotated[Path, typer.Option(help="Photograph.", show_default=False)],
+    box: Annotated[
+        str,
+        typer.Option(help="x0,y0,x1,y1 in pixels, last ones inclusive.", show_default=False),
+    ],
+    segmenter: Annotated[
+        list[str] | None, typer.Option(help="Segmenter, repeatable; default sam-nano.")
+    ] = None,
+    variant: Annotated[
+        list[str] | None, typer.Option(help="Variant: once for all segmenters, or each.")
+    ] = None,
+    checkpoint: Annotated[
+        list[Path] | None, typer.Option(help="Weights file: once, or one a segmenter.")
+    ] = None,
+    base_checkpoint: Annotated[
+        list[Path] | None,
+        typer.Option(help="Weights file of the SAM that a --checkpoint is a part of."),
+    ] = None,
+    *,
+    protocol: Annotated[str, typer.Option(help="Of boxes; a name or a TOML file.")] = "noisy-box",
+    trials: Annotated[int, typer.Option(help="Boxes a condition.")] = 8,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    to: Annotated[Path, typer.Option("--out", help="Picture to write.")] = Path("show.png"),
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
+) -> None:
+    """Draw what happens to the masks of one photograph when its box gets worse.
+
+    The box is degraded as a protocol says. "agrees" is the IoU with the mask of the box itself.
+
+    Example: samrobust show --image photo.jpg --box 40,30,200,310 --segmenter sam-nano
+    """
+    check_number("--trials", trials, least=1)
+    corners = _corners(box)
+    chosen = with_trials(load_protocol(protocol), trials)
+    names = segmenter or DEFAULT_SEGMENTERS
+    builders = [SEGMENTERS.load(name) for name in names]
+    variants = for_each(names, variant or [], option="--variant", registry=SEGMENTERS)
+    weights = for_each(names, checkpoint or [], option="--checkpoint", registry=SEGMENTERS)
+    bases = for_each(names, base_checkpoint or [], option="--base-checkpoint", registry=SEGMENTERS)
+
+    import numpy as np
+
+    from samrobust.datasets.files import read_image
+    from samrobust.report.shown import draw_answers
+    from samrobust.segmenters.device import resolve_device
+    from samrobust.showing import answers, box_sample
+
+    photograph = read_image(image)
+    sample = box_sample(photograph, np.array(corners))
+    with download_bar(quiet=quiet) as progress:
+        options = SegmenterOptions(device=resolve_device(device), progress=progress)
+        built = [
+            build(replace(options, variant=name or "", checkpoint=file, base_checkpoint=base))
+            for build, name, file, base in zip(builders, variants, weights, bases, strict=True)
+        ]
+    found = list(answers(built, sample, chosen))
+    draw_answers(photograph, np.array(corners), found, to)
+    note_line(f"{to}: written")
+
+
+def _corners(text: str) -> list[float]:
+    try:
+        corners = [float(part) for part in text.split(",")]
+    except ValueError:
+        corners = []
+    if len(corners) != 4:
+        raise SamrobustError(f"--box must be four numbers x0,y0,x1,y1, got '{text}'")
+    return corners
