@@ -255,7 +255,8 @@ def read_photographs(folder: Path) -> pd.DataFrame:
 
 
 def _once(table: pa.Table, key: list[str]) -> pd.DataFrame:
-    return table.to_pandas().drop_duplicates(key, ignore_index=True)
+    rows: pd.DataFrame = table.to_pandas()
+    return rows.drop_duplicates(key, ignore_index=True)
 
 
 def _ids(folder: Path, schema: pa.Schema) -> list[str]:

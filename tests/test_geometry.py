@@ -11,6 +11,7 @@ from samrobust.geometry import (
     flat_to_points,
     foreground_pixels,
     mask_to_box,
+    perimeter,
     ring_pixels,
 )
 from tests.conftest import blobs, rectangle
@@ -79,3 +80,15 @@ def test_results_are_kept_for_read_only_masks_alone() -> None:
 
 def test_flat_indices_become_xy() -> None:
     assert flat_to_points([0, 61, 125], 61).tolist() == [[0, 0], [0, 1], [3, 2]]
+
+
+def test_a_perimeter_is_that_of_the_shape_within_a_few_percent() -> None:
+    y, x = np.mgrid[:150, :210]
+    disc = (x - 100) ** 2 + (y - 70) ** 2 <= 50**2
+    assert perimeter(disc) == pytest.approx(2 * np.pi * 50, rel=0.02)
+    hole = disc & ((x - 100) ** 2 + (y - 70) ** 2 > 20**2)
+    assert perimeter(hole) == pytest.approx(2 * np.pi * 70, rel=0.02)
+    assert perimeter(rectangle((150, 210), (0, 0, 59, 39))) == pytest.approx(200, rel=0.06)
+    slanted = (np.abs(x + y - 170) <= 30) & (np.abs(x - y - 30) <= 40)  # sides of 30 and 40 √2
+    assert perimeter(slanted) == pytest.approx(2 * np.sqrt(2) * 70, rel=0.06)
+    assert perimeter(np.ones((1, 1), np.bool_)) == pytest.approx(np.pi / 2 * (1 + 2**-0.5))

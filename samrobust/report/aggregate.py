@@ -106,9 +106,10 @@ class Section:
         found = set()
         for (statistic, condition), pairs in self.differences.groupby(["statistic", "condition"]):
             won: dict[str, int] = {}
-            for row in pairs[~pairs["is_tie"]].itertuples():
-                first_wins = (row.difference > 0) != (statistic in LOWER_IS_BETTER)
-                winner = str(row.segmenter if first_wins else row.other)
+            clear = pairs[~pairs["is_tie"]]
+            names = zip(clear["segmenter"], clear["other"], strict=True)
+            for (one, other), gain in zip(names, clear["difference"].to_numpy(), strict=True):
+                winner = one if (gain > 0) != (statistic in LOWER_IS_BETTER) else other
                 won[winner] = won.get(winner, 0) + 1
             others = len({*pairs["segmenter"], *pairs["other"]}) - 1
             found |= {
@@ -199,7 +200,8 @@ def _differences(measured: Measured) -> pd.DataFrame:
     theirs = [(statistic, other, condition) for statistic, condition, _, other in cells]
 
     def less(frame: pd.DataFrame) -> Floats:
-        return frame[mine].to_numpy() - frame[theirs].to_numpy()
+        gains: Floats = frame[mine].to_numpy() - frame[theirs].to_numpy()
+        return gains
 
     contributions = less(measured.contributions)
     table["difference"] = contributions.sum(axis=0)
@@ -215,8 +217,8 @@ def _breakdown(measured: Measured) -> pd.DataFrame:
     """Return one row a segmenter, condition and class of objects."""
     tables = [measured.in_classes, *_ends(measured.resampled_in_classes)]
     rows: dict[Hashable, dict[str, Any]] = {}
-    for end, table in zip(_ENDS, tables, strict=True):
-        for (kind, name, statistic, *cell), value in zip(table.index, table, strict=True):
+    for end, values in zip(_ENDS, tables, strict=True):
+        for (kind, name, statistic, *cell), value in zip(values.index, values, strict=True):
             where = dict(zip(("segmenter", "condition"), cell, strict=True))
             n_objects = int(measured.class_sizes[kind, name])
             row = {**where, "kind": kind, "class": name, "n_objects": n_objects}

@@ -137,4 +137,5 @@ def _iou_statistics(trials: Floats, n_trials: npt.NDArray[np.int64]) -> dict[str
 def _ratio(sums: npt.NDArray[Any], counts: npt.NDArray[np.int64]) -> Floats:
     """Return sums / counts as float64, NaN where a count is 0."""
     missing = np.full(len(sums), np.nan)
-    return np.divide(sums.astype(np.float64), counts, out=missing, where=counts > 0)
+    ratios: Floats = np.divide(sums.astype(np.float64), counts, out=missing, where=counts > 0)
+    return ratios

@@ -1,6 +1,6 @@
 """What was measured on one data set: estimates, their bootstrap samples, what images contribute."""
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 from operator import add
@@ -53,7 +53,7 @@ class Measured:
     contributions: pd.DataFrame
     in_classes: "pd.Series[float]"
     resampled_in_classes: pd.DataFrame
-    class_sizes: "pd.Series[int]"
+    class_sizes: "pd.Series[Any]"
     n_images: int
     n_objects: int
     n_samples: int
@@ -72,7 +72,7 @@ def measure(group: Group) -> Measured:
     manifests = [run.manifest for run in group.runs]
     per_object = object_statistics(arrays, point_ladders(manifests[0].protocol["conditions"]))
     classes = classes_of(arrays.objects)
-    columns: dict[Hashable, Floats] = dict(per_object)
+    columns: dict[Any, Floats] = {**per_object}
     for (statistic, *cell), values in per_object.items():
         if statistic == "miou":
             columns[_SQUARE, *cell] = values**2
@@ -111,7 +111,7 @@ def mean_of(parts: Sequence[Measured]) -> Measured:
     first = parts[0]
     labels = [name for name in first.segmenters if all(name in part.segmenters for part in parts)]
     cells = [cell for cell in first.estimates.index if cell[1] in labels]
-    linear = [cell for cell in first.contributions if cell[1] in labels]
+    linear = [cell for cell in first.contributions.columns.tolist() if cell[1] in labels]
     classed = [
         cell
         for cell in first.in_classes.index
@@ -192,7 +192,7 @@ class _Ratios:
         The components of a one-way analysis of variance: the variance of the objects' means (n - 1)
         less what the trials' variance adds to it.
         """
-        squares = [cell for cell in cells if cell[0] == _SQUARE]
+        squares = [cell for cell in cells.columns.tolist() if cell[0] == _SQUARE]
         n_objects = dict(zip(self._columns, self._counts.sum(axis=0), strict=True))
         derived = {}
         for cell in squares:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import permutations
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -34,6 +35,7 @@ MARGIN = 0.25
 PANEL_PIXELS = 240
 """Width at which outlines are drawn: finer detail is left out."""
 _Key = tuple[str, str, str, int]  # sample, instance, condition, trial
+_Row = Mapping[Any, Any]
 
 
 @dataclass(frozen=True)
@@ -108,15 +110,14 @@ class Photographs:
         self.shown: dict[str, Photograph] = {}
         self._n_bytes = 0
 
-    def show(self, key: str, row: "pd.Series[object]") -> bool:
+    def show(self, key: str, row: Mapping[Any, Any]) -> bool:
         """Return whether a stored photograph is in the page, or still fits in and now is."""
         if key not in self.shown:
-            jpeg = _reduced(row["jpeg"])  # type: ignore[arg-type]
+            jpeg = _reduced(row["jpeg"])
             if self._n_bytes + len(jpeg) > LARGEST_PHOTOGRAPHS:
                 return False
             self._n_bytes += len(jpeg)
-            size = (int(row[name]) for name in ("width", "height"))  # type: ignore[call-overload]
-            self.shown[key] = Photograph(jpeg, *size)
+            self.shown[key] = Photograph(jpeg, int(row["width"]), int(row["height"]))
         return True
 
 
@@ -192,14 +193,14 @@ class _Hall:
                         best[place] = _Choice("pair", pair, condition, place, gain)
             yield from sorted(best.values(), key=lambda choice: -choice.loss)[:PER_PAIR]
 
-    def photograph(self, choice: _Choice) -> tuple[str, "pd.Series[object]"]:
+    def photograph(self, choice: _Choice) -> tuple[str, _Row]:
         sample_id = str(self._arrays.objects["sample_id"][choice.place])
-        return f"{self._data}/{sample_id}", self._photographs.loc[sample_id]
+        return f"{self._data}/{sample_id}", self._photographs[sample_id]
 
     def exhibit(self, choice: _Choice) -> Exhibit:
         row = self._arrays.objects.iloc[choice.place]
         key, photograph = self.photograph(choice)
-        size_hw = int(photograph["height"]), int(photograph["width"])  # type: ignore[call-overload]
+        size_hw = int(photograph["height"]), int(photograph["width"])
         where = (str(row["sample_id"]), str(row["instance_id"]))
         masks = self._masks[choice.segmenters[0]]
         target = decode_mask(masks[*where, "", TARGET_TRIAL]["counts"], size_hw)
@@ -267,25 +268,26 @@ class _Hall:
         found: dict[str, set[int]] = {}
         for sample_id, instance_id, condition, trial in self._masks[segmenter]:
             place = self._places.get((sample_id, instance_id))
-            if trial != TARGET_TRIAL and place is not None and sample_id in self._photographs.index:
+            if trial != TARGET_TRIAL and place is not None and sample_id in self._photographs:
                 found.setdefault(condition, set()).add(place)
         return found
 
 
-def _by_key(masks: pd.DataFrame) -> dict[_Key, Mapping[str, object]]:
+def _by_key(masks: pd.DataFrame) -> dict[_Key, _Row]:
     rows = masks.to_dict("records")
     return {
         (row["sample_id"], row["instance_id"], row["condition"], row["trial"]): row for row in rows
     }
 
 
-def _photographs(folders: Sequence[Path]) -> pd.DataFrame:
+def _photographs(folders: Sequence[Path]) -> dict[str, _Row]:
+    """Return the photographs of all runs by sample id."""
     table = pd.concat([read_photographs(folder) for folder in folders], ignore_index=True)
-    return table.drop_duplicates("sample_id").set_index("sample_id")
+    return {row["sample_id"]: row for row in table.to_dict("records")}
 
 
 def _prompt(
-    row: Mapping[str, object],
+    row: _Row,
 ) -> tuple[tuple[float, ...], tuple[tuple[float, float, int], ...]]:
     """Return the box as x, y, width, height, pixels whole, and the points, pixel centres."""
     box = np.asarray(row["box"], np.float64)
@@ -299,18 +301,18 @@ def _prompt(
 
 
 def _view(
-    masks: Sequence[Mask], prompts: Sequence[Mapping[str, object]], size_hw: tuple[int, int]
+    masks: Sequence[Mask], prompts: Sequence[_Row], size_hw: tuple[int, int]
 ) -> tuple[float, ...]:
     """Return x, y, width and height of a square about masks and prompts, inside the image."""
-    corners = []
+    corners: list[tuple[float, float]] = []
     for mask in masks:
         y, x = np.nonzero(mask)
         if len(x):
-            corners += [(x.min(), y.min()), (x.max() + 1, y.max() + 1)]
+            corners += [(float(x.min()), float(y.min())), (x.max() + 1.0, y.max() + 1.0)]
     for row in prompts:
-        (x, y, width, height), points = (_prompt(row)[0] or (0, 0, 0, 0)), _prompt(row)[1]
-        corners += [(x, y), (x + width, y + height)] if width else []
-        corners += [(px, py) for px, py, _ in points]
+        box, points = _prompt(row)
+        corners += [(box[0], box[1]), (box[0] + box[2], box[1] + box[3])] if box else []
+        corners += [(x, y) for x, y, _ in points]
     low, high = np.min(corners, axis=0), np.max(corners, axis=0)
     side = float((high - low).max()) * (1 + 2 * MARGIN) + 4
     centre = (low + high) / 2
@@ -335,7 +337,7 @@ def _outline(mask: Mask, width: float) -> str:
 
 
 def _reduced(jpeg: bytes) -> bytes:
-    picture = PillowImage.open(io.BytesIO(jpeg))
+    picture: PillowImage.Image = PillowImage.open(io.BytesIO(jpeg))
     side = max(picture.size)
     if side > PHOTOGRAPH_SIDE:
         size = tuple(math.ceil(length * PHOTOGRAPH_SIDE / side) for length in picture.size)

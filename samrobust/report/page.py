@@ -33,13 +33,23 @@ SHORT_HASH = 12
 
 
 @dataclass(frozen=True)
+class _Picture:
+    """A figure in the page; `is_wide` if it has several panels."""
+
+    kind: str
+    uri: str
+    caption: str
+    is_wide: bool
+
+
+@dataclass(frozen=True)
 class _Shown:
     """What the page shows of a section."""
 
     name: str
     section: Section
     tables: Sequence[Table]
-    figures: Sequence[tuple[str, str, bool]]
+    figures: Sequence[_Picture]
     gallery: Gallery
     notes: Sequence[str]
 
@@ -95,16 +105,16 @@ def page(sections: Sequence[Section], *, progress: Callable[[], None] = lambda: 
     )
 
 
-def _figures(section: Section, looks: Mapping[str, Look]) -> Iterator[tuple[str, str, bool]]:
-    """Yield the figures of a section as data URIs, with captions, and whether they are wide."""
+def _figures(section: Section, looks: Mapping[str, Look]) -> Iterator[_Picture]:
+    """Yield the figures of a section."""
     with mpl.rc_context(STYLE):
         for name, figure in figures_of(section, looks):
             buffer = io.BytesIO()
             figure.savefig(buffer, format="png", dpi=DPI)
             kind, _, of = name.partition("-")
-            caption = f"{CAPTIONS[kind]} {of}".strip()
+            uri, caption = _data_uri(buffer.getvalue(), "image/png"), f"{CAPTIONS[kind]} {of}"
             is_wide = figure.get_figwidth() > 1.1 * COLUMN_INCHES
-            yield _data_uri(buffer.getvalue(), "image/png"), caption, is_wide
+            yield _Picture(kind, uri, caption.strip(), is_wide)
 
 
 def _notes(section: Section) -> Iterator[str]:

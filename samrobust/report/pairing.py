@@ -62,10 +62,15 @@ def compare(before: Run, after: Run) -> Comparison:
 
 
 def comparison_tables(found: Comparison, *, count: int) -> list[Table]:
-    """Return the differences, and the `count` objects that gained and that lost most."""
+    """Return the differences, and the `count` objects that gained and that lost most.
+
+    An object stands in each of them once, with the condition in which it gained or lost most.
+    """
     tables = [_difference_table(found)]
-    gained = found.objects[found.objects["gain"] > 0].head(count)
-    lost = found.objects[found.objects["gain"] < 0].iloc[::-1].head(count)
+    one_each = ["sample_id", "instance_id"]
+    up = found.objects[found.objects["gain"] > 0]
+    down = found.objects[found.objects["gain"] < 0].iloc[::-1]
+    gained, lost = (rows.drop_duplicates(one_each).head(count) for rows in (up, down))
     for title, rows in (("gained most", gained), ("lost most", lost)):
         if len(rows):
             tables.append(_object_table(f"objects that {title}", rows))
@@ -76,6 +81,7 @@ def _difference_table(found: Comparison) -> Table:
     rows = []
     order = [row["name"] for row in found.section.conditions]
     chosen = found.differences[found.differences["statistic"].isin(STATISTICS)]
+    chosen = chosen.sort_values("statistic", key=lambda names: names.map(STATISTICS.index))
     for condition in order:
         for row in chosen[chosen["condition"] == condition].itertuples():
             unit = factor(str(row.statistic))

@@ -77,8 +77,8 @@ class Tail:
 
     def means(self, weights: Floats) -> Floats:
         """Return (R,) it for each column of (I, R) weights of the images."""
-        counts: Floats = self._counts @ weights  # blocks x resamples
-        sums: Floats = self._sums @ weights
+        counts: Floats = np.asarray(self._counts @ weights)  # blocks x resamples
+        sums: Floats = np.asarray(self._sums @ weights)
         wanted = TAIL * (self._of_image @ weights)
         before = np.cumsum(counts, axis=0) - counts
         taken = np.clip(wanted - before, 0, counts)
@@ -126,13 +126,14 @@ def holm(p: Floats) -> Floats:
 def _signs(n_images: int, *, key: str) -> Iterator[Floats]:
     """Yield (F, I) signs, some F at a time; the observed ones, all 1, are among them."""
     if 2**n_images <= N_FLIPS:
-        yield 1.0 - 2 * ((np.arange(2**n_images)[:, None] >> np.arange(n_images)) & 1)
+        bits = (np.arange(2**n_images)[:, None] >> np.arange(n_images)) & 1
+        yield 1 - 2 * bits.astype(np.float64)
         return
     rng = keyed_generator("sign-flip", key)
     step = max(1, _WEIGHTS_AT_ONCE // n_images)
     for start in range(0, N_FLIPS, step):
         shape = (min(step, N_FLIPS - start), n_images)
-        signs = 1.0 - 2 * rng.integers(0, 2, shape, dtype=np.int8)
+        signs = 1 - 2 * rng.integers(0, 2, shape, dtype=np.int8).astype(np.float64)
         if start == 0:
             signs[0] = 1
         yield signs

@@ -128,7 +128,9 @@ def _table(
     statistics: Sequence[str] = (),
 ) -> Table:
     names, daggers, best = list(statistics) or shown(section), daggers_of(section), section.best
-    rows, bold, segmenters = [], set(), []
+    rows: list[tuple[str, ...]] = []
+    bold: set[tuple[int, int]] = set()
+    segmenters: list[tuple[str, ...]] = []
     for row in rows_of(section):
         cells = [f"{value_text(row, name)} {spread(row, name)}".rstrip() for name in names]
         if statistics and set(cells) == {NONE}:
