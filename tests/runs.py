@@ -100,7 +100,7 @@ class MadeUp:
         rows = [
             ObjectRow(sample_id, str(number), f"kind {number}", area, perimeter)
             for number, (area, perimeter) in enumerate(
-                ((300, 70.0), (5000, 350.0), (20000, 1400.0))
+                ((300, 70.0), (5000, 400.0), (20000, 1400.0))
             )
         ]
         return rows[: 1 + index % 3] if self.has_objects else []

@@ -38,7 +38,9 @@ FLAGS = (
 def command_line(*arguments: str) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["samrobust", *arguments])
-        main()
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        assert stopped.value.code == 0
 
 
 @pytest.fixture(scope="module")
@@ -222,8 +224,10 @@ def test_the_worst_stand_first_and_say_what_they_lose(sections: list[Section]) -
 def test_photographs_beyond_the_bound_are_left_out_and_counted(
     sections: list[Section], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    every = gallery_of(sections[0], Photographs())
-    monkeypatch.setattr(gallery, "LARGEST_PHOTOGRAPHS", 20_000)
+    photographs = Photographs()
+    every = gallery_of(sections[0], photographs)
+    n_bytes = sum(len(photograph.jpeg) for photograph in photographs.shown.values())
+    monkeypatch.setattr(gallery, "LARGEST_PHOTOGRAPHS", n_bytes // 2)
     photographs = Photographs()
     some = gallery_of(sections[0], photographs)
     assert 0 < len(photographs.shown) < 5

@@ -13,6 +13,7 @@ from PIL import Image
 from samrobust.errors import RunError
 from samrobust.report import plots
 from samrobust.report.aggregate import Section, summarise
+from samrobust.report.looks import looks_of
 from samrobust.report.plots import write_plots
 from samrobust.types import SegmenterInfo
 from tests.runs import CONTROL, SAM, STABLE, MadeUp, described
@@ -26,8 +27,10 @@ def summary(folder: Path, protocol: dict[str, Any], *segmenters: SegmenterInfo) 
 
 
 def drawn(sections: list[Section]) -> dict[str, Figure]:
-    looks = plots._looks(sections)
-    return {name: figure for section in sections for name, figure in plots._figures(section, looks)}
+    looks = looks_of(sections)
+    return {
+        name: figure for section in sections for name, figure in plots.figures_of(section, looks)
+    }
 
 
 def line_of(axes: Axes, section: Section, segmenter: str) -> tuple[Any, Any]:
@@ -39,7 +42,7 @@ def line_of(axes: Axes, section: Section, segmenter: str) -> tuple[Any, Any]:
 
 def test_figures_are_written_as_png_and_pdf(tmp_path: Path) -> None:
     sections = summary(tmp_path / "runs", described("noisy-box", conditions=SHORT), SAM, CONTROL)
-    paths = write_plots(sections, tmp_path / "plots")
+    paths = list(write_plots(sections, tmp_path / "plots"))
     stems = [f"noisy-box--scenes-6--{name}" for name in ("level", "stability")]
     assert [path.name for path in paths] == [
         f"{stem}.{e}" for stem in stems for e in ("png", "pdf")
@@ -51,7 +54,7 @@ def test_figures_are_written_as_png_and_pdf(tmp_path: Path) -> None:
 
 def test_the_same_scores_make_the_same_files(tmp_path: Path) -> None:
     sections = summary(tmp_path / "runs", described("stable-sam-table"))
-    first, second = (write_plots(sections, tmp_path / name) for name in ("one", "two"))
+    first, second = (list(write_plots(sections, tmp_path / name)) for name in ("one", "two"))
     assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
 
 
@@ -110,7 +113,7 @@ def test_one_statistic_makes_a_narrow_figure(tmp_path: Path) -> None:
     ids=["no level", "one level", "no statistic to draw"],
 )
 def test_no_empty_figure_is_written(tmp_path: Path, protocol: dict[str, Any]) -> None:
-    assert write_plots(summary(tmp_path / "runs", protocol), tmp_path / "plots") == []
+    assert list(write_plots(summary(tmp_path / "runs", protocol), tmp_path / "plots")) == []
 
 
 def test_two_degradations_have_an_axis_each_and_share_the_exact_box(tmp_path: Path) -> None:
@@ -152,10 +155,10 @@ def test_segmenters_look_alike_everywhere_and_differ_from_each_other(tmp_path: P
     other = SegmenterInfo("ellipse", frozenset({"box"}), is_control=True)
     first = summary(tmp_path, described("gt-box"), *many, CONTROL, other)
     second = summary(tmp_path, described("points"), many[3], CONTROL)
-    looks = plots._looks(first + second)
+    looks = looks_of(first + second)
     assert len(looks) == 14
     assert len({tuple(look.values()) for look in looks.values()}) == 14
-    assert looks["model-3"] == plots._looks(first)["model-3"]
+    assert looks["model-3"] == looks_of(first)["model-3"]
     for name, look in looks.items():
         red, green, blue = to_rgb(look["color"])
         is_control = name in {"box-as-mask", "ellipse"}
@@ -181,14 +184,14 @@ def test_limits_trials_versions_and_odd_names_are_in_file_names(tmp_path: Path) 
 def test_names_are_drawn_as_they_are(tmp_path: Path) -> None:
     segmenter = SegmenterInfo("a$b$_\\frac", frozenset({"box"}), "x" * 70)
     protocol = {**described("points"), "metrics": ["iou"]}
-    assert len(write_plots(summary(tmp_path / "runs", protocol, segmenter), tmp_path)) == 2
+    assert len(list(write_plots(summary(tmp_path / "runs", protocol, segmenter), tmp_path))) == 2
 
 
 def test_a_file_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     sections = summary(tmp_path / "runs", described("stable-sam-table"))
     (tmp_path / "file").touch()
     with pytest.raises(RunError, match=r"stability\.png: cannot be written: File exists$"):
-        write_plots(sections, tmp_path / "file")
+        list(write_plots(sections, tmp_path / "file"))
 
 
 def test_reports_load_neither_pyplot_nor_torch() -> None:

@@ -15,14 +15,15 @@ from rich.table import Table as RichTable
 
 from samrobust.errors import RunError
 from samrobust.report.aggregate import Section, summarise
+from samrobust.report.files import Format, write_tables
+from samrobust.report.latex import to_latex
 from samrobust.report.tables import (
-    Format,
     Table,
+    breakdown_csv,
+    differences_csv,
     terminal_tables,
     to_csv,
-    to_latex,
     to_markdown,
-    write_tables,
 )
 from samrobust.types import SegmenterInfo
 from tests.runs import CONTROL, PAIR, SAM, STABLE, MadeUp, described, member
@@ -129,11 +130,11 @@ def test_files_show_percent_with_intervals(sections: list[Section]) -> None:
     row = sections[0].rows.iloc[4]
     assert (row["segmenter"], row["condition"]) == ("sam vit_b", "box-noise-0.4")
     value, low, high = (f"{100 * row[f'miou{end}']:.1f}" for end in ("", "_low", "_high"))
-    (line,) = [
+    line = next(
         line
         for line in to_markdown(sections[:1]).splitlines()
         if line.startswith("| sam vit_b | box-noise-0.4 |")
-    ]
+    )
     assert f"| {value} [{low}, {high}] |" in line
     assert rf"{value} & {{\scriptsize [{low}, {high}]}}" in to_latex(sections[:1])
 
@@ -146,7 +147,8 @@ def test_the_terminal_shows_half_widths(sections: list[Section]) -> None:
     assert table.rows[4][4] == f"{100 * row['msf']:.1f} ±{half:.1f}"
     assert table.rows[1][4:] == ("–", "–")  # noqa: RUF001
     assert table.footnotes == (
-        "Percent; ± half of the 95 % interval, bootstrap over 20 images, 39 objects.",
+        "Percent; ± half of the 95 % interval, bootstrap over 20 images, 39 objects; with so few "
+        "images it is rough.",
     )
 
 
@@ -203,7 +205,8 @@ def test_one_image_shows_no_interval(tmp_path: Path) -> None:
 def test_markdown_names_cannot_break_a_table(nasty: list[Section]) -> None:
     text = to_markdown(nasty)
     rows = cells(text)
-    assert {len(row) for row in rows} == {4}
+    assert {len(row) for row in rows} == {4, 5}  # of the main table, and of one by size
+    assert {len(row) for row in rows[:5]} == {4}
     assert rows[2][0].strip() == r"a_b%c&d#e\~f^g\\h{i}\|j$k\*l\`m\<n> two lines"
     assert text.startswith(r"### 50%\_of\|it v1 on scenes/6: selection single")
 
@@ -216,10 +219,9 @@ def test_markdown_escapes_underscores_only_where_they_are_emphasis(tmp_path: Pat
 
 def test_latex_compiles_and_fits_the_page(sections: list[Section], tmp_path: Path) -> None:
     text = to_latex(sections)
-    assert text.count(r"\begin{table}") == text.count(r"\end{table}") == len(sections)
+    assert text.count(r"\begin{table}") == text.count(r"\end{table}") == 2 * len(sections)
     log = compiled(text, tmp_path)
     assert "Overfull" not in log
-    assert "3 pages" in log
 
 
 def test_latex_with_any_name_compiles(nasty: list[Section], tmp_path: Path) -> None:
@@ -233,12 +235,13 @@ def test_latex_with_any_name_compiles(nasty: list[Section], tmp_path: Path) -> N
 
 def test_latex_captions_say_what_was_measured(tmp_path: Path) -> None:
     run = MadeUp(n_samples=5, limit=5, trials=4, missing=frozenset({"image-0"}))
-    (caption,) = re.findall(r"\\caption{(.*)}", to_latex(summarise([run.store(tmp_path)])))
-    assert caption == (
+    captions = re.findall(r"\\caption{(.*)}", to_latex(summarise([run.store(tmp_path)])))
+    assert captions[0] == (
         "noisy-box v1 on scenes/6: first 5 images; 4 trials; incomplete: 4 of 5 images; "
         "selection single; frame longest-side. Percent; in brackets the 95 \\% interval, "
-        "bootstrap over 4 images, 8 objects."
+        "bootstrap over 4 images, 8 objects; with so few images it is rough."
     )
+    assert "Low 10 \\%: mean IoU of the lowest tenth of all trials" in captions[1]
 
 
 @pytest.mark.parametrize("formats", [("csv", "md", "tex"), ("md",)])
@@ -247,7 +250,10 @@ def test_tables_are_written(
 ) -> None:
     folder = tmp_path / "new" / "folder"
     written = write_tables(sections, folder, formats=formats)
-    assert [path.name for path in written] == [f"tables.{ending}" for ending in formats]
+    names = [f"tables.{ending}" for ending in formats]
+    if "csv" in formats:
+        names[1:1] = ["differences.csv", "breakdown.csv"]
+    assert [path.name for path in written] == names
     assert (folder / "tables.md").read_text(encoding="utf-8") == to_markdown(sections)
 
 
@@ -256,3 +262,70 @@ def test_a_file_that_cannot_be_written_is_one_line(sections: list[Section], tmp_
     with pytest.raises(RunError) as refusal:
         write_tables(sections, tmp_path / "file")
     assert str(refusal.value) == f"{tmp_path}/file/tables.csv: cannot be written: File exists"
+
+
+@pytest.fixture(scope="module")
+def unlike(tmp_path_factory: pytest.TempPathFactory) -> Section:
+    """Return two segmenters far apart and a third that is like the better one."""
+    folder = tmp_path_factory.mktemp("runs")
+    run = MadeUp(protocol=PROTOCOL, n_samples=40)
+    worse = run.but(segmenter=CONTROL, accuracy=0.3)
+    return summarise(
+        [run.store(folder), run.but(segmenter=STABLE).store(folder), worse.store(folder)]
+    )[0]
+
+
+def test_only_what_beats_all_others_is_bold(unlike: Section, tmp_path: Path) -> None:
+    (table,) = terminal_tables([unlike])
+    assert not any(column == 2 for _, column in table.bold)  # the two best tie
+    best = summarise(
+        [
+            MadeUp(protocol=PROTOCOL, n_samples=40, segmenter=segmenter, accuracy=accuracy).store(
+                tmp_path
+            )
+            for segmenter, accuracy in ((SAM, 0.9), (CONTROL, 0.3))
+        ]
+    )
+    (table,) = terminal_tables(best)
+    bold = {table.rows[row][0] for row, column in table.bold if column in (2, 3, 4)}
+    assert bold == {"sam vit_b"}
+    assert {column for _, column in table.bold} >= {2, 3, 4}
+    assert table.footnotes[-1].startswith("Bold: better than every other segmenter, no tie")
+    place = next(iter(sorted(table.bold)))
+    cell = table.rows[place[0]][place[1]].split()[0]
+    assert f"**{cell} [" in to_markdown(best)
+    assert rf"\textbf{{{cell}}}" in to_latex(best)
+    assert "Overfull" not in compiled(to_latex(best), tmp_path)
+
+
+def test_details_are_over_trials_by_class_and_of_pairs(unlike: Section) -> None:
+    tables = terminal_tables([unlike], details=True)
+    titles = [table.title.rpartition("; ")[2] for table in tables[1:]]
+    assert titles == [
+        "over trials", "by size of the object", "by thinness of the object", "differences",
+    ]  # fmt: skip
+    for table in tables:
+        assert max(map(len, rendered(table).splitlines())) <= 80
+        assert len(table.segmenters) == len(table.rows)
+    over_trials, sizes, _, pairs = tables[1:]
+    row = unlike.measured[unlike.measured["iou_low"].notna()].iloc[3]
+    (cells,) = [
+        each for each in over_trials.rows if each[:2] == (row["segmenter"], row["condition"])
+    ]
+    assert cells[2].split()[0] == f"{100 * row['iou_low']:.1f}"
+    assert cells[4].split()[0] == f"{1e4 * row['iou_var_between']:.0f}"
+    assert sizes.header == ("segmenter", "condition", "small", "medium", "large")
+    assert (
+        "small below 1024 (40), medium below 9216 (26), large the rest (13)" in sizes.footnotes[0]
+    )
+    tie = next(each for each in pairs.rows if each[0] == "sam vit_b - stable-sam vit_b")
+    assert tie[-1] == "tie"
+    assert {each[-1] for each in pairs.rows} >= {"tie", "sam vit_b"}
+
+
+def test_differences_and_classes_have_files_of_their_own(unlike: Section) -> None:
+    differences = pd.read_csv(io.StringIO(differences_csv([unlike])))
+    assert {"protocol", "statistic", "p_holm", "is_tie"} <= set(differences)
+    assert len(differences) == len(unlike.differences)
+    classes = pd.read_csv(io.StringIO(breakdown_csv([unlike])))
+    assert set(classes["class"]) == {"small", "medium", "large", "compact", "winding", "thin"}
