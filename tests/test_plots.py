@@ -18,6 +18,7 @@ from samrobust.report.plots import write_plots
 from samrobust.types import SegmenterInfo
 from tests.runs import CONTROL, SAM, STABLE, MadeUp, described
 
+SPREADS = ("objects", "variance", "heat")
 SHORT = ("exact-box", "box-noise-0.2", "box-noise-0.4")
 
 
@@ -28,9 +29,8 @@ def summary(folder: Path, protocol: dict[str, Any], *segmenters: SegmenterInfo) 
 
 def drawn(sections: list[Section]) -> dict[str, Figure]:
     looks = looks_of(sections)
-    return {
-        name: figure for section in sections for name, figure in plots.figures_of(section, looks)
-    }
+    found = (pair for section in sections for pair in plots.figures_of(section, looks))
+    return dict(found)
 
 
 def line_of(axes: Axes, section: Section, segmenter: str) -> tuple[Any, Any]:
@@ -43,7 +43,8 @@ def line_of(axes: Axes, section: Section, segmenter: str) -> tuple[Any, Any]:
 def test_figures_are_written_as_png_and_pdf(tmp_path: Path) -> None:
     sections = summary(tmp_path / "runs", described("noisy-box", conditions=SHORT), SAM, CONTROL)
     paths = list(write_plots(sections, tmp_path / "plots"))
-    stems = [f"noisy-box--scenes-6--{name}" for name in ("level", "stability")]
+    names = ("level", "stability", "objects", "variance", "heat")
+    stems = [f"noisy-box--scenes-6--{name}" for name in names]
     assert [path.name for path in paths] == [
         f"{stem}.{e}" for stem in stems for e in ("png", "pdf")
     ]
@@ -87,7 +88,7 @@ def test_stability_stands_against_accuracy_in_order_of_level(tmp_path: Path) -> 
 def test_conditions_without_a_level_are_numbered(tmp_path: Path) -> None:
     sections = summary(tmp_path, described("stable-sam-table"))
     figures = drawn(sections)
-    assert list(figures) == ["stability"]
+    assert list(figures) == ["stability", *SPREADS]
     (axes,) = figures["stability"].axes
     assert [text.get_text() for text in axes.texts] == ["(1)", "(2)", "(3)", "(4)"]
     title = figures["stability"].get_suptitle().replace("\N{NO-BREAK SPACE}", " ")
@@ -97,30 +98,35 @@ def test_conditions_without_a_level_are_numbered(tmp_path: Path) -> None:
 def test_one_statistic_makes_a_narrow_figure(tmp_path: Path) -> None:
     protocol = {**described("points"), "metrics": ["iou"]}
     figures = drawn(summary(tmp_path, protocol))
-    assert list(figures) == ["level"]
+    assert list(figures) == ["level", *SPREADS]
     assert figures["level"].get_figwidth() == plots.COLUMN_INCHES
     (axes,) = figures["level"].axes
     assert axes.get_xlabel() == "random-points (count)"
 
 
 @pytest.mark.parametrize(
-    "protocol",
+    ("protocol", "names"),
     [
-        described("gt-box"),
-        described("noisy-box", conditions=("box-noise-0.2",)) | {"metrics": ["iou"]},
-        {**described("noisy-box"), "metrics": ["hausdorff"]},
+        (described("gt-box"), []),
+        (
+            described("noisy-box", conditions=("box-noise-0.2",)) | {"metrics": ["iou"]},
+            ["objects", "variance"],
+        ),
+        ({**described("noisy-box"), "metrics": ["hausdorff"]}, []),
     ],
     ids=["no level", "one level", "no statistic to draw"],
 )
-def test_no_empty_figure_is_written(tmp_path: Path, protocol: dict[str, Any]) -> None:
-    assert list(write_plots(summary(tmp_path / "runs", protocol), tmp_path / "plots")) == []
+def test_no_empty_figure_is_drawn(
+    tmp_path: Path, protocol: dict[str, Any], names: list[str]
+) -> None:
+    assert list(drawn(summary(tmp_path, protocol))) == names
 
 
 def test_two_degradations_have_an_axis_each_and_share_the_exact_box(tmp_path: Path) -> None:
     noise, shift = described("noisy-box", conditions=SHORT), described("box-shift")
     protocol = {**noise, "conditions": [*noise["conditions"], *shift["conditions"][1:3]]}
     figures = drawn(summary(tmp_path, protocol))
-    assert list(figures) == ["level-box-noise", "level-box-shift", "stability"]
+    assert list(figures) == ["level-box-noise", "level-box-shift", "stability", *SPREADS]
     axes = figures["level-box-shift"].axes[0]
     np.testing.assert_allclose(np.asarray(axes.get_lines()[0].get_xdata()), [0.0, 0.05, 0.1])
     assert axes.get_xlabel() == "box-shift (amount)"
@@ -177,14 +183,14 @@ def test_published_values_are_not_drawn(tmp_path: Path) -> None:
 def test_limits_trials_versions_and_odd_names_are_in_file_names(tmp_path: Path) -> None:
     protocol = {**described("points"), "name": "a/b c", "version": 2, "metrics": ["iou"]}
     run = MadeUp(protocol=protocol, limit=6, trials=4)
-    (png, _) = write_plots(summarise([run.store(tmp_path / "runs")]), tmp_path / "plots")
+    png, *_ = write_plots(summarise([run.store(tmp_path / "runs")]), tmp_path / "plots")
     assert png == tmp_path / "plots" / "a-b-c-v2--scenes-6--first-6--4-trials--level.png"
 
 
 def test_names_are_drawn_as_they_are(tmp_path: Path) -> None:
     segmenter = SegmenterInfo("a$b$_\\frac", frozenset({"box"}), "x" * 70)
     protocol = {**described("points"), "metrics": ["iou"]}
-    assert len(list(write_plots(summary(tmp_path / "runs", protocol, segmenter), tmp_path))) == 2
+    assert len(list(write_plots(summary(tmp_path / "runs", protocol, segmenter), tmp_path))) == 8
 
 
 def test_a_file_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
@@ -201,3 +207,42 @@ def test_reports_load_neither_pyplot_nor_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_each_object_has_its_quartiles_in_order_of_the_median(tmp_path: Path) -> None:
+    (section,) = summary(tmp_path, described("noisy-box", conditions=SHORT), SAM, CONTROL)
+    figure = drawn([section])["objects"]
+    assert "box-noise-0.4" in figure.get_suptitle()
+    axes = next(axes for axes in figure.axes if axes.get_title(loc="left") == "sam vit_b")
+    assert section.arrays is not None
+    place = section.arrays.segmenters.index("sam vit_b"), 2
+    trials = 100 * section.arrays.scores["iou"][place].astype(np.float64)
+    (line,) = axes.get_lines()
+    np.testing.assert_allclose(line.get_ydata(), np.sort(np.median(trials, axis=1)))
+    light = np.asarray(axes.collections[0].get_paths()[0].vertices)
+    assert (light[:, 1].min(), light[:, 1].max()) == pytest.approx((trials.min(), trials.max()))
+
+
+def test_bars_are_the_two_parts_of_the_variance(tmp_path: Path) -> None:
+    (section,) = summary(tmp_path, described("noisy-box", conditions=SHORT))
+    (axes,) = drawn([section])["variance"].axes
+    rows = section.rows[section.rows["iou_var"].notna()]
+    widths = [bar.get_width() for bar in axes.patches[:4]]  # type: ignore[attr-defined]
+    expected = (1e4 * rows[["iou_var_between", "iou_var"]].to_numpy()).ravel()
+    np.testing.assert_allclose(widths, np.maximum(expected, 0))
+
+
+def test_the_heat_map_says_each_miou(tmp_path: Path) -> None:
+    (section,) = summary(tmp_path, described("noisy-box", conditions=SHORT), SAM, CONTROL)
+    (axes,) = drawn([section])["heat"].axes
+    texts = sorted(text.get_text() for text in axes.texts)
+    assert texts == sorted(f"{100 * value:.1f}" for value in section.rows["miou"])
+    assert [tick.get_text() for tick in axes.get_yticklabels()] == ["box-as-mask", "sam vit_b"]
+
+
+def test_many_conditions_make_a_wide_heat_map(tmp_path: Path) -> None:
+    figures = drawn(summary(tmp_path, described("hq-sam-noise") | {"metrics": ["iou"]}))
+    narrow = drawn(summary(tmp_path, described("points") | {"metrics": ["iou"]}))
+    n_conditions = len(described("hq-sam-noise")["conditions"])
+    wide = figures["heat"].get_figwidth() > narrow["heat"].get_figwidth()
+    assert wide == (n_conditions > 9)

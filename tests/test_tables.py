@@ -147,8 +147,10 @@ def test_the_terminal_shows_half_widths(sections: list[Section]) -> None:
     assert table.rows[4][4] == f"{100 * row['msf']:.1f} ±{half:.1f}"
     assert table.rows[1][4:] == ("–", "–")  # noqa: RUF001
     assert table.footnotes == (
-        "Percent; ± half of the 95 % interval, bootstrap over 20 images, 39 objects; with so few "
-        "images it is rough.",
+        (
+            "Percent; ± half of the 95 % interval, bootstrap over 20 images, 39 objects; with so "
+            "few images it is rough."
+        ),
     )
 
 

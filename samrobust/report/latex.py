@@ -58,7 +58,7 @@ def _latex_table(section: Section, statistics: Sequence[str]) -> str:
         r"  \centering",
         rf"  \caption{{{_latex(caption)}}}",
         rf"  \smallskip\{'footnotesize' if over_trials else 'small'}",
-        rf"  \setlength{{\tabcolsep}}{{{3 if over_trials else 4}pt}}",
+        rf"  \setlength{{\tabcolsep}}{{{2 if over_trials else 4}pt}}",
         rf"  \begin{{tabular}}{{l{len(statistics) * 'r@{ }l'}}}",
         r"    \toprule",
         f"    {' & '.join(['segmenter', *heads])} \\\\",

@@ -15,6 +15,8 @@ from samrobust.report.aggregate import Section
 COLUMN_INCHES = 3.4
 """Width of one column of a paper: of a figure with one panel."""
 DPI = 200
+LONGEST_NAME = 24
+"""Characters of a name on an axis."""
 
 _LINE_INCHES = 0.15  # height of a line of the title or the legend
 _LETTERS_AN_INCH = 19  # of a legend; a title's are smaller
@@ -72,6 +74,13 @@ def figure_text(
             handles=handles, loc="outside lower center", ncols=n_columns, fontsize=7, frameon=False
         )
     return figure
+
+
+def shortened(name: str) -> str:
+    """Return a name that leaves room for what it stands beside."""
+    return (
+        name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}\N{HORIZONTAL ELLIPSIS}"
+    )
 
 
 def looks_of(sections: Sequence[Section]) -> dict[str, Look]:

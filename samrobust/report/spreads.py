@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from samrobust.report.aggregate import Section
 from samrobust.report.arrays import ScoreArrays
-from samrobust.report.looks import COLUMN_INCHES, Look, figure_text
+from samrobust.report.looks import COLUMN_INCHES, Look, figure_text, shortened
 from samrobust.types import Floats
 
 BETWEEN, WITHIN = "#0072B2", "#E69F00"
@@ -60,7 +60,7 @@ def _object_figure(
         axes.fill_between(rank, low, high, color=colour, alpha=0.2, lw=0)
         axes.fill_between(rank, first, third, color=colour, alpha=0.45, lw=0)
         axes.plot(rank, middle, color=colour, linewidth=1.0)
-        axes.set_title(segmenter, fontsize=7, loc="left", pad=2)
+        axes.set_title(shortened(segmenter), fontsize=7, loc="left", pad=2)
         axes.set(xlim=(0, 100), ylim=(0, 100))
     figure.supxlabel("objects, by median (%)", fontsize=8)
     figure.supylabel("IoU (%)", fontsize=8)
@@ -100,7 +100,7 @@ def _variance_figure(section: Section, order: Sequence[str]) -> Figure:
             axes.barh(y, max(between, 0), color=BETWEEN, height=0.8)
             axes.barh(y, within, left=max(between, 0), color=WITHIN, height=0.8)
             ticks.append(y)
-            names.append(segmenter)
+            names.append(shortened(segmenter))
     axes.set_yticks(ticks, names, fontsize=5.5)
     axes.set_ylim(step * len(conditions) - 1, -1.3)
     axes.grid(visible=False, axis="y")
@@ -134,7 +134,7 @@ def _heat_figure(section: Section, order: Sequence[str]) -> Figure:
             ink = "black" if scale(value) > 0.5 else "white"
             axes.text(x, y, f"{value:.1f}", ha="center", va="center", color=ink, fontsize=6)
     axes.set_xticks(range(n_conditions), list(table.columns), rotation=40, ha="right", fontsize=6)
-    axes.set_yticks(range(len(order)), list(order), fontsize=6)
+    axes.set_yticks(range(len(order)), [*map(shortened, order)], fontsize=6)
     axes.grid(visible=False)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
