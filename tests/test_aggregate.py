@@ -225,3 +225,123 @@ def test_a_failed_image_alone_is_not_called_incomplete(tmp_path: Path) -> None:
 
 def test_no_runs_have_no_sections() -> None:
     assert summarise([]) == []
+
+
+def trials_of(run: Run, condition: str) -> pd.DataFrame:
+    """Return the IoU of each object's trials, objects x trials."""
+    values = values_of(run, "iou", condition)
+    return values.pivot_table("value", ["sample_id", "instance_id"], "trial")
+
+
+def test_the_tail_and_the_failures_are_over_all_trials(tmp_path: Path) -> None:
+    run = RUN.but(accuracy=0.65, n_samples=40).store(tmp_path)
+    row = row_of(summarise([run])[0], "sam vit_b", "box-noise-0.4")
+    values = np.sort(trials_of(run, "box-noise-0.4").to_numpy().ravel())
+    whole, part = divmod(len(values), 10)
+    tail = (values[:whole].sum() + part / 10 * values[whole]) / (len(values) / 10)
+    assert row["iou_low"] == pytest.approx(tail, abs=1e-12)
+    assert row["iou_failed"] == pytest.approx((values < 0.5).mean(), abs=1e-12)
+    assert 0 < row["iou_failed_low"] < row["iou_failed"] < row["iou_failed_high"] < 1
+    assert row["iou_low_low"] < row["iou_low"] < row["iou_low_high"]
+
+
+def test_the_variance_splits_as_in_an_analysis_of_variance(tmp_path: Path) -> None:
+    run = RUN.but(n_samples=40).store(tmp_path)
+    row = row_of(summarise([run])[0], "sam vit_b", "box-noise-0.4")
+    trials = trials_of(run, "box-noise-0.4").to_numpy()
+    n_objects, n_trials = trials.shape
+    statistic, _ = stats.f_oneway(*trials)
+    mean_square = n_trials * trials.mean(axis=1).var(ddof=1)
+    within = mean_square / statistic
+    assert row["iou_var"] == pytest.approx(within, rel=1e-6)
+    assert row["iou_var_between"] == pytest.approx((mean_square - within) / n_trials, rel=1e-6)
+    assert n_objects == row["n_objects"]
+
+
+def test_a_fall_by_one_more_point_is_counted_on_the_same_trial(tmp_path: Path) -> None:
+    run = MadeUp(protocol=described("points"), accuracy=0.4, n_samples=20).store(tmp_path)
+    (section,) = summarise([run])
+    assert np.isnan(row_of(section, "sam vit_b", "points-1")["iou_fell"])
+    for fewer, more in (("points-1", "points-2"), ("points-4", "points-5")):
+        fell = (trials_of(run, fewer) - trials_of(run, more)).to_numpy() > 0.05
+        assert 0 < fell.mean() < 1
+        assert row_of(section, "sam vit_b", more)["iou_fell"] == pytest.approx(fell.mean())
+
+
+def test_boxes_are_no_ladder_of_points(tmp_path: Path) -> None:
+    assert summarise([RUN.store(tmp_path)])[0].rows["iou_fell"].isna().all()
+
+
+def test_differences_are_paired_over_images(tmp_path: Path) -> None:
+    runs = [
+        RUN.but(segmenter=segmenter, n_samples=40, accuracy=accuracy).store(tmp_path)
+        for segmenter, accuracy in ((SAM, 0.8), (STABLE, 0.84), (CONTROL, 0.4))
+    ]
+    (section,) = summarise(runs)
+    chosen = section.differences
+    chosen = chosen[(chosen["statistic"] == "miou") & (chosen["condition"] == "box-noise-0.4")]
+    assert len(chosen) == 3
+    means = [
+        values_of(run, "iou", "box-noise-0.4").groupby(["sample_id", "instance_id"])["value"].mean()
+        for run in runs
+    ]
+    gain = means[0] - means[1]
+    row = chosen.iloc[0]
+    assert (row["segmenter"], row["other"]) == ("sam vit_b", "stable-sam vit_b")
+    assert row["difference"] == pytest.approx(gain.mean(), abs=1e-12)
+    images = gain.groupby("sample_id")
+    sums, counts = images.sum().to_numpy(), images.count().to_numpy()
+    interval: Any = stats.bootstrap(
+        (sums, counts),
+        lambda sums, counts, axis: sums.sum(axis) / counts.sum(axis),
+        n_resamples=20_000,
+        paired=True,
+        method="percentile",
+        rng=np.random.default_rng(1),
+    )
+    low, high = interval.confidence_interval
+    assert (row["low"], row["high"]) == pytest.approx((low, high), abs=0.06 * (high - low))
+    flips: Any = stats.permutation_test(
+        (sums,), np.sum, permutation_type="samples", n_resamples=20_000, vectorized=False,
+        rng=np.random.default_rng(1),
+    )  # fmt: skip
+    assert row["p"] == pytest.approx(flips.pvalue, abs=0.015)
+    assert list(chosen["is_tie"]) == [bool(row["p_holm"] >= 0.05 or low <= 0 <= high), False, False]
+    best = {cell for cell in section.best if cell[0] == "miou" and cell[2] == "box-noise-0.4"}
+    assert best == (set() if row["is_tie"] else {("miou", "stable-sam vit_b", "box-noise-0.4")})
+
+
+def test_less_is_better_for_spreads_and_failures(tmp_path: Path) -> None:
+    runs = [
+        RUN.but(segmenter=segmenter, n_samples=40, accuracy=accuracy).store(tmp_path)
+        for segmenter, accuracy in ((SAM, 0.9), (CONTROL, 0.4))
+    ]
+    best = summarise(runs)[0].best
+    for statistic in ("miou", "iou_std", "iou_failed"):
+        assert (statistic, "sam vit_b", "box-noise-0.4") in best
+    assert all(segmenter == "sam vit_b" for _, segmenter, _ in best)
+
+
+def test_classes_of_objects_have_their_own_means(tmp_path: Path) -> None:
+    run = RUN.but(n_samples=30).store(tmp_path)
+    (section,) = summarise([run])
+    objects = run.objects.set_index(["sample_id", "instance_id"])
+    values = values_of(run, "iou", "box-noise-0.4")
+    means = values.groupby(["sample_id", "instance_id"])["value"].mean()
+    areas = objects["area"].reindex(means.index)
+    medium = means[(areas >= 32**2) & (areas < 96**2)]
+    rows = section.breakdown
+    chosen = rows[(rows["class"] == "medium") & (rows["condition"] == "box-noise-0.4")].iloc[0]
+    assert chosen["n_objects"] == len(medium)
+    assert chosen["miou"] == pytest.approx(medium.mean(), abs=1e-12)
+    assert chosen["miou_low"] < chosen["miou"] < chosen["miou_high"]
+    assert set(rows["class"]) == {"small", "medium", "large", "compact", "winding", "thin"}
+
+
+def test_runs_that_do_not_say_what_their_objects_are_take_it_from_others(tmp_path: Path) -> None:
+    old = RUN.but(has_objects=False).store(tmp_path)
+    new = RUN.but(segmenter=STABLE).store(tmp_path)
+    (alone,) = summarise([old])
+    assert alone.breakdown.empty
+    (both,) = summarise([old, new])
+    assert set(both.breakdown["segmenter"]) == {"sam vit_b", "stable-sam vit_b"}

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image as PillowImage
 
 from samrobust import __version__
-from samrobust.store import read_run
+from samrobust.store import read_masks, read_photographs, read_run
 from tests.conftest import Result, Shell, rectangle
 
 
@@ -167,12 +167,71 @@ def test_report_prints_and_writes_what_is_asked(shell: Shell, root: Path) -> Non
     shell(*EVAL, "--data-root", root, "--segmenter", "box-fill", "--trials", "2")
     runs = sorted(Path("results").iterdir())
     assert "mIoU" in shell("report", *runs).out
-    assert shell("report", *runs, "--format", "markdown").out.count("| ellipse |") == 7
+    markdown = shell("report", *runs, "--format", "markdown").out
+    assert markdown.partition("over trials")[0].count("| ellipse |") == 7
     assert shell("report", *runs, "--format", "csv").out.startswith("protocol,")
     result = shell("report", *runs, "--out", "report", "--format", "latex", "--format", "csv")
     assert result.code == 0
     endings = sorted(path.suffix for path in Path("report").iterdir())
-    assert endings == [".csv", ".pdf", ".pdf", ".png", ".png", ".tex"]
+    assert endings == [".csv"] * 3 + [".pdf"] * 5 + [".png"] * 5 + [".tex"]
+    assert "tables.tex" in result.err
+    assert "over trials" in shell("report", *runs, "--details").out
+
+
+def test_report_writes_a_page_and_prints_exports(shell: Shell, root: Path) -> None:
+    evaluation = (*EVAL, "--data-root", root, "--segmenter", "box-fill", "--trials", "2")
+    assert shell(*evaluation, "--keep-masks", "all").code == 0
+    runs = sorted(Path("results").iterdir())
+    result = shell("report", *runs, "--format", "html", "--format", "json")
+    assert result.err == "report.html: written\n"
+    assert "<article" in Path("report.html").read_text()
+    lines = [json.loads(line) for line in result.out.splitlines()]
+    assert {line["segmenter"]["name"] for line in lines} == {"box-fill", "ellipse"}
+
+
+def test_compare_prints_what_differs_and_writes_what_each_object_gained(
+    shell: Shell, root: Path
+) -> None:
+    shell(*EVAL, "--data-root", root, "--segmenter", "box-fill", "--trials", "2")
+    runs = sorted(Path("results").iterdir())
+    result = shell("compare", *runs, "--csv", "gains.csv")
+    assert result.code == 0
+    assert "A: box-fill. B: ellipse." in result.out
+    assert "objects that lost most" in result.out
+    assert max(map(len, result.out.splitlines())) <= 80
+    gains = pd.read_csv("gains.csv")
+    assert len(gains) == 4 * 7
+    assert gains["gain"].is_monotonic_decreasing
+    assert "name one" in shell.refuses("compare", runs[0], runs[0])
+    assert "manifest.json: cannot be read" in shell.refuses("compare", runs[0], root)
+
+
+def test_masks_are_kept_also_of_a_run_that_was_finished_without(shell: Shell, root: Path) -> None:
+    command = (*EVAL, "--data-root", root, "--trials", "3", "--quiet")
+    shell(*command)
+    (folder,) = Path("results").iterdir()
+    before = _rows(folder)
+    assert read_masks(folder).empty
+    shell(*command, "--keep-masks", "worst")
+    worst = read_masks(folder)
+    assert set(worst["sample_id"]) == {"p0", "p1", "p2", "p3"}
+    shell(*command, "--keep-masks", "all")
+    every = read_masks(folder)
+    assert len(every) == 4 * (1 + 1 + 6 * 3) >= len(worst)
+    files = {file: file.stat().st_mtime_ns for file in folder.rglob("part-*")}
+    shell(*command, "--keep-masks", "worst")  # all of them are there already
+    assert {file: file.stat().st_mtime_ns for file in folder.rglob("part-*")} == files
+    pd.testing.assert_frame_equal(_rows(folder), before)
+    objects = read_run(folder).objects
+    assert list(objects["sample_id"]) == ["p0", "p1", "p2", "p3"]
+    assert set(objects["area"]) == {32 * 26}
+    assert len(read_photographs(folder)) == 4
+
+
+def test_progress_is_not_drawn_where_there_is_no_terminal(shell: Shell, root: Path) -> None:
+    result = shell(*EVAL, "--data-root", root, "--protocol", "gt-box")
+    assert result.err == ""
+    assert "\x1b" not in result.out
 
 
 def test_a_run_without_scores_is_left_out_with_a_word(shell: Shell, root: Path) -> None:
@@ -238,6 +297,7 @@ def test_data_check_counts_and_names_what_is_broken(shell: Shell, root: Path) ->
         ("--frame square", "unknown frame 'square'"),
         ("--dtype float64", "unknown dtype 'float64'"),
         ("--trials 0", "trials must be at least 1, got 0"),
+        ("--keep-masks best", "unknown kind of masks to keep 'best'. Known: all, none, worst"),
         ("--limit 0", "--limit must be at least 1, got 0"),
         ("--ids nowhere.txt", "nowhere.txt: cannot be read: No such file or directory"),
         ("--workers -1", "--workers must be at least 0, got -1"),
@@ -265,7 +325,7 @@ def test_reports_refuse_what_is_no_run_and_what_cannot_be_compared(
 ) -> None:
     assert "there is no such run" in shell.refuses("report", "nowhere")
     assert "manifest.json: cannot be read" in shell.refuses("report", root)
-    assert "unknown format 'html'" in shell.refuses("report", root, "--format", "html")
+    assert "unknown format 'htm'" in shell.refuses("report", root, "--format", "htm")
     shell(*EVAL, "--data-root", root, "--protocol", "gt-box")
     shell(*EVAL, "--data-root", root, "--protocol", "gt-box", "--selection", "oracle")
     assert "selection" in shell.refuses("report", *Path("results").iterdir())

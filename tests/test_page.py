@@ -66,9 +66,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     listed["categories"] = [{"id": 1, "name": CLASS}]
     (root / "annotations" / "instances_val.json").write_text(json.dumps(listed))
     results = tmp_path_factory.mktemp("runs")
-    common = ("--segmenter", "box-fill", "--segmenter", "ellipse", "--trials", "5", "--quiet")
+    asked = ("--segmenter", "box-fill", "--segmenter", "ellipse", "--trials", "5", "--quiet")
     data = ("--data-root", str(root), "--workers", "0", "--out", str(results))
-    common = (*common, *data, "--keep-masks", "worst")
+    common = (*asked, *data, "--keep-masks", "worst")
     command_line("eval", "--dataset", "folder", *common)
     command_line("eval", "--dataset", "coco", "--split", "val", *common)
     return sorted(results.iterdir())

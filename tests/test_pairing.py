@@ -29,8 +29,8 @@ def test_differences_are_of_the_second_less_the_first(pair: tuple[Run, Run]) -> 
     found = compare(*pair)
     gains = (object_means(pair[1]) - object_means(pair[0])).groupby("condition").mean()
     rows = found.differences[found.differences["statistic"] == "miou"].set_index("condition")
-    for condition, gain in gains.items():
-        row = rows.loc[condition]
+    for condition, gain in zip(gains.index, gains, strict=True):
+        row = rows.loc[str(condition)]
         assert row["difference"] == pytest.approx(gain, abs=1e-7)
         assert row["after"] - row["before"] == pytest.approx(gain, abs=1e-7)
         assert 0 < row["low"] < gain < row["high"]

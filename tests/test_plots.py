@@ -13,7 +13,7 @@ from PIL import Image
 from samrobust.errors import RunError
 from samrobust.report import plots
 from samrobust.report.aggregate import Section, summarise
-from samrobust.report.looks import looks_of
+from samrobust.report.looks import COLUMN_INCHES, looks_of
 from samrobust.report.plots import write_plots
 from samrobust.types import SegmenterInfo
 from tests.runs import CONTROL, SAM, STABLE, MadeUp, described
@@ -99,7 +99,7 @@ def test_one_statistic_makes_a_narrow_figure(tmp_path: Path) -> None:
     protocol = {**described("points"), "metrics": ["iou"]}
     figures = drawn(summary(tmp_path, protocol))
     assert list(figures) == ["level", *SPREADS]
-    assert figures["level"].get_figwidth() == plots.COLUMN_INCHES
+    assert figures["level"].get_figwidth() == COLUMN_INCHES
     (axes,) = figures["level"].axes
     assert axes.get_xlabel() == "random-points (count)"
 
@@ -218,7 +218,7 @@ def test_each_object_has_its_quartiles_in_order_of_the_median(tmp_path: Path) ->
     place = section.arrays.segmenters.index("sam vit_b"), 2
     trials = 100 * section.arrays.scores["iou"][place].astype(np.float64)
     (line,) = axes.get_lines()
-    np.testing.assert_allclose(line.get_ydata(), np.sort(np.median(trials, axis=1)))
+    np.testing.assert_allclose(np.asarray(line.get_ydata()), np.sort(np.median(trials, axis=1)))
     light = np.asarray(axes.collections[0].get_paths()[0].vertices)
     assert (light[:, 1].min(), light[:, 1].max()) == pytest.approx((trials.min(), trials.max()))
 

@@ -92,7 +92,8 @@ def training_bar(
 def download_bar(*, quiet: bool) -> Iterator[Callable[[int, int], None]]:
     """Give a function that shows bytes fetched on stderr, and nothing until it is called."""
     columns = (TextColumn("fetching weights"), BarColumn(bar_width=None), DownloadColumn())
-    bar = Progress(*columns, TransferSpeedColumn(), console=err, disable=quiet)
+    disable = quiet or not err.is_terminal
+    bar = Progress(*columns, TransferSpeedColumn(), console=err, disable=disable)
     task = bar.add_task("", start=False)
 
     def show(here: int, total: int) -> None:

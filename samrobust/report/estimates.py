@@ -194,9 +194,9 @@ class _Ratios:
         """
         squares = [cell for cell in cells.columns.tolist() if cell[0] == _SQUARE]
         n_objects = dict(zip(self._columns, self._counts.sum(axis=0), strict=True))
-        derived = {}
+        derived: dict[Any, pd.Series[float]] = {}
         for cell in squares:
-            _, *where = cell
+            where = list(cell[1:])
             n, trials = n_objects[cell], self._n_trials[where[1]]
             if n > 1 and trials > 1:
                 of_means = (cells[cell] - cells["miou", *where] ** 2) * n / (n - 1)

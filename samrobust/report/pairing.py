@@ -8,7 +8,7 @@ import pandas as pd
 from samrobust.errors import RunError
 from samrobust.report.aggregate import SIGNIFICANT, Section, summarise
 from samrobust.report.resampling import holm
-from samrobust.report.tables import Table, factor, head, p_text
+from samrobust.report.tables import Table, factor, head, p_text, records
 from samrobust.store import Run
 
 STATISTICS = ("miou", "mbiou", "msf")
@@ -44,15 +44,12 @@ def compare(before: Run, after: Run) -> Comparison:
         raise RunError(f"{before.folder} and {after.folder}: cannot be paired: {one} and {other}")
     section = sections[0]
     first, second = section.segmenters
-    rows = section.measured.set_index(["segmenter", "condition"])
+    values = {(row["segmenter"], row["condition"]): row for row in records(section.measured)}
     table = section.differences.copy()
     table[["difference", "low", "high"]] = -table[["difference", "high", "low"]].to_numpy()
-    table["before"] = [
-        rows.loc[(first, row.condition), row.statistic] for row in table.itertuples()
-    ]
-    table["after"] = [
-        rows.loc[(second, row.condition), row.statistic] for row in table.itertuples()
-    ]
+    cells = list(zip(table["condition"], table["statistic"], strict=True))
+    table["before"] = [values[first, condition][statistic] for condition, statistic in cells]
+    table["after"] = [values[second, condition][statistic] for condition, statistic in cells]
     families = table.groupby("statistic", sort=False)["p"]
     table["p_holm"] = families.transform(lambda p: holm(p.to_numpy()))
     clear = (table["p_holm"] < SIGNIFICANT) & ((table["low"] > 0) | (table["high"] < 0))
@@ -78,23 +75,22 @@ def comparison_tables(found: Comparison, *, count: int) -> list[Table]:
 
 
 def _difference_table(found: Comparison) -> Table:
-    rows = []
-    order = [row["name"] for row in found.section.conditions]
+    rows: list[tuple[str, ...]] = []
     chosen = found.differences[found.differences["statistic"].isin(STATISTICS)]
     chosen = chosen.sort_values("statistic", key=lambda names: names.map(STATISTICS.index))
-    for condition in order:
-        for row in chosen[chosen["condition"] == condition].itertuples():
-            unit = factor(str(row.statistic))
-            interval = f" [{unit * row.low:+.1f}, {unit * row.high:+.1f}]"
+    for condition in (row["name"] for row in found.section.conditions):
+        for row in records(chosen[chosen["condition"] == condition]):
+            unit = factor(row["statistic"])
+            interval = f" [{unit * row['low']:+.1f}, {unit * row['high']:+.1f}]"
             rows.append(
                 (
                     condition,
-                    head(str(row.statistic)),
-                    f"{unit * row.before:.1f}",
-                    f"{unit * row.after:.1f}",
-                    f"{unit * row.difference:+.1f}{'' if np.isnan(row.low) else interval}",
-                    p_text(row.p_holm),
-                    "tie" if row.is_tie else "B" if row.difference > 0 else "A",
+                    head(row["statistic"]),
+                    f"{unit * row['before']:.1f}",
+                    f"{unit * row['after']:.1f}",
+                    f"{unit * row['difference']:+.1f}{'' if np.isnan(row['low']) else interval}",
+                    p_text(row["p_holm"]),
+                    "tie" if row["is_tie"] else "B" if row["difference"] > 0 else "A",
                 )
             )
     first, second = found.section.segmenters
@@ -108,17 +104,15 @@ def _difference_table(found: Comparison) -> Table:
 
 
 def _object_table(title: str, objects: pd.DataFrame) -> Table:
+    names = ("sample_id", "instance_id", "category", "condition")
     rows = tuple(
         (
-            row.sample_id,
-            row.instance_id,
-            row.category,
-            row.condition,
-            f"{100 * row.before:.1f}",
-            f"{100 * row.after:.1f}",
-            f"{100 * row.gain:+.1f}",
+            *(str(row[name]) for name in names),
+            f"{100 * row['before']:.1f}",
+            f"{100 * row['after']:.1f}",
+            f"{100 * row['gain']:+.1f}",
         )
-        for row in objects.itertuples()
+        for row in records(objects)
     )
     header = ("image", "object", "category", "condition", "A", "B", "B - A")
     return Table(title, header, rows, (), n_names=4)
