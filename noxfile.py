@@ -57,6 +57,8 @@ def smoke(session: nox.Session) -> None:
     session.run("samrobust", "--version")
     session.run("samrobust", "eval", "--protocol", "noisy-box", "--out", "results")
     session.run("bash", "-c", "samrobust report results/* --out report", external=True)
+    session.run("bash", "-c", "samrobust report results/* --format html", external=True)
+    session.run("bash", "-c", "samrobust compare results/*nano* results/*ellipse*", external=True)
     session.run("samrobust", "ls", "protocols")
     session.run("samrobust", "train", "sam-nano", "--longer", "0.0005")
     session.run("samrobust", "train", "stable-sam", "--longer", "0.01")

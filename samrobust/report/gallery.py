@@ -28,7 +28,7 @@ PAIRED_TRIALS = 2
 PHOTOGRAPH_SIDE = 640
 """Longest side of a photograph in the page, in pixels."""
 PHOTOGRAPH_QUALITY = 72
-LARGEST_PHOTOGRAPHS = 8 * 2**20
+LARGEST_PHOTOGRAPHS = 6 * 2**20
 """Bytes of all photographs of a page; what would need more is left out."""
 MARGIN = 0.25
 """Around what a panel shows, in its longer side."""
