@@ -14,7 +14,7 @@ from samrobust.datasets.coco import build_coco
 from samrobust.errors import CheckpointError, SegmenterError, TrainingError
 from samrobust.interfaces import DatasetOptions, SegmenterOptions
 from samrobust.segmenters import SEGMENTERS
-from samrobust.segmenters.nano import WEIGHTS, build_sam_nano
+from samrobust.segmenters.nano import SIDE, WEIGHTS, build_sam_nano
 from samrobust.segmenters.plugins import n_parameters
 from samrobust.segmenters.sam import Sam, SamOptions
 from samrobust.segmenters.stable_sam import StableSam
@@ -236,7 +236,7 @@ def test_small_sides_and_drawn_masks_without_images_are_refused() -> None:
         replace(recipe.phases[0], side=128),
         replace(recipe.phases[0], source="ellipses"),
     ):
-        with pytest.raises(TrainingError, match="is tuned on images of its own side, 256"):
+        with pytest.raises(TrainingError, match=f"is tuned on images of its own side, {SIDE}"):
             trainee.losses([], phase)
 
 
