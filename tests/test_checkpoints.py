@@ -11,15 +11,13 @@ import torch
 from torch import nn
 
 from samrobust.errors import CheckpointError
-from samrobust.segmenters.checkpoints import (
+from samrobust.segmenters.checkpoints import fetch, file_sha256, fill_model, load_state
+from samrobust.segmenters.published import (
     CACHE_VARIABLE,
+    HQ_CHECKPOINTS,
     SAM_CHECKPOINTS,
     Checkpoint,
     cache_folder,
-    fetch,
-    file_sha256,
-    fill_model,
-    load_state,
 )
 
 CONTENT = np.random.default_rng(0).bytes(3_000_000)
@@ -209,9 +207,13 @@ def test_the_cache_is_the_users_unless_the_environment_names_another(
 
 def test_published_files_are_told_apart() -> None:
     assert list(SAM_CHECKPOINTS) == ["vit_b", "vit_l", "vit_h"]
-    for kind in ("file_name", "sha256", "n_bytes", "embed_dim"):
-        assert len({getattr(x, kind) for x in SAM_CHECKPOINTS.values()}) == 3
-    assert all(len(x.sha256) == 64 for x in SAM_CHECKPOINTS.values())
+    assert list(HQ_CHECKPOINTS) == ["vit_b", "vit_l", "vit_h", "vit_tiny"]
+    for family in (SAM_CHECKPOINTS, HQ_CHECKPOINTS):
+        assert len({each.embed_dim for each in family.values()}) == len(family)
+    published = [*SAM_CHECKPOINTS.values(), *HQ_CHECKPOINTS.values()]
+    for kind in ("file_name", "sha256", "n_bytes"):
+        assert len({getattr(each, kind) for each in published}) == 7
+    assert all(len(each.sha256) == 64 for each in published)
 
 
 class TinyModel(nn.Module):

@@ -2,15 +2,12 @@
 
 import contextlib
 import hashlib
-import os
 import pickle
 import struct
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-import pooch  # type: ignore[import-untyped]
 import requests
 import torch
 from filelock import FileLock
@@ -19,13 +16,12 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from samrobust.errors import CheckpointError
+from samrobust.segmenters.published import SAM_CHECKPOINTS, Checkpoint, cache_folder
 
 State = dict[str, Tensor]
 Progress = Callable[[int, int], None]
 """Told how many bytes are here and how many there are, while a file comes in."""
 
-CACHE_VARIABLE = "SAMROBUST_CACHE"
-"""Environment variable that names a folder for fetched files instead of the user's cache."""
 _PIECE = 2**20
 """Bytes written, and told of, at once."""
 _TIMEOUT_S = (10, 60)
@@ -45,57 +41,6 @@ UNREADABLE = (
 """What `torch.load` raises on damaged files, as found by damaging some thousands."""
 _TELLING = "image_encoder.pos_embed"
 """The tensor whose last side tells variants apart."""
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """A published weights file.
-
-    Attributes:
-        url: where it is fetched from; ends with the file's name.
-        sha256: of the file.
-        n_bytes: its size.
-        embed_dim: channels of its image encoder, which tell variants apart.
-    """
-
-    url: str
-    sha256: str
-    n_bytes: int
-    embed_dim: int
-
-    @property
-    def file_name(self) -> str:
-        """Return the last part of the address."""
-        return self.url.rpartition("/")[2]
-
-
-_META = "https://dl.fbaipublicfiles.com/segment_anything"
-SAM_CHECKPOINTS: Mapping[str, Checkpoint] = {
-    "vit_b": Checkpoint(
-        f"{_META}/sam_vit_b_01ec64.pth",
-        "ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912",
-        375_042_383,
-        embed_dim=768,
-    ),
-    "vit_l": Checkpoint(
-        f"{_META}/sam_vit_l_0b3195.pth",
-        "3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622",
-        1_249_524_607,
-        embed_dim=1024,
-    ),
-    "vit_h": Checkpoint(
-        f"{_META}/sam_vit_h_4b8939.pth",
-        "a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e",
-        2_564_550_879,
-        embed_dim=1280,
-    ),
-}
-"""Meta's files by variant (sizes and hashes: facts/hq-sam.md 3.2)."""
-
-
-def cache_folder() -> Path:
-    """Return the folder of fetched files."""
-    return Path(os.environ.get(CACHE_VARIABLE) or pooch.os_cache("samrobust"))
 
 
 def fetch(checkpoint: Checkpoint, *, progress: Progress | None = None) -> Path:
@@ -143,6 +88,14 @@ def load_state(
                 f"{path.name}: looks like {owner}, not like {variant}; is it --variant {owner}?"
             )
     return state, sha256
+
+
+def is_safetensors(path: Path) -> bool:
+    """Return whether a file begins as safetensors files do; False where there is none."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(9)[8:] == b"{"
 
 
 def load_tensors(path: Path) -> State:
