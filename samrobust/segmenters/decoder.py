@@ -87,20 +87,41 @@ class FastDecoder:
         """
         decoder = self._decoder
         outputs = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
+        queries, image = self.attend(features, prompts, outputs, n_read=1 + masks.stop)
+        logits = self.kernels(queries, masks) @ self.upscale(image).mT  # N x M x 16L
+        return unflatten(logits, features.shape[-2:]), self.qualities(queries, masks)
+
+    def attend(
+        self, features: Tensor, prompts: Tensor, outputs: Tensor, *, n_read: int
+    ) -> tuple[Tensor, Tensor]:
+        """Return the first tokens (N, n_read, C) and the image (N, L, C) after the transformer.
+
+        Args:
+            features: (1, C, h, w), the image's embedding, of L positions.
+            prompts: (N, P, C).
+            outputs: (O, C), the output tokens, which come before those of the prompt.
+            n_read: how many tokens are wanted; they alone read the image in the end.
+        """
         tokens = torch.cat([outputs.expand(len(prompts), -1, -1), prompts], dim=1)  # N x T x C
         image = _flatten(features) + self._no_mask.weight  # 1 x L x C, after a layer N x L x C
-
         queries = tokens
         for layer in self._transformer.layers:
             queries, image = self._attend(cast(TwoWayAttentionBlock, layer), queries, image, tokens)
-        queries = self._read_image(queries, image, tokens, slice(0, 1 + masks.stop))
+        return self._read_image(queries, image, tokens, slice(0, n_read)), image
 
-        kernels = torch.stack(
-            [decoder.output_hypernetworks_mlps[mask](queries[:, 1 + mask]) for mask in masks], dim=1
-        )  # N x M x C/8
-        logits = kernels @ _upscale(decoder.output_upscaling, image).mT  # N x M x 16L
-        quality = decoder.iou_prediction_head(queries[:, 0])[:, masks.start : masks.stop]
-        return _unflatten(logits, features.shape[-2:]), quality
+    def upscale(self, image: Tensor) -> Tensor:
+        """Return (N, 16L, C/8), the pixels of (N, L, C), in the order that `unflatten` undoes."""
+        return _upscale(self._decoder.output_upscaling, image)
+
+    def kernels(self, queries: Tensor, masks: range) -> Tensor:
+        """Return (N, M, C/8), what pixels are multiplied by, of the wanted masks' tokens."""
+        networks = self._decoder.output_hypernetworks_mlps
+        return torch.stack([networks[mask](queries[:, 1 + mask]) for mask in masks], dim=1)
+
+    def qualities(self, queries: Tensor, masks: range) -> Tensor:
+        """Return (N, M), the predicted IoU of the wanted masks."""
+        quality: Tensor = self._decoder.iou_prediction_head(queries[:, 0])
+        return quality[:, masks.start : masks.stop]
 
     def _attend(
         self, layer: TwoWayAttentionBlock, queries: Tensor, image: Tensor, tokens: Tensor
@@ -137,6 +158,19 @@ class FastDecoder:
         )
         read: Tensor = self._transformer.norm_final_attn(queries + attended)
         return read
+
+
+def unflatten(pixels: Tensor, grid_hw: torch.Size) -> Tensor:
+    """Return (N, M, 4h, 4w) of (N, M, 16L), undoing the order in which a decoder doubles.
+
+    Args:
+        pixels: of N prompts, M numbers each.
+        grid_hw: (h, w), of L positions.
+    """
+    n, m, _ = pixels.shape
+    height, width = grid_hw
+    nested = pixels.view(n, m, height, width, 2, 2, 2, 2)
+    return nested.permute(0, 1, 2, 4, 6, 3, 5, 7).reshape(n, m, 4 * height, 4 * width)
 
 
 def _tokens_to_image(
@@ -235,11 +269,3 @@ def _double(convolution: nn.ConvTranspose2d, x: Tensor) -> Tensor:
 def _flatten(grid: Tensor) -> Tensor:
     """Return (N, L, C) of (N, C, h, w)."""
     return grid.flatten(2).mT
-
-
-def _unflatten(pixels: Tensor, grid_hw: torch.Size) -> Tensor:
-    """Return (N, M, 4h, 4w) of (N, M, 16L), undoing the order in which `_upscale` doubles."""
-    n, m, _ = pixels.shape
-    height, width = grid_hw
-    nested = pixels.view(n, m, height, width, 2, 2, 2, 2)
-    return nested.permute(0, 1, 2, 4, 6, 3, 5, 7).reshape(n, m, 4 * height, 4 * width)
