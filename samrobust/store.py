@@ -208,11 +208,12 @@ class RunWriter:
 def run_name(manifest: RunManifest) -> str:
     """Return the folder name of a run: what it is, then a hash of all that can change a number.
 
-    Not in the hash: when and how it was started, the published values shown beside it, and the name
-    of the folder that the data lie in.
+    Not in the hash: when and how it was started, the published values shown beside it, the name of
+    the folder that the data lie in, and what the segmenter was trained on, which its weights say.
     """
     identity = {k: v for k, v in _manifest_to_json(manifest).items() if k not in _NOT_IDENTITY}
     identity["dataset"].pop("folder")
+    identity["segmenter"].pop("trained_on")
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:10]
     words = [manifest.protocol["name"], manifest.dataset.key, manifest.segmenter.label, digest]
     return "--".join(re.sub(r"[^A-Za-z0-9._]+", "-", word) for word in words)
@@ -277,6 +278,7 @@ def _manifest_from_json(path: Path) -> RunManifest:
             raise RunError(f"{path}: is of another format than {FORMAT}")
         segmenter = plain.pop("segmenter")
         segmenter["prompts"] = frozenset(segmenter["prompts"])
+        segmenter["trained_on"] = tuple(segmenter.get("trained_on", ()))
         dataset = plain.pop("dataset")
         dataset["group_members"] = tuple(dataset["group_members"])
         return RunManifest(

@@ -209,6 +209,7 @@ class SegmenterInfo:
         is_control: needs no learning: stands first in tables.
         checkpoint_sha256: of the weights file, "" where there is none.
         settings: whatever else can change a score.
+        trained_on: collections that it has seen images of, as `samrobust.origins` names them.
     """
 
     name: str
@@ -220,6 +221,7 @@ class SegmenterInfo:
     is_control: bool = False
     checkpoint_sha256: str = ""
     settings: Mapping[str, str | float] = field(default_factory=dict)
+    trained_on: tuple[str, ...] = ()
 
     @property
     def label(self) -> str:

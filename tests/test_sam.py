@@ -14,8 +14,9 @@ from torch.nn import functional
 
 from samrobust.errors import CheckpointError, SegmenterError, UnknownNameError
 from samrobust.interfaces import SegmenterOptions
-from samrobust.segmenters import SEGMENTERS, checkpoints, frames
-from samrobust.segmenters.checkpoints import SAM_CHECKPOINTS, file_sha256
+from samrobust.segmenters import SEGMENTERS, frames
+from samrobust.segmenters.checkpoints import file_sha256
+from samrobust.segmenters.published import CACHE_VARIABLE, SAM_CHECKPOINTS
 from samrobust.segmenters.sam import Sam, SamEmbedding, SamOptions, build_sam
 from samrobust.types import Image, Prediction, PromptBatch
 from tests.sam_weights import base_sam, random_image, random_prompts, small_sam
@@ -246,7 +247,7 @@ def published_base(base: SamModel, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     torch.save(base.state_dict(), path)
     table = {**SAM_CHECKPOINTS, "vit_b": replace(published, sha256=file_sha256(path))}
     monkeypatch.setattr("samrobust.segmenters.sam.SAM_CHECKPOINTS", table)
-    monkeypatch.setenv(checkpoints.CACHE_VARIABLE, str(tmp_path))
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path))
     return path
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from samrobust.errors import CheckpointError, SegmenterError
 from samrobust.interfaces import SegmenterOptions
+from samrobust.origins import origins_of_training
 from samrobust.registry import known
 from samrobust.segmenters.checkpoints import load_header
 from samrobust.segmenters.nano import NAME as NANO
@@ -60,6 +61,11 @@ def check_base(path: Path, header: Mapping[str, str], base: Sam) -> None:
             f"{path.name}: is for {f'{name} {variant}'.strip()} with SHA-256 {sha256[:4]}…, "
             f"not for {info.label} with SHA-256 {info.checkpoint_sha256[:4]}…"
         )
+
+
+def all_origins(base: Sam, header: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the collections that a base and a part of it were trained on."""
+    return tuple(dict.fromkeys((*base.info.trained_on, *origins_of_training(header))))
 
 
 def open_base(path: Path, header: Mapping[str, str], options: SegmenterOptions) -> Sam:

@@ -17,7 +17,8 @@ from torch import nn
 
 from samrobust.errors import SegmenterError
 from samrobust.interfaces import SegmenterOptions
-from samrobust.segmenters.checkpoints import file_sha256, fill_model, load_tensors
+from samrobust.origins import origins_of_training
+from samrobust.segmenters.checkpoints import file_sha256, fill_model, load_header, load_tensors
 from samrobust.segmenters.device import resolve_device
 from samrobust.segmenters.nano_encoder import NanoEncoder
 from samrobust.segmenters.sam import Sam, SamOptions
@@ -105,7 +106,13 @@ def build_sam_nano(options: SegmenterOptions) -> Sam:
     model = nano_model()
     fill_model(model, load_tensors(path), path=path)
     chosen = SamOptions(options.frame, options.dtype, attention="stock")
-    return Sam(model.to(device), chosen, name=NAME, checkpoint_sha256=file_sha256(path))
+    return Sam(
+        model.to(device),
+        chosen,
+        name=NAME,
+        checkpoint_sha256=file_sha256(path),
+        trained_on=origins_of_training(load_header(path)),
+    )
 
 
 def _align(transformer: TwoWayTransformer) -> None:

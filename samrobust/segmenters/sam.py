@@ -6,14 +6,15 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from segment_anything.build_sam import sam_model_registry
+from segment_anything.modeling.image_encoder import ImageEncoderViT
 from segment_anything.modeling.sam import Sam as SamModel
-from torch import Tensor
+from torch import Tensor, nn
 
 from samrobust.errors import SegmenterError
 from samrobust.interfaces import EncoderDtype, SegmenterOptions
 from samrobust.registry import known
 from samrobust.segmenters.attention import AttentionKind, replace_attention
-from samrobust.segmenters.checkpoints import SAM_CHECKPOINTS, fetch, fill_model, load_state
+from samrobust.segmenters.checkpoints import fetch, fill_model
 from samrobust.segmenters.decoder import (
     CANDIDATES,
     SINGLE,
@@ -22,11 +23,18 @@ from samrobust.segmenters.decoder import (
     StockDecoder,
 )
 from samrobust.segmenters.device import resolve_device
+from samrobust.segmenters.families import load_family, split_hq
 from samrobust.segmenters.frames import MASK_THRESHOLD, InputFrame, input_scale
+from samrobust.segmenters.published import SAM_CHECKPOINTS
 from samrobust.types import Frame, Image, Prediction, PromptBatch, SegmenterInfo
 
 DEFAULT_VARIANT = "vit_b"
 """The smallest, which a CPU can run. Differs: segment_anything's default is vit_h."""
+SA_1B = "SA-1B"
+"""What all of SAM's published models were trained on."""
+
+Sizes = tuple[tuple[int, int], tuple[int, int]]
+"""(H, W) of an image, and (h, w) of it in the encoder's square input."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +79,7 @@ class Sam:
         name: as registered.
         variant: which model it is ("vit_b").
         checkpoint_sha256: of the weights file, "" where there is none.
+        trained_on: collections that it has seen images of.
     """
 
     def __init__(
@@ -81,6 +90,7 @@ class Sam:
         name: str = "sam",
         variant: str = "",
         checkpoint_sha256: str = "",
+        trained_on: tuple[str, ...] = (),
     ) -> None:
         options = options or SamOptions()
         self.model = model.eval().requires_grad_(False)
@@ -97,6 +107,7 @@ class Sam:
                 "attention": options.attention,
                 "decoder": options.decoder,
             },
+            trained_on=trained_on,
         )
         self._dtype: torch.dtype = getattr(torch, options.dtype)
         self._frame = InputFrame(options.frame, model.image_encoder.img_size)
@@ -110,7 +121,8 @@ class Sam:
         Raises:
             SegmenterError: the encoder's dtype is too narrow for an image.
         """
-        return [self._encode(image) for image in images]
+        framed = [self.to_square(image) for image in images]
+        return [self.embed(square[None], [sizes])[0] for square, sizes in framed]
 
     def predict(
         self, embedding: SamEmbedding, prompts: PromptBatch, *, multimask: bool = False
@@ -121,10 +133,7 @@ class Sam:
         """
         masks_wanted = CANDIDATES if multimask else SINGLE
         logits, quality = self.logits(embedding, prompts, masks=masks_wanted)
-        masks = self._frame.to_masks(
-            logits, input_hw=embedding.input_size_hw, size_hw=embedding.size_hw
-        )
-        return Prediction(masks, quality)
+        return Prediction(self.to_masks(embedding, logits), quality)
 
     def logits(
         self, embedding: SamEmbedding, prompts: PromptBatch, *, masks: range = SINGLE
@@ -136,23 +145,42 @@ class Sam:
         Autocast is off: in bfloat16 a point moves by more than a pixel (facts/performance.md 6).
         """
         with torch.autocast(self.model.device.type, enabled=False):
-            tokens = self._embed_prompts(embedding, prompts)
+            tokens = self.embed_prompts(embedding, prompts)
             return self._decode(embedding.features, tokens, masks=masks)
 
-    def _encode(self, image: Image) -> SamEmbedding:
+    def to_masks(self, embedding: SamEmbedding, logits: Tensor) -> Tensor:
+        """Return masks (N, M, H, W) bool in the image's own size, of logits (N, M, 4h, 4w)."""
+        return self._frame.to_masks(
+            logits, input_hw=embedding.input_size_hw, size_hw=embedding.size_hw
+        )
+
+    def to_square(self, image: Image) -> tuple[Tensor, Sizes]:
+        """Return the encoder's normalised input (3, side, side), and the sizes of an embedding."""
         pixels = self._frame.to_input(image).to(self.model.device)
+        sizes = (image.shape[0], image.shape[1]), (pixels.shape[-2], pixels.shape[-1])
+        return self.model.preprocess(pixels), sizes
+
+    def embed(self, squares: Tensor, sizes: Sequence[Sizes]) -> list[SamEmbedding]:
+        """Return the embeddings of images that are the encoder's inputs already.
+
+        Args:
+            squares: (B, 3, side, side), normalised and padded, on the model's device.
+            sizes: of each of the B images, as in their embeddings: its own, and in the square.
+
+        Raises:
+            SegmenterError: the encoder's dtype is too narrow for an image.
+        """
         with torch.autocast(self.model.device.type, enabled=False):
-            square = self.model.preprocess(pixels[None]).to(self._dtype)
-            features = self.model.image_encoder(square).float()
+            features = self.model.image_encoder(squares.to(self._dtype)).float()
         if not features.isfinite().all():
             raise SegmenterError(
                 f"{self.info.label}: an embedding overflows in {self.info.dtype}; "
                 "allowed: bfloat16, float32"
             )
-        height, width = pixels.shape[-2:]
-        return SamEmbedding(features, (image.shape[0], image.shape[1]), (height, width))
+        rows = features.split(1)
+        return [SamEmbedding(row, *each) for row, each in zip(rows, sizes, strict=True)]
 
-    def _embed_prompts(self, embedding: SamEmbedding, prompts: PromptBatch) -> Tensor:
+    def embed_prompts(self, embedding: SamEmbedding, prompts: PromptBatch) -> Tensor:
         """Return (N, P, C), the tokens of points and box corners."""
         scale = input_scale(embedding.size_hw, embedding.input_size_hw)
         device = self.model.device
@@ -170,6 +198,8 @@ class Sam:
 def build_sam(options: SegmenterOptions) -> Sam:
     """Return a SAM with the weights of a file, or with Meta's, fetched once.
 
+    Of an HQ-SAM's file the SAM in it is taken, which its training left as it was.
+
     Raises:
         UnknownNameError: the variant is not one of SAM's.
         SegmenterError: the device is not here.
@@ -178,9 +208,32 @@ def build_sam(options: SegmenterOptions) -> Sam:
     variant = known(options.variant or DEFAULT_VARIANT, SAM_CHECKPOINTS, kind="variant of sam")
     device = resolve_device(options.device)
     path = options.checkpoint or fetch(SAM_CHECKPOINTS[variant], progress=options.progress)
-    state, sha256 = load_state(path, variant=variant)
+    state, sha256 = load_family(path, "SAM", variant=variant, published=SAM_CHECKPOINTS)
     model: SamModel = sam_model_registry[variant]()  # type: ignore[no-untyped-call]
-    fill_model(model, state, path=path)
-    blocked = device == "cpu" and options.dtype == "float32"
-    chosen = SamOptions(options.frame, options.dtype, "blocked" if blocked else "fused")
-    return Sam(model.to(device), chosen, variant=variant, checkpoint_sha256=sha256)
+    fill_model(model, split_hq(state)[0], path=path)
+    return sam_of(model.to(device), options, variant=variant, checkpoint_sha256=sha256)
+
+
+def sam_of(
+    model: SamModel,
+    options: SegmenterOptions,
+    *,
+    variant: str,
+    checkpoint_sha256: str,
+    name: str = "sam",
+) -> Sam:
+    """Return a published SAM run in the way that suits its device, of a model that is on it."""
+    attention: AttentionKind = "fused"
+    encoder: nn.Module = model.image_encoder
+    if not isinstance(encoder, ImageEncoderViT):
+        attention = "stock"
+    elif model.device.type == "cpu" and options.dtype == "float32":
+        attention = "blocked"
+    return Sam(
+        model,
+        SamOptions(options.frame, options.dtype, attention),
+        name=name,
+        variant=variant,
+        checkpoint_sha256=checkpoint_sha256,
+        trained_on=(SA_1B,),
+    )

@@ -15,13 +15,19 @@ from torch import Tensor, nn
 
 from samrobust.errors import CheckpointError, SegmenterError
 from samrobust.interfaces import SegmenterOptions
-from samrobust.segmenters.adapted import check_base, describe_base, open_base, read_header
+from samrobust.segmenters.adapted import (
+    all_origins,
+    check_base,
+    describe_base,
+    open_base,
+    read_header,
+)
 from samrobust.segmenters.checkpoints import file_sha256, fill_model, load_tensors
 from samrobust.segmenters.decoder import SINGLE
 from samrobust.segmenters.frames import input_scale
 from samrobust.segmenters.plugin_settings import PluginSettings
 from samrobust.segmenters.plugins import PluggedAttention, Plugin, Plugins, regular_locations
-from samrobust.segmenters.sam import Sam, SamEmbedding
+from samrobust.segmenters.sam import Sam, SamEmbedding, Sizes
 from samrobust.settings import make_settings
 from samrobust.types import Image, Prediction, PromptBatch
 
@@ -117,6 +123,10 @@ class StableSam:
         """Return the embeddings of images: those of the base."""
         return self.base.encode(images)
 
+    def embed(self, squares: Tensor, sizes: Sequence[Sizes]) -> list[SamEmbedding]:
+        """Return the embeddings of the encoder's inputs; see `Sam.embed`."""
+        return self.base.embed(squares, sizes)
+
     def predict(
         self, embedding: SamEmbedding, prompts: PromptBatch, *, multimask: bool = False
     ) -> Prediction:
@@ -164,7 +174,9 @@ def load_stable_sam(base: Sam, path: Path, *, name: str = NAME) -> StableSam:
         raise CheckpointError(f"{path.name}: its header cannot be read: {error}") from error
     plugins = Plugins(_channels(base), settings)
     fill_model(plugins, load_tensors(path), path=path)
-    return StableSam(base, plugins, name=name, checkpoint_sha256=file_sha256(path))
+    stable = StableSam(base, plugins, name=name, checkpoint_sha256=file_sha256(path))
+    stable.info = replace(stable.info, trained_on=all_origins(base, header))
+    return stable
 
 
 def build_stable_sam(options: SegmenterOptions) -> StableSam:

@@ -12,7 +12,13 @@ from torch import nn
 
 from samrobust.errors import SegmenterError
 from samrobust.interfaces import SegmenterOptions
-from samrobust.segmenters.adapted import check_base, describe_base, open_base, read_header
+from samrobust.segmenters.adapted import (
+    all_origins,
+    check_base,
+    describe_base,
+    open_base,
+    read_header,
+)
 from samrobust.segmenters.checkpoints import file_sha256, fill_model, load_tensors
 from samrobust.segmenters.sam import Sam
 
@@ -53,6 +59,7 @@ def load_tuned(base: Sam, path: Path, *, name: str) -> Sam:
     check_base(path, header, base)
     fill_model(tuned_part(base, name), load_tensors(path), path=path)
     mark_tuned(base, name, checkpoint_sha256=file_sha256(path))
+    base.info = replace(base.info, trained_on=all_origins(base, header))
     return base
 
 

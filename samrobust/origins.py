@@ -1,0 +1,53 @@
+"""Which collection the images of a data set come from: what "trained on the same data" goes by."""
+
+import json
+from collections.abc import Mapping
+
+ORIGINS: Mapping[str, str] = {
+    "scenes": "scenes",
+    "dis-vd": "DIS5K",
+    "dis-tr": "DIS5K",
+    "thinobject-te": "ThinObject-5K",
+    "thinobject-tr": "ThinObject-5K",
+    "coift": "COIFT",
+    "hrsod": "HRSOD",
+    "fss": "FSS-1000",
+    "duts-tr": "DUTS",
+    "duts-te": "DUTS",
+    "ecssd": "ECSSD",
+    "msra10k": "MSRA10K",
+}
+"""By name of the data set; training and test part have one origin (facts/hq-sam.md 1.2)."""
+HQSEG_44K = ("DIS5K", "DUTS", "ECSSD", "FSS-1000", "MSRA10K", "ThinObject-5K")
+COCO, COCO_SPLITS = "MS-COCO", ("train2017", "val2017", "train2014", "val2014")
+
+
+def origin(name: str, split: str, folder: str) -> str:
+    """Return the collection of a data set, "" where nothing tells.
+
+    Args:
+        name: as registered; "coco" and "folder" are formats, whose folder tells.
+        split: of COCO, where its own names tell.
+        folder: the name of its root.
+    """
+    if name == "coco" and split in COCO_SPLITS:
+        return COCO
+    return ORIGINS.get(name, folder.strip("."))
+
+
+def origins_of_training(header: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the collections of which some images were trained on, from a file that training wrote.
+
+    Args:
+        header: of the file; without a recipe that can be read there are none.
+    """
+    try:
+        rows = json.loads(header.get("recipe", "{}")).get("data", [])
+        found = {
+            origin(row["dataset"], row.get("split", ""), row.get("folder", ""))
+            for row in rows
+            if row["weight"] and row.get("held_out", 0) < 1
+        }
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return ()
+    return tuple(sorted(found - {""}))
