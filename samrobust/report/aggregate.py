@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from samrobust.origins import origin
 from samrobust.report.arrays import OF_METRIC, ScoreArrays
 from samrobust.report.estimates import IN_CLASSES, Measured, mean_of, measure
 from samrobust.report.groups import Group, comparable_groups
 from samrobust.report.resampling import holm, sign_flip_test
 from samrobust.store import Run
-from samrobust.types import DatasetInfo, Floats, RunManifest
+from samrobust.types import DatasetInfo, Floats, RunManifest, SegmenterInfo
 
 INTERVAL = (0.025, 0.975)
 """Quantiles of the bootstrap samples: a 95 % percentile interval."""
@@ -29,7 +30,7 @@ MEASURED = "measured"
 """Source of the rows that are ours; a published row names its paper."""
 
 _ENDS = ("", "_low", "_high")
-_NAMES = ("segmenter", "source", "is_control", "frame", "condition")
+_NAMES = ("segmenter", "source", "is_control", "frame", "in_domain", "condition")
 _COUNTS = ("n_images", "n_objects", "n_trials")
 
 
@@ -52,8 +53,9 @@ class Section:
         marks: what a reader must know: limit, trials, missing images, selection, frame.
         conditions: as in the manifest, in protocol order: name, degradation, parameters, level.
         rows: one a segmenter and condition: `segmenter`, `source` ("measured" or a paper),
-            `is_control`, `frame`, `condition`, `level`, `n_images`, `n_objects`, `n_trials`, then
-            the statistics, each with the ends of its 95 % interval in `..._low` and `..._high`. NaN
+            `is_control`, `frame`, `in_domain` (collections that the images are of and that the
+            segmenter was trained on, "" for none), `condition`, `level`, `n_images`, `n_objects`,
+            `n_trials`, then the statistics, each with the ends of its 95 % interval in `..._low` and `..._high`. NaN
             where there is none: the spread of one trial, the interval of one image or of a
             published value.
         differences: one a statistic, condition and pair of segmenters, on identical prompts:
@@ -252,6 +254,7 @@ def _measured_rows(measured: Measured) -> list[dict[str, Any]]:
             "source": MEASURED,
             "is_control": segmenter.is_control,
             "frame": segmenter.frame or "",
+            "in_domain": _shared_origins(measured, segmenter),
             "condition": condition["name"],
             "n_images": measured.n_images,
             "n_objects": measured.n_objects,
@@ -263,12 +266,20 @@ def _measured_rows(measured: Measured) -> list[dict[str, Any]]:
     ]
 
 
+def _shared_origins(measured: Measured, segmenter: SegmenterInfo) -> str:
+    """Return the collections of the data sets that a segmenter has learned from, "" for none."""
+    datasets = [run.dataset for run in measured.manifests if run.segmenter == segmenter]
+    found = {origin(each.name, each.split, each.folder) for each in datasets}
+    return " and ".join(sorted(found & {*segmenter.trained_on}))
+
+
 def _published_rows(reported: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Return one row a segmenter, source and condition, with all the values known of it."""
     rows: dict[Hashable, dict[str, Any]] = {}
+    unknown = {"is_control": False, "frame": "", "in_domain": ""}
     for value in reported:
         names = {key: value[key] for key in ("segmenter", "source", "condition")}
-        row = rows.setdefault(tuple(names.values()), {**names, "is_control": False, "frame": ""})
+        row = rows.setdefault(tuple(names.values()), {**names, **unknown})
         row[OF_METRIC.get(value["metric"], value["metric"])] = value["value"]
     return list(rows.values())
 

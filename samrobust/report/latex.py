@@ -4,13 +4,14 @@ from collections.abc import Iterator, Sequence
 
 from samrobust.report.aggregate import MEASURED, Section
 from samrobust.report.tables import (
+    IN_DOMAIN,
     NONE,
     TRIAL_NAMES,
     bold_note,
-    daggers_of,
     footnotes,
     head,
     interval_text,
+    mark_of,
     rows_of,
     shown,
     shown_over_trials,
@@ -29,6 +30,7 @@ _LATEX = {
     NONE: "--",
     "±": r"$\pm$",
     "†": r"$\dagger$",
+    IN_DOMAIN: r"$\ddagger$",
 }
 
 
@@ -76,13 +78,13 @@ def _latex_table(section: Section, statistics: Sequence[str]) -> str:
 
 
 def _latex_rows(section: Section, condition: str, *, statistics: Sequence[str]) -> Iterator[str]:
-    daggers, best = daggers_of(section), section.best
+    best = section.best
     over_trials = set(statistics) <= set(TRIAL_NAMES)
     for row in rows_of(section):
         if row["condition"] != condition:
             continue
-        dagger = daggers.get(row["source"])
-        mark = rf"\textsuperscript{{{_latex(dagger)}}}" if dagger else ""
+        sign = mark_of(section, row)
+        mark = rf"\textsuperscript{{{_latex(sign)}}}" if sign else ""
         cells = [_latex(row["segmenter"]) + mark]
         values = [value_text(row, name) for name in statistics]
         if over_trials and set(values) == {NONE}:

@@ -29,6 +29,8 @@ FEW_IMAGES = 30
 """Below this number of images a footnote says that intervals are rough (facts/peers.md 5.6)."""
 NONE = "\N{EN DASH}"
 """Stands where there is no value: the spread of one trial, what a paper does not print."""
+IN_DOMAIN = "‡"
+"""Marks a segmenter that was trained on images of the data set's own collection."""
 
 _MARKDOWN = re.compile(r"[\\|`*~<]|(?<!\w)_|_(?!\w)")
 
@@ -127,7 +129,7 @@ def _table(
     where: str,
     statistics: Sequence[str] = (),
 ) -> Table:
-    names, daggers, best = list(statistics) or shown(section), daggers_of(section), section.best
+    names, best = list(statistics) or shown(section), section.best
     rows: list[tuple[str, ...]] = []
     bold: set[tuple[int, int]] = set()
     segmenters: list[tuple[str, ...]] = []
@@ -141,9 +143,7 @@ def _table(
             if row["source"] == MEASURED and (name, row["segmenter"], row["condition"]) in best
         }
         segmenters.append((row["segmenter"],))
-        rows.append(
-            (f"{row['segmenter']}{daggers.get(row['source'], '')}", row["condition"], *cells)
-        )
+        rows.append((f"{row['segmenter']}{mark_of(section, row)}", row["condition"], *cells))
     header = ("segmenter", "condition", *map(head, names))
     notes = trial_footnotes(section, where) if statistics else footnotes(section, where)
     title = f"{section.title}; over trials" if statistics else section.title
@@ -287,6 +287,11 @@ def daggers_of(section: Section) -> dict[str, str]:
     return {source: f"†{number}" for number, source in enumerate(sources, start=1)}
 
 
+def mark_of(section: Section, row: Row) -> str:
+    """Return what stands behind a segmenter's name: where it is published, or was trained."""
+    return IN_DOMAIN if row["in_domain"] else daggers_of(section).get(row["source"], "")
+
+
 def footnotes(section: Section, where: str) -> tuple[str, ...]:
     """Return what the numbers are, and the sources of published rows."""
     measured = section.measured.iloc[0]
@@ -298,7 +303,9 @@ def footnotes(section: Section, where: str) -> tuple[str, ...]:
     sources = (
         f"{dagger} As published: {source}." for source, dagger in daggers_of(section).items()
     )
-    return about, *sources
+    origins = sorted({name for name in section.rows["in_domain"] if name})
+    in_domain = (f"{IN_DOMAIN} Trained on images of {' and '.join(origins)} too.",)
+    return about, *(in_domain if origins else ()), *sources
 
 
 def trial_footnotes(section: Section, where: str) -> tuple[str, ...]:
