@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 E = TypeVar("E")
 EncoderDtype = Literal["float32", "bfloat16", "float16"]
+HqOutput = Literal["sum", "hq"]
+"""Of an HQ-SAM: SAM's logits and the HQ token's, or the HQ token's alone."""
 
 
 class Segmenter(Protocol[E]):
@@ -209,6 +211,7 @@ class SegmenterOptions:
         frame: how images reach the model.
         base_checkpoint: weights file of the model that `checkpoint` is a part of, None for the
             published one.
+        output: which of its outputs an HQ-SAM gives, "" for its default.
         progress: told how many bytes are here and how many there are, while weights are fetched.
     """
 
@@ -218,6 +221,7 @@ class SegmenterOptions:
     dtype: EncoderDtype = "float32"
     frame: Frame = "longest-side"
     base_checkpoint: Path | None = None
+    output: str = ""
     progress: Callable[[int, int], None] | None = None
 
 

@@ -10,6 +10,8 @@ import pytest
 import torch
 
 from samrobust.cli import main
+from samrobust.training.data import open_data
+from samrobust.training.recipe_files import load_recipe
 from samrobust.types import (
     DatasetInfo,
     Image,
@@ -30,6 +32,13 @@ def photographs() -> Path:
     if not SHARED.is_dir():
         pytest.skip("needs the photographs of ../shared/data, which are not there")
     return SHARED
+
+
+def held_out_ids(photographs: Path, folder: str) -> list[str]:
+    """Return the photographs of a folder that the packaged weights were not trained on."""
+    found = open_data(load_recipe("sam-nano", "photographs"), photographs).held_out
+    (ids,) = (each.sample_ids for each in found if each.dataset.info.folder == folder)
+    return list(ids)
 
 
 def rectangle(size_hw: tuple[int, int], box: tuple[int, int, int, int]) -> Mask:

@@ -13,6 +13,7 @@ from segment_anything.modeling.transformer import TwoWayTransformer
 from torch import Tensor, nn
 from torch.nn import functional
 
+from samrobust.segmenters.hq_parts import HqDecoder, HqParts, untrained_parts
 from samrobust.types import Image, PromptBatch
 
 PATCH = 16
@@ -47,9 +48,46 @@ def small_sam(
 
 def base_sam() -> SamModel:
     """Return a ViT-B."""
+    return random_sam("vit_b")
+
+
+def random_sam(variant: str) -> SamModel:
+    """Return one of SAM's models."""
     torch.manual_seed(0)
-    model: SamModel = sam_model_registry["vit_b"]()  # type: ignore[no-untyped-call]
+    model: SamModel = sam_model_registry[variant]()  # type: ignore[no-untyped-call]
     return randomise(model).eval()
+
+
+def random_parts(model: SamModel) -> HqParts:
+    """Return parts of HQ-SAM whose masks are about half of the image, and unlike SAM's."""
+    torch.manual_seed(1)
+    parts = untrained_parts(model)
+    with torch.no_grad():
+        for name, weight in parts.named_parameters():
+            if weight.ndim == 1 and ".1." not in name:  # not the norms
+                weight.normal_(std=0.3)
+            elif weight.ndim > 1:
+                weight.mul_(2.5)
+        last = cast(nn.Conv2d, parts.embedding_maskfeature[3])
+        last.weight[0] = 0  # one constant channel, with which the mean logit is subtracted
+        cast(Tensor, last.bias)[0] = 1
+        for stage in (parts.embedding_encoder[3], parts.compress_vit_feat[3]):
+            last_up = cast(nn.ConvTranspose2d, stage)
+            last_up.weight[:, 0] = 0
+            cast(Tensor, last_up.bias)[0] = 0
+        channels, width = model.prompt_encoder.embed_dim, len(last.weight)
+        grid_hw = model.prompt_encoder.image_embedding_size
+        first = cast(nn.ConvTranspose2d, parts.compress_vit_feat[0])
+        early = torch.randn(1, first.in_channels, *grid_hw)
+        features = torch.randn(1, channels, *grid_hw)
+        tokens = torch.randn(4, 2, channels)
+        _, _, hq = HqDecoder(model, parts)(
+            features, parts.details(features, early), tokens, masks=range(1)
+        )
+        kernel = cast(nn.Linear, parts.hf_mlp.layers[-1])
+        assert width == len(kernel.bias)
+        kernel.bias[0] -= hq.mean()
+    return parts
 
 
 def randomise(model: SamModel) -> SamModel:

@@ -1,16 +1,18 @@
 """Options that several commands share, and what is built from them."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import typer
 
 from samrobust.datasets import DATASETS, GROUPS
 from samrobust.datasets.subset import read_subset
 from samrobust.errors import SamrobustError
-from samrobust.interfaces import Dataset, DatasetOptions
+from samrobust.interfaces import Dataset, DatasetOptions, Segmenter, SegmenterOptions
 from samrobust.registry import Registry, known
+from samrobust.segmenters import SEGMENTERS
 
 T = TypeVar("T")
 
@@ -66,6 +68,60 @@ def chosen_datasets(
             dataset = DATASETS.load(member)(DatasetOptions(root, split or ""))
             opened.append(read_subset(dataset, chosen) if chosen else dataset)
     return opened
+
+
+@dataclass(frozen=True)
+class ChosenSegmenter:
+    """A segmenter by name, with those of its options that differ from one to the next."""
+
+    name: str
+    variant: str = ""
+    checkpoint: Path | None = None
+    base_checkpoint: Path | None = None
+    output: str = ""
+
+
+def choose_segmenters(
+    names: Sequence[str],
+    *,
+    variants: Sequence[str],
+    checkpoints: Sequence[Path],
+    base_checkpoints: Sequence[Path],
+    outputs: Sequence[str],
+) -> list[ChosenSegmenter]:
+    """Return the segmenters that the options name.
+
+    Raises:
+        SamrobustError: a name is unknown, or options do not match names.
+    """
+    for name in names:
+        known(name, SEGMENTERS.names(), kind="segmenter")
+        if outputs and len(names) == 1 and not SEGMENTERS.takes(name, "--output"):
+            raise SamrobustError(f"{name} has one output, got --output {outputs[0]}")
+    of_each = (
+        for_each(names, variants, option="--variant", registry=SEGMENTERS),
+        for_each(names, checkpoints, option="--checkpoint", registry=SEGMENTERS),
+        for_each(names, base_checkpoints, option="--base-checkpoint", registry=SEGMENTERS),
+        for_each(names, outputs, option="--output", registry=SEGMENTERS),
+    )
+    return [
+        ChosenSegmenter(name, variant or "", checkpoint, base, output or "")
+        for name, variant, checkpoint, base, output in zip(names, *of_each, strict=True)
+    ]
+
+
+def build_segmenter(chosen: ChosenSegmenter, options: SegmenterOptions) -> Segmenter[Any]:
+    """Return a segmenter, ready to run.
+
+    Args:
+        chosen: which.
+        options: what it shares with the others.
+
+    Raises:
+        SegmenterError: an option is not one of its own, or its weights cannot be had.
+    """
+    own = {field.name: getattr(chosen, field.name) for field in fields(chosen)}
+    return SEGMENTERS.load(own.pop("name"))(replace(options, **own))
 
 
 def for_each(

@@ -55,9 +55,9 @@ class Section:
         rows: one a segmenter and condition: `segmenter`, `source` ("measured" or a paper),
             `is_control`, `frame`, `in_domain` (collections that the images are of and that the
             segmenter was trained on, "" for none), `condition`, `level`, `n_images`, `n_objects`,
-            `n_trials`, then the statistics, each with the ends of its 95 % interval in `..._low` and `..._high`. NaN
-            where there is none: the spread of one trial, the interval of one image or of a
-            published value.
+            `n_trials`, then the statistics, each with the ends of its 95 % interval in `..._low`
+            and `..._high`. NaN where there is none: the spread of one trial, the interval of one
+            image or of a published value.
         differences: one a statistic, condition and pair of segmenters, on identical prompts:
             `statistic`, `condition`, `segmenter`, `other`, `difference` (segmenter - other), its
             95 % interval in `low` and `high`, `p` of the sign-flip test, `p_holm` corrected over

@@ -8,42 +8,62 @@ SEGMENTERS: Registry[SegmenterBuilder] = Registry(
     {
         "box-fill": Entry(
             "samrobust.segmenters.baselines:build_box_fill",
-            "control: the box itself, filled; accepts boxes",
+            "control: the box itself, filled",
             takes=(),
         ),
         "ellipse": Entry(
             "samrobust.segmenters.baselines:build_ellipse",
-            "control: the ellipse inscribed in the box; accepts boxes",
+            "control: the ellipse inscribed in the box",
             takes=(),
         ),
         "grabcut": Entry(
             "samrobust.segmenters.baselines:build_grabcut",
-            "control: OpenCV's GrabCut, 3 iterations; accepts boxes, points",
+            "control: OpenCV's GrabCut, 3 iterations",
             takes=(),
         ),
         "sam-nano": Entry(
             "samrobust.segmenters.nano:build_sam_nano",
-            "a small SAM that comes with the package; accepts boxes, points",
+            "a small SAM that comes with the package",
             takes=(),
         ),
         "sam": Entry(
             "samrobust.segmenters.sam:build_sam",
-            "Segment Anything; accepts boxes, points; variants vit_b, vit_l, vit_h",
+            "Segment Anything",
             takes=("--variant", "--checkpoint"),
+        ),
+        "mobile-sam": Entry(
+            "samrobust.segmenters.mobile_sam:build_mobile_sam",
+            "MobileSAM, from a file of yours",
+            takes=("--checkpoint",),
+        ),
+        "hq-sam": Entry(
+            "samrobust.segmenters.hq_sam:build_hq_sam",
+            "HQ-SAM, the official models or parts that samrobust train wrote",
+            takes=("--variant", "--checkpoint", "--base-checkpoint", "--output"),
         ),
         "stable-sam": Entry(
             "samrobust.segmenters.stable_sam:build_stable_sam",
-            "Stable-SAM; accepts boxes, points; comes with plugins for sam-nano",
+            "Stable-SAM; comes with plugins for sam-nano",
             takes=("--checkpoint", "--base-checkpoint"),
+        ),
+        "transformers": Entry(
+            "samrobust.segmenters.from_transformers:build_transformers",
+            "SAM, SAM-HQ, SAM 2, EdgeTAM, SAM 3 by model id or folder",
+            takes=("--variant", "--checkpoint", "--output"),
         ),
         "decoder-tuned": Entry(
             "samrobust.segmenters.tuned:build_decoder_tuned",
-            "a SAM with a tuned mask decoder; accepts boxes, points",
+            "a SAM with a tuned mask decoder",
+            takes=("--checkpoint", "--base-checkpoint"),
+        ),
+        "lora-tuned": Entry(
+            "samrobust.segmenters.lora:build_lora_tuned",
+            "a SAM with low-rank updates in its mask decoder",
             takes=("--checkpoint", "--base-checkpoint"),
         ),
         "token-tuned": Entry(
             "samrobust.segmenters.tuned:build_token_tuned",
-            "a SAM with tuned mask tokens; accepts boxes, points",
+            "a SAM with tuned mask tokens",
             takes=("--checkpoint", "--base-checkpoint"),
         ),
     },

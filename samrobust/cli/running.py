@@ -1,0 +1,165 @@
+"""Running combinations of protocols, data sets and segmenters, each stored as it goes."""
+
+import itertools
+import os
+import platform
+import shlex
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from samrobust import __version__
+from samrobust.cli.terminal import note_line, progress_bar
+from samrobust.interfaces import Dataset, EvalProtocol, Segmenter
+from samrobust.protocol import describe_protocol, protocol_hash
+from samrobust.types import RunManifest
+
+if TYPE_CHECKING:
+    from samrobust.evaluation import LoopOptions
+    from samrobust.store import RunWriter
+
+MOST_WORKERS = 8
+"""More loading processes than this do not pay for one model."""
+VERSIONED = (
+    "numpy",
+    "opencv-python-headless",
+    "pillow",
+    "pycocotools",
+    "scipy",
+    "segment-anything",
+    "torch",
+    "torchvision",
+)
+"""Packages whose version a score can depend on; they stand in the manifest."""
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """How to run, and where to.
+
+    Attributes:
+        results: the folder of all runs.
+        limit: only so many images, None for all.
+        device: kind and number of the device.
+        loop: of the evaluation.
+        quiet: no progress.
+    """
+
+    results: Path
+    limit: int | None
+    device: str
+    loop: "LoopOptions"
+    quiet: bool
+
+
+@dataclass(frozen=True)
+class _Work:
+    sample_ids: Sequence[str]
+    writer: "RunWriter"
+
+
+def n_workers(asked: int | None) -> int:
+    """Return how many processes load images: as many as asked for, or one a core but one."""
+    if asked is not None:
+        return asked
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return max(1, min(MOST_WORKERS, (cores or 1) - 1))
+
+
+def run_all(
+    protocols: Sequence[EvalProtocol],
+    datasets: Sequence[Dataset],
+    segmenters: Sequence[Segmenter[Any]],
+    settings: RunSettings,
+) -> list[Path]:
+    """Run every combination and return their folders; what cannot be is refused before anything.
+
+    Raises:
+        SamrobustError: a combination cannot be run, or a run on disk cannot be written.
+    """
+    from samrobust.evaluation import check_can_run
+    from samrobust.store import RunWriter, run_name
+
+    for protocol, segmenter in itertools.product(protocols, segmenters):
+        check_can_run(segmenter.info, protocol)
+    folders = []
+    for protocol, dataset, segmenter in itertools.product(protocols, datasets, segmenters):
+        sample_ids = dataset.ids()[: settings.limit]
+        manifest = _manifest(protocol, dataset, segmenter, sample_ids, settings)
+        if settings.results / run_name(manifest) in folders:
+            continue  # the same combination was asked for twice
+        with RunWriter(settings.results, manifest) as writer:
+            folders.append(writer.folder)
+            try:
+                _run(protocol, dataset, segmenter, _Work(sample_ids, writer), settings)
+            except KeyboardInterrupt:
+                note_line(f"interrupted; the same command goes on with {writer.folder}")
+                raise typer.Exit(130) from None
+    return folders
+
+
+def _run(
+    protocol: EvalProtocol,
+    dataset: Dataset,
+    segmenter: Segmenter[Any],
+    work: _Work,
+    settings: RunSettings,
+) -> None:
+    """Evaluate the images that are not stored yet, and show how far it is."""
+    from samrobust.evaluation import Failure, evaluate
+
+    writer = work.writer
+    stored = writer.done
+    if settings.loop.keep_masks != "none":
+        stored &= writer.masks_kept(settings.loop.keep_masks)
+    left = [sample_id for sample_id in work.sample_ids if sample_id not in stored]
+    n_prompts, started = 0, time.monotonic()
+    with progress_bar(quiet=settings.quiet) as progress:
+        title = f"{protocol.name} · {dataset.info.key} · {segmenter.info.label}"
+        total, done = len(work.sample_ids), len(work.sample_ids) - len(left)
+        task = progress.add_task(title, total=total, completed=done, speed="")
+        results = evaluate(segmenter, dataset, protocol, sample_ids=left, options=settings.loop)
+        for result in results:
+            if isinstance(result, Failure):
+                writer.fail(result.sample_id, result.reason)
+                note_line(f"failed: {result.reason}")
+            else:
+                writer.write(
+                    result.sample_id, result.scores, objects=result.objects, kept=result.kept
+                )
+                n_prompts += result.n_prompts
+            rate = n_prompts / (time.monotonic() - started)
+            progress.update(task, advance=1, speed=f"{rate:,.0f} prompts/s")
+
+
+def _manifest(
+    protocol: EvalProtocol,
+    dataset: Dataset,
+    segmenter: Segmenter[Any],
+    sample_ids: Sequence[str],
+    settings: RunSettings,
+) -> RunManifest:
+    from samrobust.evaluation import SCORE_CONSTANTS
+
+    packages = {name: version(name) for name in VERSIONED}
+    return RunManifest(
+        protocol={**describe_protocol(protocol), "sha256": protocol_hash(protocol)},
+        reported=[asdict(row) for row in protocol.reported],
+        dataset=dataset.info,
+        segmenter=segmenter.info,
+        n_samples=len(sample_ids),
+        limit=settings.limit,
+        trials=protocol.trials,
+        device=settings.device.partition(":")[0],
+        constants=SCORE_CONSTANTS,
+        versions={"samrobust": __version__, "python": platform.python_version(), **packages},
+        command=shlex.join(["samrobust", *sys.argv[1:]]),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+    )

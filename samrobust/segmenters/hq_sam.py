@@ -1,0 +1,242 @@
+"""HQ-SAM (Ke et al. 2023): a frozen SAM with a token and a feature for masks of finer borders."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from segment_anything.build_sam import sam_model_registry
+from torch import Tensor
+
+from samrobust.errors import CheckpointError, SegmenterError
+from samrobust.interfaces import HqOutput, SegmenterOptions
+from samrobust.origins import HQSEG_44K
+from samrobust.registry import known, one_of
+from samrobust.segmenters.adapted import (
+    all_origins,
+    check_base,
+    describe_base,
+    open_base,
+    read_header,
+)
+from samrobust.segmenters.checkpoints import (
+    fetch,
+    file_sha256,
+    fill_model,
+    is_safetensors,
+    load_tensors,
+)
+from samrobust.segmenters.decoder import CANDIDATES, SINGLE
+from samrobust.segmenters.device import resolve_device
+from samrobust.segmenters.families import Family, load_family, split_hq
+from samrobust.segmenters.hq_parts import HqDecoder, HqParts, early_features, untrained_parts
+from samrobust.segmenters.published import HQ_CHECKPOINTS
+from samrobust.segmenters.sam import Sam, SamEmbedding, Sizes, sam_of
+from samrobust.segmenters.tiny_vit import tiny_sam_model, with_timm_names
+from samrobust.types import Image, Prediction, PromptBatch
+
+NAME = "hq-sam"
+NANO_VARIANT = "nano"
+"""The variant on SAM-nano, whose parts come with the package."""
+WEIGHTS = Path(__file__).parent / "weights" / "hq-sam.safetensors"
+"""Parts for SAM-nano, trained with `samrobust train hq-sam` (README)."""
+KIND = "hq-sam-parts"
+"""What the header of a file of parts says that it is."""
+MOBILE = "mobile-sam"
+"""What Light HQ-SAM is made of, by its name among the segmenters."""
+DEFAULT_OUTPUT: HqOutput = "sum"
+"""As the official library's."""
+_HOLDS = f"parts of {NAME}"
+
+
+@dataclass(frozen=True)
+class HqEmbedding(SamEmbedding):
+    """What an HQ-SAM knows of one image.
+
+    Attributes:
+        details: (1, C/8, 4h, 4w) float32, the part of the HQ feature that no prompt changes.
+    """
+
+    details: Tensor
+
+
+class HqSam:
+    """A SAM with the parts of HQ-SAM; see `samrobust.interfaces.Segmenter`.
+
+    SAM's weights are neither copied nor changed, and stay frozen; the parts can learn.
+
+    Args:
+        base: with its weights.
+        parts: default: untrained. They are moved to the base's device.
+        output: the masks: "hq", the HQ token's alone, which HQ-SAM's published tables of four data
+            sets score, or "sum", SAM's logits and the HQ token's, its library's default.
+        checkpoint_sha256: of the file of the parts, "" where there is none.
+    """
+
+    def __init__(
+        self,
+        base: Sam,
+        parts: HqParts | None = None,
+        *,
+        output: HqOutput = DEFAULT_OUTPUT,
+        checkpoint_sha256: str = "",
+    ) -> None:
+        self.base = base
+        parts = parts if parts is not None else untrained_parts(base.model)
+        self.parts = parts.to(base.model.device).eval()
+        self._output = output
+        self._decode = HqDecoder(base.model, self.parts)
+        self.info = replace(
+            base.info,
+            name=NAME,
+            checkpoint_sha256=checkpoint_sha256,
+            settings={
+                **base.info.settings,
+                "base": base.info.label,
+                "base_sha256": base.info.checkpoint_sha256,
+                "output": output,
+            },
+        )
+
+    @property
+    def header(self) -> dict[str, str]:
+        """Return what a file of parts must say for `load_hq_sam`."""
+        return describe_base(KIND, self.base)
+
+    def encode(self, images: Sequence[Image]) -> list[HqEmbedding]:
+        """Return the embeddings of images, each encoded alone; see `Sam.encode`."""
+        framed = [self.base.to_square(image) for image in images]
+        return [self.embed(square[None], [sizes])[0] for square, sizes in framed]
+
+    def embed(self, squares: Tensor, sizes: Sequence[Sizes]) -> list[HqEmbedding]:
+        """Return the embeddings of the encoder's inputs, with details; see `Sam.embed`."""
+        with early_features(self.base.model) as found:
+            embeddings = self.base.embed(squares, sizes)
+        (early,) = found
+        with torch.autocast(self.base.model.device.type, enabled=False):
+            features = torch.cat([each.features for each in embeddings])
+            details = self.parts.details(features, early)
+        return [
+            HqEmbedding(each.features, each.size_hw, each.input_size_hw, details[row : row + 1])
+            for row, each in enumerate(embeddings)
+        ]
+
+    def predict(
+        self, embedding: HqEmbedding, prompts: PromptBatch, *, multimask: bool = False
+    ) -> Prediction:
+        """Return one mask a prompt, with `multimask` too: then SAM's share is its best candidate.
+
+        Quality is SAM's prediction of the IoU of its own share, not of the mask; so it is in the
+        official library.
+        """
+        wanted = CANDIDATES if multimask else SINGLE
+        logits, quality = self.logits(embedding, prompts, masks=wanted)
+        return Prediction(self.base.to_masks(embedding, logits), quality)
+
+    def logits(
+        self, embedding: SamEmbedding, prompts: PromptBatch, *, masks: range = SINGLE
+    ) -> tuple[Tensor, Tensor]:
+        """Return logits (N, 1, 4h, 4w) and quality (N, 1), float32.
+
+        Args:
+            embedding: from `encode` or `embed`.
+            prompts: in pixels of the original image.
+            masks: of SAM's four; the one that it believes most in is taken.
+
+        Raises:
+            SegmenterError: the embedding is not one of an HQ-SAM.
+        """
+        if not isinstance(embedding, HqEmbedding):
+            raise SegmenterError(f"{NAME} needs embeddings of its own, got a SAM's")
+        with torch.autocast(self.base.model.device.type, enabled=False):
+            tokens = self.base.embed_prompts(embedding, prompts)
+            sam, quality, hq = self._decode(
+                embedding.features, embedding.details, tokens, masks=masks
+            )
+        best = quality.argmax(dim=1)
+        rows = torch.arange(len(best), device=best.device)
+        chosen = sam[rows, best][:, None]
+        return (hq if self._output == "hq" else chosen + hq), quality[rows, best][:, None]
+
+
+def load_hq_sam(base: Sam, path: Path, *, output: HqOutput = DEFAULT_OUTPUT) -> HqSam:
+    """Return a SAM with the parts of a file, which must have been trained on the very same SAM.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, of another kind, base or size.
+    """
+    header = read_header(path, KIND, holds=_HOLDS)
+    check_base(path, header, base)
+    parts = untrained_parts(base.model)
+    fill_model(parts, load_tensors(path), path=path)
+    hq = HqSam(base, parts, output=output, checkpoint_sha256=file_sha256(path))
+    hq.info = replace(hq.info, trained_on=all_origins(base, header))
+    return hq
+
+
+def build_hq_sam(options: SegmenterOptions) -> HqSam:
+    """Return an official HQ-SAM, or a SAM with parts that training wrote.
+
+    Without a checkpoint the variant says which: one of the official ones, fetched once, or "nano",
+    with the parts of the package. A user's own parts are told apart by their file's name, which
+    stands as the variant.
+
+    Raises:
+        UnknownNameError: the variant or output is not one of HQ-SAM's.
+        SegmenterError: an option is not for what was asked, or the device is not here.
+        CheckpointError: the weights cannot be had, or are of another model.
+    """
+    output: HqOutput = one_of(HqOutput, options.output or DEFAULT_OUTPUT, kind="output of hq-sam")
+    if options.checkpoint is None and options.variant == NANO_VARIANT:
+        return _on_nano(options, output)
+    if options.checkpoint is not None and is_safetensors(options.checkpoint):
+        return _with_parts(options.checkpoint, options, output)
+    return _official(options, output)
+
+
+def _on_nano(options: SegmenterOptions, output: HqOutput) -> HqSam:
+    if not WEIGHTS.exists():
+        raise CheckpointError(
+            f"{NAME} {NANO_VARIANT}: the package has no parts for it yet; train some with "
+            "'samrobust train hq-sam --recipe hq-sam --recipe photographs --data-root DATA', and "
+            "name the file with --checkpoint"
+        )
+    found = _with_parts(WEIGHTS, replace(options, variant=""), output)
+    found.info = replace(found.info, variant=NANO_VARIANT)
+    return found
+
+
+def _with_parts(path: Path, options: SegmenterOptions, output: HqOutput) -> HqSam:
+    base = open_base(path, read_header(path, KIND, holds=_HOLDS), options)
+    found = load_hq_sam(base, path, output=output)
+    found.info = replace(found.info, variant=path.stem)
+    return found
+
+
+def _official(options: SegmenterOptions, output: HqOutput) -> HqSam:
+    variants = [*HQ_CHECKPOINTS, NANO_VARIANT] if options.checkpoint is None else HQ_CHECKPOINTS
+    variant = known(options.variant or "vit_b", variants, kind=f"variant of {NAME}")
+    if options.base_checkpoint is not None:
+        raise SegmenterError(
+            f"{NAME} {variant} is a whole model: --base-checkpoint {options.base_checkpoint} is "
+            "only for parts that training wrote"
+        )
+    device = resolve_device(options.device)
+    path = options.checkpoint or fetch(HQ_CHECKPOINTS[variant], progress=options.progress)
+    tiny = variant == "vit_tiny"
+    family: Family = "Light HQ-SAM" if tiny else "HQ-SAM"
+    state, sha256 = load_family(path, family, variant=variant, published=HQ_CHECKPOINTS)
+    own, added = split_hq(state)
+    if tiny:
+        model = tiny_sam_model()
+        own = with_timm_names(own)
+    else:
+        model = sam_model_registry[variant]()  # type: ignore[no-untyped-call]
+    fill_model(model, own, path=path)
+    parts = untrained_parts(model)
+    fill_model(parts, added, path=path)
+    name = MOBILE if tiny else "sam"
+    base = sam_of(model.to(device), options, variant=variant, checkpoint_sha256=sha256, name=name)
+    hq = HqSam(base, parts, output=output, checkpoint_sha256=sha256)
+    hq.info = replace(hq.info, trained_on=(*base.info.trained_on, *HQSEG_44K))
+    return hq
