@@ -18,7 +18,7 @@ def train_command(
     model: Annotated[
         str,
         typer.Argument(
-            help="What to train: sam-nano, stable-sam, decoder-tuned or token-tuned.",
+            help="sam-nano, stable-sam, hq-sam, decoder-tuned, lora-tuned or token-tuned.",
             show_default=False,
         ),
     ],

@@ -14,8 +14,14 @@ TRAINEES: Registry[Callable[[Recipe, TraineeOptions], Trainee]] = Registry(
         "stable-sam": Entry(
             "samrobust.training.tuned:stable_sam", "DSP and DRP in the decoder of a frozen SAM"
         ),
+        "hq-sam": Entry(
+            "samrobust.training.tuned:hq_sam", "a token and a finer feature beside a frozen SAM"
+        ),
         "decoder-tuned": Entry(
             "samrobust.training.tuned:decoder_tuned", "the whole mask decoder of a SAM"
+        ),
+        "lora-tuned": Entry(
+            "samrobust.training.tuned:lora_tuned", "low-rank updates in the mask decoder of a SAM"
         ),
         "token-tuned": Entry("samrobust.training.tuned:token_tuned", "the mask tokens of a SAM"),
     },
@@ -24,7 +30,9 @@ TRAINEES: Registry[Callable[[Recipe, TraineeOptions], Trainee]] = Registry(
 DEFAULT_RECIPES: Mapping[str, str] = {
     "sam-nano": "sam-nano",
     "stable-sam": "robust",
+    "hq-sam": "hq-sam",
     "decoder-tuned": "robust",
+    "lora-tuned": "robust",
     "token-tuned": "robust",
 }
 """The packaged recipe by which each of the built-in models is trained where none is named."""

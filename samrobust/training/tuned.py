@@ -1,4 +1,4 @@
-"""Training a part of a SAM while the rest stays as it is: Stable-SAM and what it is compared with.
+"""Training a part of a SAM while the rest stays: Stable-SAM, HQ-SAM and what they compare with.
 
 The image encoder is frozen, so an image is encoded once for all of its prompts, without gradients.
 """
@@ -12,12 +12,15 @@ from torch import Tensor, nn
 from samrobust.errors import TrainingError
 from samrobust.interfaces import SegmenterOptions
 from samrobust.segmenters.adapted import build_base
+from samrobust.segmenters.hq_parts import parts_like_sam
+from samrobust.segmenters.hq_sam import HqSam
+from samrobust.segmenters.lora import add_lora, lora_header
 from samrobust.segmenters.nano import NAME as NANO
 from samrobust.segmenters.plugins import Plugins
-from samrobust.segmenters.sam import Sam, SamEmbedding
+from samrobust.segmenters.sam import Sam
 from samrobust.segmenters.stable_sam import StableSam
 from samrobust.segmenters.tuned import DECODER, TOKENS, mark_tuned, tuned_header, tuned_part
-from samrobust.training.answers import answer_losses, embeddings_of
+from samrobust.training.answers import answer_losses
 from samrobust.training.examples import Example
 from samrobust.training.recipe import Phase, Recipe
 from samrobust.training.trainee import TraineeOptions
@@ -42,7 +45,7 @@ class TunedTrainee:
         self,
         recipe: Recipe,
         base: Sam,
-        segmenter: Sam | StableSam,
+        segmenter: Sam | StableSam | HqSam,
         learned: nn.Module,
         header: Mapping[str, str],
     ) -> None:
@@ -88,10 +91,12 @@ class TunedTrainee:
             raise TrainingError(
                 f"phase '{phase.name}': a SAM is tuned on images of its own side, {self.side}"
             )
-        asked = zip(examples, self._embed(examples), strict=True)
+        squares = [self._model.preprocess(each.image.to(self._model.device)) for each in examples]
+        sizes = [(each.size_hw, each.input_size_hw) for each in examples]
+        asked = zip(examples, self._segmenter.embed(torch.stack(squares), sizes), strict=True)
         return answer_losses(self._segmenter, asked, self._recipe)
 
-    def segmenter(self) -> Sam | StableSam:
+    def segmenter(self) -> Sam | StableSam | HqSam:
         """Return the segmenter that learns."""
         return self._segmenter
 
@@ -99,14 +104,6 @@ class TunedTrainee:
         """Write what has been learned in float32, and what it was learned on."""
         state = self._learned.state_dict()
         save_weights(path, state, self._recipe, dtype=torch.float32, about=self._header)
-
-    @torch.no_grad()
-    def _embed(self, examples: Sequence[Example]) -> list[SamEmbedding]:
-        model = self._model
-        squares = [model.preprocess(example.image.to(model.device)) for example in examples]
-        dtype = next(model.image_encoder.parameters()).dtype
-        features = model.image_encoder(torch.stack(squares).to(dtype)).float()
-        return embeddings_of(features, examples)
 
 
 def stable_sam(recipe: Recipe, options: TraineeOptions) -> TunedTrainee:
@@ -126,6 +123,36 @@ def decoder_tuned(recipe: Recipe, options: TraineeOptions) -> TunedTrainee:
 def token_tuned(recipe: Recipe, options: TraineeOptions) -> TunedTrainee:
     """Return a SAM whose mask tokens learn."""
     return _tuned(recipe, options, TOKENS)
+
+
+def hq_sam(recipe: Recipe, options: TraineeOptions) -> TunedTrainee:
+    """Return HQ-SAM whose parts start at SAM's mask; only they learn, by the HQ token's mask alone.
+
+    Raises:
+        TrainingError: the recipe trains candidates or qualities, of which it has none of its own.
+    """
+    if recipe.loss.candidate or recipe.loss.quality:
+        raise TrainingError(
+            f"recipe '{recipe.name}': candidate and quality must be 0 for hq-sam, which learns one "
+            "mask and no quality"
+        )
+    base = _open(recipe, options)
+    torch.manual_seed(recipe.seed)
+    hq = HqSam(base, parts_like_sam(base.model), output="hq")
+    return TunedTrainee(recipe, base, hq, hq.parts, hq.header)
+
+
+def lora_tuned(recipe: Recipe, options: TraineeOptions) -> TunedTrainee:
+    """Return a SAM with low-rank updates in its mask decoder; only these learn.
+
+    Raises:
+        SegmenterError: peft is not installed.
+    """
+    base = _open(recipe, options)
+    header = lora_header(base)
+    torch.manual_seed(recipe.seed)
+    sam, updates = add_lora(base)
+    return TunedTrainee(recipe, sam, sam, updates, header)
 
 
 def _tuned(recipe: Recipe, options: TraineeOptions, name: str) -> TunedTrainee:
