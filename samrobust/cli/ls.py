@@ -7,24 +7,31 @@ import typer
 from samrobust.cli.terminal import out, print_table
 from samrobust.datasets import DATASETS, GROUPS
 from samrobust.degradations import DEGRADATIONS
+from samrobust.expected import load_expected, packaged_expected
 from samrobust.metrics import METRICS
 from samrobust.protocol import load_protocol, packaged_protocols
 from samrobust.registry import Registry, known
 from samrobust.segmenters import SEGMENTERS
+from samrobust.segmenters.cards import card_lines, segmenter_card
 from samrobust.training.recipe_files import packaged_recipes, recipe_summary
 
-KINDS = ("protocols", "recipes", "segmenters", "datasets", "degradations", "metrics")
+KINDS = ("protocols", "expected", "recipes", "segmenters", "datasets", "degradations", "metrics")
 
 
 def ls_command(
     kind: Annotated[str, typer.Argument(help=f"One of {', '.join(KINDS)}.", show_default=False)],
 ) -> None:
-    """List protocols, recipes, segmenters, datasets, degradations or metrics, one line each.
+    """List what there is of a kind, one line each.
+
+    Below a segmenter stand its prompts, licence and models: parameters, weights file, whether it
+    is in the cache, and what it was trained on.
 
     Example: samrobust ls protocols
     """
     rows = _rows(known(kind, KINDS, kind="list"))
-    if out.is_terminal:
+    if kind == "segmenters":
+        _print_segmenters(rows)
+    elif out.is_terminal:
         print_table(kind, [kind[:-1], "what it is"], rows)
     else:
         width = max(len(name) for name, _ in rows)
@@ -32,9 +39,21 @@ def ls_command(
             out.print(f"{name:<{width}}  {summary}", soft_wrap=True, markup=False)
 
 
+def _print_segmenters(rows: list[tuple[str, str]]) -> None:
+    """Print each segmenter with what is known of it below, one line a model."""
+    for name, summary in rows:
+        out.print(f"{name}  {summary}", soft_wrap=True, markup=False)
+        card = segmenter_card(name)
+        for line in card_lines(card) if card else ():
+            out.print(f"    {line}", soft_wrap=True, markup=False)
+
+
 def _rows(kind: str) -> list[tuple[str, str]]:
     if kind == "protocols":
         return [_protocol_row(name) for name in packaged_protocols()]
+    if kind == "expected":
+        files = {name: load_expected(name) for name in packaged_expected()}
+        return [(name, f"{file.summary}; {len(file.rows)} values") for name, file in files.items()]
     if kind == "recipes":
         return [(name, recipe_summary(name)) for name in packaged_recipes()]
     if kind == "segmenters":

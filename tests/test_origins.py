@@ -1,0 +1,139 @@
+"""What a segmenter was trained on: said by `ls`, stored with runs, marked in tables."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from segment_anything.build_sam import sam_model_registry
+
+from samrobust.datasets import GROUPS
+from samrobust.origins import HQSEG_44K, origin, origins_of_training
+from samrobust.report.aggregate import summarise
+from samrobust.report.tables import terminal_tables, to_csv, to_latex, to_markdown
+from samrobust.segmenters import SEGMENTERS
+from samrobust.segmenters.cards import N_PARAMETERS, card_lines, segmenter_card
+from samrobust.segmenters.hq_parts import HqParts, untrained_parts
+from samrobust.segmenters.published import CACHE_VARIABLE
+from samrobust.segmenters.tiny_vit import tiny_sam_model
+from samrobust.store import run_name
+from samrobust.types import DatasetInfo
+from tests.conftest import Shell
+from tests.runs import SAM, STABLE, MadeUp
+
+DIS = DatasetInfo("dis-vd", "", "f1")
+COIFT = DatasetInfo("coift", "", "f2")
+HQ = replace(SAM, name="hq-sam", checkpoint_sha256="c" * 64, trained_on=("SA-1B", *HQSEG_44K))
+
+
+def test_training_and_test_part_have_one_origin() -> None:
+    assert origin("dis-vd", "", "HQ") == origin("dis-tr", "", ".") == "DIS5K"
+    assert {origin(name, "", "HQ") for name in GROUPS["hqseg-44k"]} == set(HQSEG_44K)
+    inside = [name for name in GROUPS["four-hq"] if origin(name, "", "") in HQSEG_44K]
+    assert inside == ["dis-vd", "thinobject-te"]
+    assert origin("coco", "val2017", "anything") == "MS-COCO"
+    assert origin("coco", "train", "bsds500") == "bsds500"
+    assert origin("folder", "", ".") == ""
+
+
+def test_a_file_says_by_its_recipe_what_was_trained_on() -> None:
+    data = [
+        {"dataset": "scenes", "split": "9", "weight": 1.0},
+        {"dataset": "coco", "split": "train2017", "folder": "coco128", "weight": 2.0},
+        {"dataset": "coco", "split": "val", "folder": "bsds500", "weight": 0.0, "held_out": 1.0},
+        {"dataset": "coco", "split": "train", "folder": "pets", "weight": 1.0, "held_out": 1.0},
+    ]
+    assert origins_of_training({"recipe": json.dumps({"data": data})}) == ("MS-COCO", "scenes")
+    for broken in ({}, {"recipe": "x"}, {"recipe": "[]"}, {"recipe": '{"data": [{}]}'}):
+        assert origins_of_training(broken) == ()
+
+
+def test_tables_mark_what_was_trained_on_the_same_collection(tmp_path: Path) -> None:
+    runs = [
+        MadeUp(segmenter=segmenter, dataset=dataset).store(tmp_path)
+        for segmenter in (SAM, HQ)
+        for dataset in (DIS, COIFT)
+    ]
+    dis, coift = summarise(runs)
+    marked, plain = terminal_tables([dis, coift])
+    assert {row[0] for row in marked.rows} == {"sam vit_b", "hq-sam vit_b‡"}
+    assert {row[0] for row in plain.rows} == {"sam vit_b", "hq-sam vit_b"}
+    assert "‡ Trained on images of DIS5K too." in marked.footnotes
+    assert not any("Trained" in note for note in plain.footnotes)
+    assert r"hq-sam vit\_b\textsuperscript{$\ddagger$}" in to_latex([dis])
+    assert "hq-sam vit_b‡" in to_markdown([dis])
+    assert ",DIS5K," in to_csv([dis])
+
+
+def test_a_mean_of_data_sets_is_marked_by_any_of_them(tmp_path: Path) -> None:
+    pair = ("dis-vd", "coift")
+    runs = [
+        MadeUp(segmenter=HQ, dataset=replace(dataset, group="pair", group_members=pair)).store(
+            tmp_path
+        )
+        for dataset in (DIS, COIFT)
+    ]
+    *_, mean = summarise(runs)
+    assert mean.dataset == "pair (mean of 2)"
+    assert set(mean.rows["in_domain"]) == {"DIS5K"}
+
+
+def test_what_it_was_trained_on_makes_no_other_run(tmp_path: Path) -> None:
+    one, other = (
+        MadeUp(segmenter=replace(STABLE, trained_on=seen)).store(tmp_path)
+        for seen in ((), ("scenes",))
+    )
+    assert one.folder == other.folder
+    assert run_name(one.manifest) == run_name(other.manifest)
+    assert MadeUp(segmenter=HQ).store(tmp_path).manifest.segmenter.trained_on == HQ.trained_on
+
+
+def test_every_segmenter_has_a_card(shell: Shell) -> None:
+    lines = shell("ls", "segmenters").out.splitlines()
+    for name in SEGMENTERS.names():
+        card = segmenter_card(name)
+        assert card is not None
+        at = lines.index(f"{name}  {SEGMENTERS.summary(name)}")
+        wanted = [f"    {line}" for line in card_lines(card)]
+        assert lines[at + 1 : at + 1 + len(wanted)] == wanted
+    assert segmenter_card("somebodys") is None
+
+
+def test_cards_say_what_is_in_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path))
+    (tmp_path / "sam_hq_vit_l.pth").touch()
+    card = segmenter_card("hq-sam")
+    assert card is not None
+    by_variant = {model.variant: model.weights for model in card.models}
+    assert by_variant["vit_l"] == "sam_hq_vit_l.pth, 1,255 MB, in the cache"
+    assert by_variant["vit_b"] == "sam_hq_vit_b.pth, 379 MB, not in the cache"
+
+
+def test_cards_of_files_of_the_package_are_read_from_them() -> None:
+    card = segmenter_card("stable-sam")
+    assert card is not None
+    (line,) = list(card_lines(card))[1:]
+    assert line.startswith("22,613 parameters; stable-sam.safetensors, ")
+    assert "scenes" in line
+
+
+@pytest.mark.parametrize("variant", ["vit_b", "vit_l", "vit_h"])
+def test_parameters_are_counted_right(variant: str) -> None:
+    with torch.device("meta"):
+        model = sam_model_registry[variant]()  # type: ignore[no-untyped-call]
+        parts = HqParts(256, model.image_encoder.pos_embed.shape[-1])
+    own = sum(x.numel() for x in model.parameters())
+    added = sum(x.numel() for x in parts.parameters())
+    assert N_PARAMETERS["sam", variant] == own
+    assert N_PARAMETERS["hq-sam", variant] == own + added
+
+
+def test_parameters_of_the_small_ones_are_counted_right() -> None:
+    pytest.importorskip("timm")
+    model = tiny_sam_model()
+    own = sum(x.numel() for x in model.parameters())
+    added = sum(x.numel() for x in untrained_parts(model).parameters())
+    assert added == 448_512  # facts/hq-sam.md 3
+    assert N_PARAMETERS["mobile-sam", ""] == own
+    assert N_PARAMETERS["hq-sam", "vit_tiny"] == own + added
