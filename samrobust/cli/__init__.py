@@ -16,6 +16,7 @@ from samrobust.cli.report import report_command
 from samrobust.cli.show import show_command
 from samrobust.cli.terminal import error_line
 from samrobust.cli.train import train_command
+from samrobust.cli.verify import verify_command
 from samrobust.errors import SamrobustError
 
 app = typer.Typer(
@@ -30,6 +31,7 @@ app.command("train")(train_command)
 app.command("report")(report_command)
 app.command("compare")(compare_command)
 app.command("show")(show_command)
+app.command("verify")(verify_command)
 app.command("ls")(ls_command)
 app.add_typer(draw_app, name="draw")
 app.add_typer(data_app, name="data")

@@ -56,7 +56,7 @@ def report_command(
 
     from samrobust.report.aggregate import summarise
 
-    read = _read_runs(_only_folders(runs), quiet=quiet)
+    read = _read_runs(only_folders(runs), quiet=quiet)
     sections = summarise(read)
     if folder is not None:
         paths = _write(read, sections, folder, formats or FORMATS, quiet=quiet)
@@ -134,7 +134,7 @@ def _print_formats(
             out.out(writers[name](sections), end="")
 
 
-def _only_folders(paths: Sequence[Path]) -> list[Path]:
+def only_folders(paths: Sequence[Path]) -> list[Path]:
     """Return the folders among the paths: `results/*` may match other files too."""
     folders = [path for path in paths if path.is_dir()]
     if not folders:

@@ -198,8 +198,8 @@ def _on_nano(options: SegmenterOptions, output: HqOutput) -> HqSam:
     if not WEIGHTS.exists():
         raise CheckpointError(
             f"{NAME} {NANO_VARIANT}: the package has no parts for it yet; train some with "
-            "'samrobust train hq-sam --recipe hq-sam --recipe photographs --data-root DATA', and "
-            "name the file with --checkpoint"
+            "'samrobust train hq-sam --recipe robust --recipe plain --recipe photographs "
+            "--data-root DATA', and name the file with --checkpoint"
         )
     found = _with_parts(WEIGHTS, replace(options, variant=""), output)
     found.info = replace(found.info, variant=NANO_VARIANT)
