@@ -62,4 +62,6 @@ def smoke(session: nox.Session) -> None:
     session.run("samrobust", "ls", "protocols")
     session.run("samrobust", "train", "sam-nano", "--longer", "0.0005")
     session.run("samrobust", "train", "stable-sam", "--longer", "0.01")
+    session.run("samrobust", "train", "hq-sam", "--recipe", "robust", "--longer", "0.01")
+    session.run("samrobust", "ls", "segmenters")
     session.run("samrobust", "draw", "reading", "--count", "2")

@@ -1,0 +1,90 @@
+"""A package that registers a segmenter, a data set and a degradation, as the README shows it."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from samrobust.store import read_run
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = Path(__file__).parent / "plugin"
+SHOWN = (
+    "samrobust_example/segmenter.py",
+    "samrobust_example/dataset.py",
+    "samrobust_example/degradation.py",
+    "pyproject.toml",
+    "looser-box.toml",
+)
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder into which the package is installed, without the network."""
+    target = tmp_path_factory.mktemp("site")
+    options = ("--quiet", "--no-deps", "--no-build-isolation", "--no-index", "--target", target)
+    command = (sys.executable, "-m", "pip", "install", *options, PACKAGE)
+    subprocess.run(command, check=True, capture_output=True)
+    return target
+
+
+def samrobust(installed: Path, folder: Path, *arguments: str | Path) -> str:
+    """Run a command line in a folder, where the package is installed, and return what it prints."""
+    done = subprocess.run(
+        [sys.executable, "-m", "samrobust", *arguments],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(installed), str(ROOT)])},
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    return done.stdout
+
+
+def test_what_a_package_registers_is_evaluated_by_name(installed: Path, tmp_path: Path) -> None:
+    protocol = PACKAGE / "looser-box.toml"
+    names = ("--segmenter", "threshold", "--segmenter", "ellipse", "--dataset", "discs")
+    out = samrobust(
+        installed, tmp_path, "eval", "--protocol", protocol, *names, "--workers", "0", "--quiet"
+    )
+    assert "looser-box v1 on discs" in out
+    runs = {
+        run.manifest.segmenter.name: run.scores
+        for run in map(read_run, (tmp_path / "results").iterdir())
+    }
+    assert set(runs) == {"threshold", "ellipse"}
+    scores = runs["threshold"]
+    assert set(scores["sample_id"]) == {"12", "16", "20"}
+    assert set(scores["condition"]) == {"looser-4", "looser-8"}
+    ious = scores[scores["metric"] == "iou"]
+    assert len(ious) == 3 * 2 * 20
+    assert (ious["value"] == 1).all()  # the disc is all that is bright
+    assert scores[scores["metric"] == "iou"]["prompt_hash"].nunique() == 3 * 2 * 20
+    assert runs["ellipse"][runs["ellipse"]["metric"] == "iou"]["value"].mean() < 0.95
+
+
+@pytest.mark.parametrize(
+    ("kind", "line"),
+    [
+        ("segmenters", "threshold  plug-in samrobust_example.segmenter:build of samrobust-example"),
+        ("datasets", "discs  plug-in samrobust_example.dataset:build of samrobust-example"),
+        (
+            "degradations",
+            "looser-box  plug-in samrobust_example.degradation:LooserBox of samrobust-example",
+        ),
+    ],
+)
+def test_what_a_package_registers_is_listed(
+    installed: Path, tmp_path: Path, kind: str, line: str
+) -> None:
+    found = samrobust(installed, tmp_path, "ls", kind)
+    assert line in [" ".join(row.split()).replace(" ", "  ", 1) for row in found.splitlines()]
+
+
+@pytest.mark.parametrize("name", SHOWN)
+def test_the_readme_shows_the_package_as_it_is(name: str) -> None:
+    blocks = re.findall(r"```\w+\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+    assert (PACKAGE / name).read_text() in blocks
