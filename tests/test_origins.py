@@ -11,7 +11,8 @@ from segment_anything.build_sam import sam_model_registry
 from samrobust.datasets import GROUPS
 from samrobust.origins import HQSEG_44K, origin, origins_of_training
 from samrobust.report.aggregate import summarise
-from samrobust.report.tables import terminal_tables, to_csv, to_latex, to_markdown
+from samrobust.report.latex import to_latex
+from samrobust.report.tables import terminal_tables, to_csv, to_markdown
 from samrobust.segmenters import SEGMENTERS
 from samrobust.segmenters.cards import N_PARAMETERS, card_lines, segmenter_card
 from samrobust.segmenters.hq_parts import HqParts, untrained_parts

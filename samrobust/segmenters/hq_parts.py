@@ -15,7 +15,7 @@ from segment_anything.modeling.sam import Sam as SamModel
 from torch import Tensor, nn
 
 from samrobust.segmenters.decoder import FastDecoder, unflatten
-from samrobust.segmenters.nano import NanoEncoder
+from samrobust.segmenters.nano_encoder import NanoEncoder
 from samrobust.segmenters.tiny_vit import EARLY_CHANNELS, TinyVitEncoder
 
 GRID_TO_MASK = 4
