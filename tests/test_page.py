@@ -19,7 +19,7 @@ from selenium.webdriver.support.select import Select
 from samrobust.cli import main
 from samrobust.report import gallery
 from samrobust.report.aggregate import Section, summarise
-from samrobust.report.gallery import Photographs, gallery_of
+from samrobust.report.gallery import LARGEST_OUTLINES, Photographs, gallery_of
 from samrobust.report.page import page, write_page
 from samrobust.rle import encode_mask
 from samrobust.store import read_run
@@ -207,7 +207,7 @@ def test_nothing_is_wider_than_a_narrow_window(opened: webdriver.Chrome) -> None
 
 
 def test_the_worst_stand_first_and_say_what_they_lose(sections: list[Section]) -> None:
-    found = gallery_of(sections[0], Photographs()).exhibits
+    found = gallery_of(sections[0], Photographs(), room=LARGEST_OUTLINES).exhibits
     losses = [each.loss for each in found]
     assert losses == sorted(losses, reverse=True)
     worst = next(each for each in found if each.kind == "drop")
@@ -225,15 +225,26 @@ def test_photographs_beyond_the_bound_are_left_out_and_counted(
     sections: list[Section], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     photographs = Photographs()
-    every = gallery_of(sections[0], photographs)
+    every = gallery_of(sections[0], photographs, room=LARGEST_OUTLINES)
     n_bytes = sum(len(photograph.jpeg) for photograph in photographs.shown.values())
     monkeypatch.setattr(gallery, "LARGEST_PHOTOGRAPHS", n_bytes // 2)
     photographs = Photographs()
-    some = gallery_of(sections[0], photographs)
+    some = gallery_of(sections[0], photographs, room=LARGEST_OUTLINES)
     assert 0 < len(photographs.shown) < 5
     assert some.n_left_out > 0
     assert len(some.exhibits) + some.n_left_out == len(every.exhibits)
     assert f"{some.n_left_out} more were left out" in page(sections[:1])
+
+
+def test_outlines_take_no_more_room_than_they_have(sections: list[Section]) -> None:
+    every = gallery_of(sections[0], Photographs(), room=LARGEST_OUTLINES)
+    sizes = [
+        sum(len(panel.target) + len(panel.mask) for panel in exhibit.panels)
+        for exhibit in every.exhibits
+    ]
+    some = gallery_of(sections[0], Photographs(), room=sum(sizes[:2]))
+    assert some.exhibits == every.exhibits[:2]
+    assert some.n_left_out == len(every.exhibits) - 2
 
 
 def test_runs_without_masks_or_objects_have_a_page(tmp_path: Path) -> None:

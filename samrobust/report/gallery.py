@@ -28,8 +28,10 @@ PAIRED_TRIALS = 2
 PHOTOGRAPH_SIDE = 640
 """Longest side of a photograph in the page, in pixels."""
 PHOTOGRAPH_QUALITY = 72
-LARGEST_PHOTOGRAPHS = 6 * 2**20
+LARGEST_PHOTOGRAPHS = 4 * 2**20
 """Bytes of all photographs of a page; what would need more is left out."""
+LARGEST_OUTLINES = 3 * 2**20
+"""Bytes of all outlines of a page, likewise; each section has the same share."""
 MARGIN = 0.25
 """Around what a panel shows, in its longer side."""
 PANEL_PIXELS = 240
@@ -121,12 +123,13 @@ class Photographs:
         return True
 
 
-def gallery_of(section: Section, photographs: Photographs) -> Gallery:
+def gallery_of(section: Section, photographs: Photographs, *, room: int) -> Gallery:
     """Return the failures of a section that masks are kept of, worst first.
 
     Args:
         section: empty for a group of data sets, and where no masks are kept.
         photographs: of the page; those needed are added.
+        room: bytes that its outlines may take.
 
     Raises:
         RunError: a file of a run cannot be read.
@@ -135,8 +138,15 @@ def gallery_of(section: Section, photographs: Photographs) -> Gallery:
         return Gallery((), 0)
     hall = _Hall(section, section.arrays)
     chosen = sorted([*hall.drops(), *hall.pairs()], key=lambda each: -each.loss)
-    shown = [each for each in chosen if photographs.show(*hall.photograph(each))]
-    return Gallery(tuple(hall.exhibit(each) for each in shown), len(chosen) - len(shown))
+    exhibits = []
+    for each in chosen:
+        if photographs.show(*hall.photograph(each)):
+            exhibit = hall.exhibit(each)
+            room -= sum(len(panel.target) + len(panel.mask) for panel in exhibit.panels)
+            if room < 0:
+                break
+            exhibits.append(exhibit)
+    return Gallery(tuple(exhibits), len(chosen) - len(exhibits))
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from markupsafe import Markup
 from samrobust import __version__
 from samrobust.report.aggregate import Section
 from samrobust.report.files import write_text
-from samrobust.report.gallery import Gallery, Photographs, gallery_of
+from samrobust.report.gallery import LARGEST_OUTLINES, Gallery, Photographs, gallery_of
 from samrobust.report.looks import COLUMN_INCHES, DPI, STYLE, Look, looks_of
 from samrobust.report.plots import figures_of, stem_of
 from samrobust.report.tables import Table, page_tables
@@ -81,7 +81,7 @@ def page(sections: Sequence[Section], *, progress: Callable[[], None] = lambda: 
                 section,
                 page_tables(section),
                 list(_figures(section, looks)),
-                gallery_of(section, photographs),
+                gallery_of(section, photographs, room=LARGEST_OUTLINES // len(sections)),
                 list(_notes(section)),
             )
         )
