@@ -43,7 +43,7 @@ INVERTED = {
 def theirs() -> nn.Module:
     """Return timm's EfficientNet-Lite2 with random weights and statistics."""
     torch.manual_seed(0)
-    model = cast(nn.Module, timm.create_model("tf_efficientnet_lite2", features_only=True))
+    model: nn.Module = timm.create_model("tf_efficientnet_lite2", features_only=True)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.uniform_(module.weight, 0.5, 1.5)
@@ -71,7 +71,7 @@ def in_the_packages_words(model: nn.Module) -> dict[str, Tensor]:
 def test_a_filled_trunk_is_timms_network(theirs: nn.Module) -> None:
     encoder = cast(NanoEncoder, nano_model().image_encoder)
     mean, std = (torch.full((3, 1, 1), value) for value in (MEAN, STD))
-    fill_trunk(encoder, in_the_packages_words(theirs), mean, std)
+    fill_trunk(encoder, in_the_packages_words(theirs), mean=mean, std=std)
     x = (torch.randint(0, 256, (2, 3, 96, 160)) - mean) / std
     with torch.inference_mode():
         wanted = theirs(x)[1:]  # all but the stem
@@ -84,11 +84,12 @@ def test_a_filled_trunk_is_timms_network(theirs: nn.Module) -> None:
 def test_the_first_layer_undoes_sams_normalisation(theirs: nn.Module) -> None:
     model = nano_model()
     encoder = cast(NanoEncoder, model.image_encoder)
-    fill_trunk(encoder, in_the_packages_words(theirs), model.pixel_mean, model.pixel_std)
+    mean, std = cast(Tensor, model.pixel_mean), cast(Tensor, model.pixel_std)
+    fill_trunk(encoder, in_the_packages_words(theirs), mean=mean, std=std)
     pixels = torch.randint(0, 256, (2, 3, 64, 96))
     with torch.inference_mode():
         wanted = theirs.bn1(theirs.conv_stem((pixels - MEAN) / STD))  # type: ignore[operator]
-        found = encoder.stem[:2]((pixels - model.pixel_mean) / model.pixel_std)
+        found = encoder.stem[:2]((pixels - mean) / std)
     inside = slice(0, -1)  # beyond the image lie SAM's mean or 127
     torch.testing.assert_close(found[..., inside, inside], wanted[..., inside, inside])
 
@@ -100,7 +101,8 @@ def test_a_trunk_is_filled_whole(theirs: nn.Module) -> None:
         for part in encoder.trunk:
             for parameter in part.parameters():
                 parameter.fill_(torch.nan)
-    fill_trunk(encoder, in_the_packages_words(theirs), model.pixel_mean, model.pixel_std)
+    mean, std = cast(Tensor, model.pixel_mean), cast(Tensor, model.pixel_std)
+    fill_trunk(encoder, in_the_packages_words(theirs), mean=mean, std=std)
     assert all(parameter.isfinite().all() for parameter in encoder.parameters())
 
 
@@ -141,7 +143,7 @@ def test_the_trunk_learns_at_a_rate_of_its_own() -> None:
     )
     rates = {name: trainee.rate_of(name) for name, _ in trainee.learned.named_parameters()}
     slow = {name for name, rate in rates.items() if rate == 0.25}
-    encoder = cast(NanoEncoder, cast(nn.Module, trainee.learned).image_encoder)
+    encoder = cast(NanoEncoder, trainee.learned.image_encoder)
     assert len(slow) == sum(len(list(part.parameters())) for part in encoder.trunk)
     assert {rates[name] for name in rates.keys() - slow} == {1.0}
     assert all(".stem." in name or ".stages." in name for name in slow)

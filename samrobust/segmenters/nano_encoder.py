@@ -98,8 +98,8 @@ class InvertedBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (B, width, h / stride, w / stride)."""
-        y = x if self.expand is None else functional.relu6(self.expand(x))
-        y = self.project(functional.relu6(self.depthwise(y)))
+        wide = x if self.expand is None else functional.relu6(self.expand(x))
+        y: Tensor = self.project(functional.relu6(self.depthwise(wide)))
         return x + y if self.residual else y
 
 

