@@ -434,7 +434,7 @@ def test_the_same_command_again_writes_the_same_weights(undisturbed: Done, shell
         (f"sam --recipe {TINY}", "recipe 'tiny' trains sam-nano, not sam"),
         (
             "sam --recipe other.toml",
-            "unknown trainable model 'sam'. Known: decoder-tuned, sam-nano",
+            "unknown trainable model 'sam'. Did you mean 'hq-sam'? Known: decoder-tuned,",
         ),
         (f"sam-nano --recipe {TINY} --base sam", "is trained whole: --base, --variant and"),
         (f"sam-nano --recipe {TINY} --split val", "--split val: is the split of --data, which is"),
