@@ -13,7 +13,7 @@ from samrobust.metrics import METRICS
 from samrobust.protocol import load_protocol
 from samrobust.registry import known, one_of
 from samrobust.segmenters import SEGMENTERS
-from samrobust.settings import make_settings, read_table
+from samrobust.settings import build_from, make_settings
 from samrobust.types import Frame, Selection
 
 _OF_FILE = {"name", "version", "summary", "expected"}
@@ -112,14 +112,7 @@ def load_expected(name: str) -> ExpectedFile:
     own = name.endswith(".toml") or "/" in name
     packaged = packaged_expected()
     path = Path(name) if own else packaged[known(name, packaged, kind="file of expected values")]
-    try:
-        table = read_table(path)
-    except ValueError as error:
-        raise ProtocolError(f"{path}: {error}") from error
-    try:
-        return _build(table)
-    except (SamrobustError, ValueError) as error:
-        raise ProtocolError(f"{path.name}: {error}") from error
+    return build_from(path, _build, error=ProtocolError)
 
 
 def _build(table: Mapping[str, Any]) -> ExpectedFile:

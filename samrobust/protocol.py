@@ -12,7 +12,7 @@ from samrobust.errors import ProtocolError, SamrobustError
 from samrobust.interfaces import Condition, Degradation, EvalProtocol, Reported
 from samrobust.metrics import METRICS
 from samrobust.registry import known, one_of
-from samrobust.settings import WORDS, is_of_kind, make_settings, read_table
+from samrobust.settings import WORDS, build_from, is_of_kind, make_settings
 from samrobust.types import Selection
 
 _PROTOCOL_KEYS = {
@@ -52,9 +52,10 @@ def load_protocol(name: str) -> EvalProtocol:
         UnknownNameError: no packaged protocol has that name.
     """
     if name.endswith(".toml") or "/" in name:
-        return _read(Path(name))
+        return build_from(Path(name), _build, error=ProtocolError)
     packaged = packaged_protocols()
-    return _read(packaged[known(name, packaged, kind="protocol")])
+    path = packaged[known(name, packaged, kind="protocol")]
+    return build_from(path, _build, error=ProtocolError)
 
 
 def with_trials(protocol: EvalProtocol, trials: int) -> EvalProtocol:
@@ -119,17 +120,6 @@ def build_degradation(kind: str, parameters: Mapping[str, Any]) -> Degradation:
         ValueError: a parameter is unknown, missing or not allowed.
     """
     return make_settings(DEGRADATIONS.load(kind), parameters, kind=kind)
-
-
-def _read(path: Path) -> EvalProtocol:
-    try:
-        table = read_table(path)
-    except ValueError as error:
-        raise ProtocolError(f"{path}: {error}") from error
-    try:
-        return _build(table)
-    except (SamrobustError, ValueError) as error:
-        raise ProtocolError(f"{path.name}: {error}") from error
 
 
 def _build(table: Mapping[str, Any]) -> EvalProtocol:

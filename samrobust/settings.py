@@ -2,9 +2,11 @@
 
 import dataclasses
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
+
+from samrobust.errors import SamrobustError
 
 S = TypeVar("S")
 
@@ -32,6 +34,26 @@ def read_table(path: Path) -> dict[str, Any]:
         raise ValueError(f"cannot be read: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"is not TOML: {error}") from error
+
+
+def build_from(
+    path: Path, build: Callable[[Mapping[str, Any]], S], *, error: type[SamrobustError]
+) -> S:
+    """Return what is made of the table of a TOML file.
+
+    Args:
+        path: of the file.
+        build: makes it.
+        error: of the file, whatever is wrong with it; its message names the file.
+    """
+    try:
+        table = read_table(path)
+    except ValueError as reason:
+        raise error(f"{path}: {reason}") from reason
+    try:
+        return build(table)
+    except (SamrobustError, ValueError) as reason:
+        raise error(f"{path.name}: {reason}") from reason
 
 
 def make_settings(build: type[S], table: Mapping[str, Any], *, kind: str) -> S:

@@ -1,4 +1,4 @@
-"""Failures to look at: which objects and trials are shown, and their outlines as SVG paths."""
+"""Failures to look at: which objects and trials are shown."""
 
 import io
 import math
@@ -8,16 +8,16 @@ from itertools import permutations
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import pandas as pd
 from PIL import Image as PillowImage
 
 from samrobust.report.aggregate import Section
 from samrobust.report.arrays import ScoreArrays
+from samrobust.report.outlines import outline_of, prompt_marks, view_of
 from samrobust.rle import decode_mask
 from samrobust.store import read_masks, read_photographs
-from samrobust.types import TARGET_TRIAL, Floats, Mask
+from samrobust.types import TARGET_TRIAL, Floats
 
 PER_CELL = 4
 """Failures of each segmenter and condition."""
@@ -32,10 +32,6 @@ LARGEST_PHOTOGRAPHS = 4 * 2**20
 """Bytes of all photographs of a page; what would need more is left out."""
 LARGEST_OUTLINES = 3 * 2**20
 """Bytes of all outlines of a page, likewise; each section has the same share."""
-MARGIN = 0.25
-"""Around what a panel shows, in its longer side."""
-PANEL_PIXELS = 240
-"""Width at which outlines are drawn: finer detail is left out."""
 _Key = tuple[str, str, str, int]  # sample, instance, condition, trial
 _Row = Mapping[Any, Any]
 
@@ -219,16 +215,18 @@ class _Hall:
             for name, trial in self._shown_trials(choice, where)
         ]
         decoded = [decode_mask(mask["counts"], size_hw) for _, _, mask in shown]
-        view = _view([target, *decoded], [mask for _, _, mask in shown], size_hw)
-        outline = _outline(target, view[2])
+        view = view_of([target, *decoded], [mask for _, _, mask in shown], size_hw)
+        outline = outline_of(target, view[2])
         whole = (0.0, 0.0, float(size_hw[1]), float(size_hw[0]))
-        panels = [Panel("photograph", whole, _outline(target, whole[2]), frame=view)]
+        panels = [Panel("photograph", whole, outline_of(target, whole[2]), frame=view)]
         c = self._arrays.conditions.index(choice.condition)
         for (name, trial, mask), pixels in zip(shown, decoded, strict=True):
             value = self._iou[self._arrays.segmenters.index(name), c, choice.place, trial]
             words = [name] if choice.kind == "pair" else []
             title = ", ".join([*words, f"trial {trial + 1}: IoU {100 * value:.0f}"])
-            panels.append(Panel(title, view, outline, _outline(pixels, view[2]), *_prompt(mask)))
+            panels.append(
+                Panel(title, view, outline, outline_of(pixels, view[2]), *prompt_marks(mask))
+            )
         words = [f"image {where[0]}", f"object {where[1]}", str(row["category"])]
         return Exhibit(
             choice.kind,
@@ -294,56 +292,6 @@ def _photographs(folders: Sequence[Path]) -> dict[str, _Row]:
     """Return the photographs of all runs by sample id."""
     table = pd.concat([read_photographs(folder) for folder in folders], ignore_index=True)
     return {row["sample_id"]: row for row in table.to_dict("records")}
-
-
-def _prompt(
-    row: _Row,
-) -> tuple[tuple[float, ...], tuple[tuple[float, float, int], ...]]:
-    """Return the box as x, y, width, height, pixels whole, and the points, pixel centres."""
-    box = np.asarray(row["box"], np.float64)
-    points = np.asarray(row["points"], np.float64).reshape(-1, 2) + 0.5
-    labels = np.asarray(row["labels"], np.int64)
-    marks = tuple((float(x), float(y), int(k)) for (x, y), k in zip(points, labels, strict=True))
-    if not len(box):
-        return (), marks
-    x0, y0, x1, y1 = (round(float(value), 1) for value in box)
-    return (x0, y0, round(x1 - x0 + 1, 1), round(y1 - y0 + 1, 1)), marks
-
-
-def _view(
-    masks: Sequence[Mask], prompts: Sequence[_Row], size_hw: tuple[int, int]
-) -> tuple[float, ...]:
-    """Return x, y, width and height of a square about masks and prompts, inside the image."""
-    corners: list[tuple[float, float]] = []
-    for mask in masks:
-        y, x = np.nonzero(mask)
-        if len(x):
-            corners += [(float(x.min()), float(y.min())), (x.max() + 1.0, y.max() + 1.0)]
-    for row in prompts:
-        box, points = _prompt(row)
-        corners += [(box[0], box[1]), (box[0] + box[2], box[1] + box[3])] if box else []
-        corners += [(x, y) for x, y, _ in points]
-    low, high = np.min(corners, axis=0), np.max(corners, axis=0)
-    side = float((high - low).max()) * (1 + 2 * MARGIN) + 4
-    centre = (low + high) / 2
-    limits = np.array(size_hw[::-1], np.float64)
-    extent = np.minimum(side, limits)
-    start = np.clip(centre - extent / 2, 0, limits - extent)
-    return tuple(round(float(value), 1) for value in (*start, *extent))
-
-
-def _outline(mask: Mask, width: float) -> str:
-    """Return the SVG path of a mask's contours, for a view of `width` pixels."""
-    contours, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
-    tolerance = 0.5 * width / PANEL_PIXELS
-    parts = []
-    for contour in contours:
-        points = cv2.approxPolyDP(contour, tolerance, closed=True)[:, 0] + 0.5
-        if len(points) == 1:  # a dot, drawn by its round line ends
-            points = np.concatenate([points, points])
-        text = " ".join(f"{x:g} {y:g}" for x, y in points)
-        parts.append(f"M{text}Z")
-    return "".join(parts)
 
 
 def _reduced(jpeg: bytes) -> bytes:
