@@ -126,6 +126,7 @@ class Theirs:
     [
         ("vit_b", "longest-side"),
         ("vit_b", "squash"),
+        ("vit_l", "longest-side"),
         ("vit_l", "squash"),
     ],
 )
