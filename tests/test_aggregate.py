@@ -3,12 +3,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import pytest
 from scipy import stats
 
 from samrobust.report.aggregate import MEASURED, Section, summarise
 from samrobust.store import Run
+from samrobust.types import Floats
 from tests.runs import CONTROL, PAIR, SAM, STABLE, MadeUp, described, member
 
 NOISY = described("noisy-box", conditions=("exact-box", "box-noise-0.2", "box-noise-0.4"))
@@ -59,15 +61,8 @@ def test_one_trial_has_no_spread_and_no_stability(tmp_path: Path) -> None:
     assert row[["msf", "iou_std", "iou_var", "msf_low", "iou_std_high"]].isna().all()
 
 
-@pytest.mark.parametrize(
-    ("column", "metric"), [("miou", "iou"), ("msf", "stability"), ("mbiou", "boundary-iou")]
-)
-def test_intervals_agree_with_those_of_scipy(tmp_path: Path, column: str, metric: str) -> None:
-    run = RUN.but(n_samples=40).store(tmp_path)
-    row = row_of(summarise([run])[0], "sam vit_b", "box-noise-0.4")
-    values = values_of(run, metric, "box-noise-0.4")
-    images = values.groupby(["sample_id", "instance_id"])["value"].mean().groupby("sample_id")
-    sums, counts = images.sum().to_numpy(), images.count().to_numpy()
+def scipy_interval(sums: Floats, counts: npt.NDArray[np.integer[Any]]) -> tuple[float, float]:
+    """Return the 95 % interval of a ratio of sums over images."""
     result: Any = stats.bootstrap(
         (sums, counts),
         lambda sums, counts, axis: sums.sum(axis) / counts.sum(axis),
@@ -77,6 +72,19 @@ def test_intervals_agree_with_those_of_scipy(tmp_path: Path, column: str, metric
         rng=np.random.default_rng(1),
     )
     low, high = result.confidence_interval
+    return low, high
+
+
+@pytest.mark.parametrize(
+    ("column", "metric"), [("miou", "iou"), ("msf", "stability"), ("mbiou", "boundary-iou")]
+)
+def test_intervals_agree_with_those_of_scipy(tmp_path: Path, column: str, metric: str) -> None:
+    run = RUN.but(n_samples=40).store(tmp_path)
+    row = row_of(summarise([run])[0], "sam vit_b", "box-noise-0.4")
+    values = values_of(run, metric, "box-noise-0.4")
+    images = values.groupby(["sample_id", "instance_id"])["value"].mean().groupby("sample_id")
+    sums, counts = images.sum().to_numpy(), images.count().to_numpy()
+    low, high = scipy_interval(sums, counts)
     assert row[f"{column}_low"] == pytest.approx(low, abs=0.06 * (high - low))
     assert row[f"{column}_high"] == pytest.approx(high, abs=0.06 * (high - low))
 
@@ -291,15 +299,7 @@ def test_differences_are_paired_over_images(tmp_path: Path) -> None:
     assert row["difference"] == pytest.approx(gain.mean(), abs=1e-12)
     images = gain.groupby("sample_id")
     sums, counts = images.sum().to_numpy(), images.count().to_numpy()
-    interval: Any = stats.bootstrap(
-        (sums, counts),
-        lambda sums, counts, axis: sums.sum(axis) / counts.sum(axis),
-        n_resamples=20_000,
-        paired=True,
-        method="percentile",
-        rng=np.random.default_rng(1),
-    )
-    low, high = interval.confidence_interval
+    low, high = scipy_interval(sums, counts)
     assert (row["low"], row["high"]) == pytest.approx((low, high), abs=0.06 * (high - low))
     flips: Any = stats.permutation_test(
         (sums,), np.sum, permutation_type="samples", n_resamples=20_000, vectorized=False,

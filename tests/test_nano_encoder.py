@@ -52,6 +52,7 @@ def test_the_first_stage_is_the_early_feature(encoder: NanoEncoder) -> None:
     with torch.inference_mode():
         early = encoder.stages[0](encoder.stem(normalised(1, 64)))
     assert early.shape == (1, encoder.early_channels, 16, 16)
+    assert encoder.early_share == 16 / (64 / 8)
 
 
 @pytest.mark.parametrize(("kernel", "stride"), [(3, 1), (5, 1), (3, 2), (5, 2)])

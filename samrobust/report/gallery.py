@@ -2,11 +2,10 @@
 
 import io
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import permutations
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,7 +13,7 @@ from PIL import Image as PillowImage
 
 from samrobust.report.aggregate import Section
 from samrobust.report.arrays import ScoreArrays
-from samrobust.report.outlines import outline_of, prompt_marks, view_of
+from samrobust.report.outlines import Row, outline_of, prompt_marks, view_of
 from samrobust.rle import decode_mask
 from samrobust.store import read_masks, read_photographs
 from samrobust.types import TARGET_TRIAL, Floats
@@ -33,7 +32,6 @@ LARGEST_PHOTOGRAPHS = 4 * 2**20
 LARGEST_OUTLINES = 3 * 2**20
 """Bytes of all outlines of a page, likewise; each section has the same share."""
 _Key = tuple[str, str, str, int]  # sample, instance, condition, trial
-_Row = Mapping[Any, Any]
 
 
 @dataclass(frozen=True)
@@ -108,7 +106,7 @@ class Photographs:
         self.shown: dict[str, Photograph] = {}
         self._n_bytes = 0
 
-    def show(self, key: str, row: Mapping[Any, Any]) -> bool:
+    def show(self, key: str, row: Row) -> bool:
         """Return whether a stored photograph is in the page, or still fits in and now is."""
         if key not in self.shown:
             jpeg = _reduced(row["jpeg"])
@@ -199,7 +197,7 @@ class _Hall:
                         best[place] = _Choice("pair", pair, condition, place, gain)
             yield from sorted(best.values(), key=lambda choice: -choice.loss)[:PER_PAIR]
 
-    def photograph(self, choice: _Choice) -> tuple[str, _Row]:
+    def photograph(self, choice: _Choice) -> tuple[str, Row]:
         sample_id = str(self._arrays.objects["sample_id"][choice.place])
         return f"{self._data}/{sample_id}", self._photographs[sample_id]
 
@@ -281,14 +279,14 @@ class _Hall:
         return found
 
 
-def _by_key(masks: pd.DataFrame) -> dict[_Key, _Row]:
+def _by_key(masks: pd.DataFrame) -> dict[_Key, Row]:
     rows = masks.to_dict("records")
     return {
         (row["sample_id"], row["instance_id"], row["condition"], row["trial"]): row for row in rows
     }
 
 
-def _photographs(folders: Sequence[Path]) -> dict[str, _Row]:
+def _photographs(folders: Sequence[Path]) -> dict[str, Row]:
     """Return the photographs of all runs by sample id."""
     table = pd.concat([read_photographs(folder) for folder in folders], ignore_index=True)
     return {row["sample_id"]: row for row in table.to_dict("records")}

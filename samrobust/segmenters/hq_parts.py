@@ -154,12 +154,7 @@ def untrained_parts(model: SamModel) -> HqParts:
     encoder: nn.Module = model.image_encoder
     channels = model.mask_decoder.transformer_dim
     if isinstance(encoder, NanoEncoder):
-        grid, _ = model.prompt_encoder.image_embedding_size
-        side, weight = encoder.img_size, next(encoder.parameters())
-        with early_features(model) as found, torch.no_grad():
-            encoder(weight.new_zeros(1, 3, side, side))
-        _, early_channels, height, _ = found[0].shape
-        parts = HqParts(channels, early_channels, height // grid)
+        parts = HqParts(channels, encoder.early_channels, encoder.early_share)
     elif isinstance(encoder, TinyVitEncoder):
         parts = HqParts(channels, EARLY_CHANNELS)
     else:

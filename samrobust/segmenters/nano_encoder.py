@@ -131,7 +131,13 @@ class NanoEncoder(nn.Module):
     Args:
         side: pixels of the square input, a multiple of 32.
         channels: C of the embedding.
+
+    Attributes:
+        early_channels: of the first stage's output.
+        early_share: positions of it along each side for one of the embedding.
     """
+
+    early_share = 2
 
     def __init__(self, side: int, channels: int) -> None:
         super().__init__()
