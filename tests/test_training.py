@@ -16,7 +16,7 @@ from torch import Tensor
 
 from samrobust.errors import TrainingError
 from samrobust.interfaces import EncoderDtype, SegmenterOptions
-from samrobust.segmenters.checkpoints import load_tensors
+from samrobust.segmenters.checkpoints import file_sha256, load_header, load_tensors
 from samrobust.segmenters.nano import build_sam_nano
 from samrobust.training import loop
 from samrobust.training.data import open_data
@@ -417,6 +417,18 @@ def test_the_command_prints_a_table_and_writes_weights_log_curve_and_ids(shell: 
     build_sam_nano(SegmenterOptions(checkpoint=Path("my/own.safetensors")))
 
 
+def test_a_training_goes_on_from_weights_that_another_one_wrote(
+    undisturbed: Done, tmp_path: Path
+) -> None:
+    recipe = replace(tiny_recipe(), seed=6)
+    trainee = build_trainee(recipe, TraineeOptions(checkpoint=undisturbed.path))
+    assert same_tensors(trainee.learned.state_dict(), load_tensors(undisturbed.path))
+    trainee.save(tmp_path / "on.safetensors")
+    said = f"sam-nano {file_sha256(undisturbed.path)}"
+    assert trainee.start == load_header(tmp_path / "on.safetensors")["start"] == said
+    assert "start" not in load_header(undisturbed.path)
+
+
 def test_the_same_command_again_writes_the_same_weights(undisturbed: Done, shell: Shell) -> None:
     before = load_tensors(undisturbed.path)
     undisturbed.path.unlink()
@@ -436,7 +448,7 @@ def test_the_same_command_again_writes_the_same_weights(undisturbed: Done, shell
             "sam --recipe other.toml",
             "unknown trainable model 'sam'. Did you mean 'hq-sam'? Known: decoder-tuned,",
         ),
-        (f"sam-nano --recipe {TINY} --base sam", "is trained whole: --base, --variant and"),
+        (f"sam-nano --recipe {TINY} --base sam", "is trained whole: --base and --variant are"),
         (f"sam-nano --recipe {TINY} --split val", "--split val: is the split of --data, which is"),
         (
             "stable-sam --data scenes --split 2x64x48 --base sama",

@@ -31,7 +31,10 @@ def train_command(
     base: Annotated[str, typer.Option(help="SAM that a part of is trained: sam-nano or sam.")] = "",
     variant: Annotated[str, typer.Option(help="Variant of the base, as vit_l.")] = "",
     checkpoint: Annotated[
-        Path | None, typer.Option(help="Weights file of the base; default: fetched and kept.")
+        Path | None,
+        typer.Option(
+            help="Weights file of the base, default: fetched and kept; for sam-nano, to go on from."
+        ),
     ] = None,
     data: Annotated[
         str | None,

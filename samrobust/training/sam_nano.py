@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from samrobust.errors import TrainingError
 from samrobust.seeding import keyed_generator
+from samrobust.segmenters.checkpoints import file_sha256, fill_model, load_tensors
 from samrobust.segmenters.nano import (
     CHANNELS,
     MASK_STRIDE,
@@ -39,25 +40,29 @@ class NanoTrainee:
     Args:
         recipe: its seed makes the first weights, but for a trunk that was trained before.
         options: device, and dtype of the encoder, under autocast; prompts and decoder are float32,
-            as in `Sam`. A base is refused.
+            as in `Sam`. With a checkpoint, a file that training wrote, it goes on from there
+            instead. A base is refused.
 
     Raises:
         TrainingError: it is given a base, or a trunk's weights are not there.
+        CheckpointError: the checkpoint is not SAM-nano's.
     """
 
     side = SIDE
     stride = MASK_STRIDE
-    start = ""
 
     def __init__(self, recipe: Recipe, options: TraineeOptions) -> None:
-        if options.base or options.variant or options.checkpoint:
-            raise TrainingError(
-                f"{NAME} is trained whole: --base, --variant and --checkpoint are not for it"
-            )
+        if options.base or options.variant:
+            raise TrainingError(f"{NAME} is trained whole: --base and --variant are not for it")
         torch.manual_seed(recipe.seed)
         self._recipe = recipe
         self._model = nano_model()
-        if recipe.trunk.start == "imagenet":
+        self.start = ""
+        if options.checkpoint:
+            path = options.checkpoint
+            fill_model(self._model, load_tensors(path), path=path)
+            self.start = f"{NAME} {file_sha256(path)}"
+        elif recipe.trunk.start == "imagenet":
             start_from_imagenet(self._model)
         self._model.to(options.device)
         self._dtype: torch.dtype = getattr(torch, options.dtype)
@@ -88,7 +93,8 @@ class NanoTrainee:
 
     def save(self, path: Path) -> None:
         """Write all weights in float16."""
-        save_weights(path, self._model.state_dict(), self._recipe)
+        about = {"start": self.start} if self.start else {}
+        save_weights(path, self._model.state_dict(), self._recipe, about=about)
 
     def _at(self, side: int) -> Sam:
         """Return the model behind the face of a segmenter, for its decoder; it goes on learning."""

@@ -21,7 +21,8 @@ class TraineeOptions:
         dtype: of the image encoder.
         base: name of the segmenter that it starts from, "" for the model's own default.
         variant: of the base, "" for its default.
-        checkpoint: weights file of the base, None for its default.
+        checkpoint: weights file of the base, None for its default; of the model itself, to go on
+            from, where it is trained whole.
     """
 
     device: str = "cpu"
