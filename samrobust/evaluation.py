@@ -1,12 +1,9 @@
 """The evaluation loop: drawn images in, scores out; it knows no disk and no terminal."""
 
-import os
-import threading
-import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,6 +13,7 @@ from samrobust.drawing import DrawnSample, Draws, draw_sample
 from samrobust.errors import DatasetError, ProtocolError, SegmenterError
 from samrobust.interfaces import Dataset, EvalProtocol, Metric, Segmenter
 from samrobust.kept import MaskKeeper
+from samrobust.loading import as_it_is, end_with_parent
 from samrobust.metrics import METRICS
 from samrobust.metrics.overlap import DILATION_RATIO, iou
 from samrobust.seeding import combined_hash
@@ -30,8 +28,6 @@ from samrobust.types import (
     SegmenterInfo,
     Selection,
 )
-
-T = TypeVar("T")
 
 SCORE_CONSTANTS = {"boundary_dilation_ratio": DILATION_RATIO}
 """What every score depends on besides protocol, data and segmenter; stands in the manifest."""
@@ -153,23 +149,6 @@ class _Drawing:
             return draw_sample(self._dataset[sample_id], self._dataset.info.key, self._protocol)
         except (DatasetError, ValueError) as error:  # the latter from a plug-in's broken sample
             return Failure(sample_id, str(error))
-
-
-def end_with_parent(_worker: int) -> None:
-    """Let a loading process end when its parent is killed, instead of waiting for it for ever."""
-    parent = os.getppid()
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
-def as_it_is(drawn: T) -> T:
-    """Return what a loading process made, without making tensors of it."""
-    return drawn
 
 
 @torch.inference_mode()
