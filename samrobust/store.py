@@ -143,7 +143,10 @@ class RunWriter:
             _manifest_from_json(self.folder / _MANIFEST)
         else:
             _write_json(self.folder / _MANIFEST, _manifest_to_json(manifest))
-        self.done: frozenset[str] = frozenset(_ids(self.folder / _SCORES, SCHEMA))
+        self._scored = frozenset(_ids(self.folder / _SCORES, SCHEMA))
+        self.done: frozenset[str] = self._scored
+        if (self.folder / _OBJECTS).is_dir():
+            self.done &= frozenset(_ids(self.folder / _OBJECTS, OBJECTS))
         self._failures: dict[str, str] = {}
 
     def __enter__(self) -> "RunWriter":
@@ -167,7 +170,8 @@ class RunWriter:
         table = read_parts(self.folder / _PHOTOGRAPHS, PHOTOGRAPHS, ["sample_id", "kept"])
         enough = {"all", keep}
         pairs = zip(*(table[name].to_pylist() for name in table.column_names), strict=True)
-        return frozenset(sample_id for sample_id, kept in pairs if kept in enough)
+        with_masks = set(_ids(self.folder / _MASKS, MASKS))
+        return frozenset(name for name, kept in pairs if kept in enough and name in with_masks)
 
     def write(
         self,
@@ -181,7 +185,7 @@ class RunWriter:
 
         Scores of an image that had some before are not stored again.
         """
-        if sample_id not in self.done:
+        if sample_id not in self._scored:
             self._rows.extend(scores)
         self._objects.extend(objects)
         if kept is not None:
