@@ -363,6 +363,8 @@ class RunManifest:
         versions: of samrobust, Python and the packages that a score depends on.
         command: what was typed.
         created: date and time, UTC, ISO 8601.
+        memory_halvings: how often the number of prompts in one call was halved in the end, as
+            device memory did not hold them; changes no score.
     """
 
     protocol: Mapping[str, Any]
@@ -377,3 +379,4 @@ class RunManifest:
     versions: Mapping[str, str]
     command: str
     created: str
+    memory_halvings: int = 0
