@@ -123,7 +123,7 @@ def evaluate(
     Raises:
         DatasetError: an image or mask cannot be read, unless told to keep going.
         SegmenterError: the segmenter does not take the protocol's prompts. Unless told to keep
-            going: its memory ends with a single prompt.
+            going: its memory ends with a single prompt, or what it answers is not finite.
     """
     check_can_run(segmenter.info, protocol)
     metrics = [METRICS.load(name) for name in protocol.metrics]
@@ -225,6 +225,7 @@ def _score_masks(
             keeper.add(draws, masks, target)
         for metric in metrics:
             scores.extend(_scores(sample.sample_id, draws, metric, masks, target))
+    predict.check_finite()
     return Evaluated(
         sample.sample_id,
         tuple(scores),
@@ -246,6 +247,19 @@ class _Predictor:
         self._selection = selection
         self._multimask = segmenter.info.multimask and selection != "single"
         self._in_a_call = in_a_call
+        self._finite: list[Tensor] = []
+
+    def check_finite(self) -> None:
+        """Raise where an answer was not finite; once an image, as it waits for the device.
+
+        Raises:
+            SegmenterError: the quality of a mask is not a number, or not finite.
+        """
+        if not torch.stack(self._finite).all():
+            raise SegmenterError(
+                f"{self._segmenter.info.label}: an answer is not finite (NaN or infinite logits or "
+                "quality)"
+            )
 
     def all_masks(self, draws: Sequence[Draws]) -> Iterator[tuple[Draws, Tensor, Tensor]]:
         """Yield each draw with its masks (T, H, W) and its target (H, W), bool, on the device."""
@@ -264,9 +278,9 @@ class _Predictor:
             while candidates.n_waiting < trials:
                 batch = prompts[start : start + self._in_a_call]
                 start += len(batch)
-                candidates.put(
-                    self._segmenter.predict(self._embedding, batch, multimask=self._multimask)
-                )
+                found = self._segmenter.predict(self._embedding, batch, multimask=self._multimask)
+                self._finite.append(found.quality.isfinite().all())
+                candidates.put(found)
             prediction = candidates.take(trials)
             target = torch.tensor(draw.instance.mask, device=prediction.masks.device)
             yield draw, _select(prediction, target, self._selection), target

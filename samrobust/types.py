@@ -181,7 +181,8 @@ class Prediction:
     Attributes:
         masks: (N, M, H, W) bool, M candidates a prompt, in pixels of the original image.
         quality: (N, M) float32, the model's own estimate of each candidate's IoU; zeros where a
-            model has none (it must then give one candidate).
+            model has none (it must then give one candidate); NaN where it has no answer, as its
+            logits are not finite: an evaluation then stores nothing of the image.
     """
 
     masks: "torch.Tensor"
