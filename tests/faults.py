@@ -36,6 +36,7 @@ FORKS.set_forkserver_preload(
         "samrobust.segmenters.baselines",
         "samrobust.training.curve",
         "samrobust.training.models",
+        "samrobust.training.tuned",
     ]
 )
 

@@ -218,7 +218,7 @@ def test_a_mask_of_logits_that_are_no_numbers_has_a_quality_that_is_none(image: 
         (embedding,) = sam.encode([image])
     before = [predict(sam, embedding, prompts, multimask).quality for multimask in (False, True)]
     network = model.mask_decoder.output_hypernetworks_mlps[2]
-    network.layers[-1].bias.data[5] = torch.nan  # type: ignore[operator, union-attr, index]
+    network.layers[-1].bias.data[5] = torch.nan  # type: ignore[union-attr, index]
     single, candidates = (
         predict(sam, embedding, prompts, multimask).quality for multimask in (False, True)
     )
