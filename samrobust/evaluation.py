@@ -1,11 +1,8 @@
 """The evaluation loop: drawn images in, scores out; it knows no disk and no terminal."""
 
-import os
-import threading
-import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import torch
@@ -16,9 +13,11 @@ from samrobust.drawing import DrawnSample, Draws, draw_sample
 from samrobust.errors import DatasetError, ProtocolError, SegmenterError
 from samrobust.interfaces import Dataset, EvalProtocol, Metric, Segmenter
 from samrobust.kept import MaskKeeper
+from samrobust.loading import as_it_is, end_with_parent
 from samrobust.metrics import METRICS
 from samrobust.metrics.overlap import DILATION_RATIO, iou
 from samrobust.seeding import combined_hash
+from samrobust.segmenters.device import release_memory, says_out_of_memory
 from samrobust.types import (
     Keep,
     Kept,
@@ -31,7 +30,7 @@ from samrobust.types import (
     Selection,
 )
 
-T = TypeVar("T")
+E = TypeVar("E")
 
 SCORE_CONSTANTS = {"boundary_dilation_ratio": DILATION_RATIO}
 """What every score depends on besides protocol, data and segmenter; stands in the manifest."""
@@ -51,11 +50,15 @@ class Failure:
 
 @dataclass(frozen=True)
 class Evaluated:
-    """All scores of one image, what its objects are, and the masks that are kept, if any."""
+    """All scores of one image, what its objects are, and the masks that are kept, if any.
+
+    `halvings` is that of the options, or more where memory ended on this image.
+    """
 
     sample_id: str
     scores: tuple[Score, ...]
     n_prompts: int
+    halvings: int
     objects: tuple[ObjectRow, ...] = ()
     kept: Kept | None = None
 
@@ -69,12 +72,15 @@ class LoopOptions:
         workers: processes that decode images and draw prompts ahead; 0 for none.
         keep_going: yield a failure instead of raising it.
         keep_masks: which masks are yielded with the scores.
+        halvings: how often the number of prompts in one call is halved; once more wherever the
+            device's memory ends, for all that follows.
     """
 
     prompts_at_once: int = 16
     workers: int = 0
     keep_going: bool = False
     keep_masks: Keep = "none"
+    halvings: int = 0
 
 
 def check_can_run(info: SegmenterInfo, protocol: EvalProtocol) -> None:
@@ -116,7 +122,8 @@ def evaluate(
 
     Raises:
         DatasetError: an image or mask cannot be read, unless told to keep going.
-        SegmenterError: the segmenter does not take the protocol's prompts, or its memory ends.
+        SegmenterError: the segmenter does not take the protocol's prompts. Unless told to keep
+            going: its memory ends with a single prompt, or what it answers is not finite.
     """
     check_can_run(segmenter.info, protocol)
     metrics = [METRICS.load(name) for name in protocol.metrics]
@@ -132,8 +139,17 @@ def evaluate(
             if not options.keep_going:
                 raise DatasetError(drawn.reason)
             yield drawn
+            continue
+        try:
+            evaluated = _score_sample(segmenter, drawn, protocol, metrics, options)
+        except SegmenterError as error:
+            reason = f"image '{drawn.sample.sample_id}': {error}"
+            if not options.keep_going:
+                raise SegmenterError(reason) from error
+            yield Failure(drawn.sample.sample_id, reason)
         else:
-            yield _score_sample(segmenter, drawn, protocol, metrics, options)
+            options = replace(options, halvings=evaluated.halvings)
+            yield evaluated
 
 
 class _Drawing:
@@ -155,23 +171,6 @@ class _Drawing:
             return Failure(sample_id, str(error))
 
 
-def end_with_parent(_worker: int) -> None:
-    """Let a loading process end when its parent is killed, instead of waiting for it for ever."""
-    parent = os.getppid()
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
-def as_it_is(drawn: T) -> T:
-    """Return what a loading process made, without making tensors of it."""
-    return drawn
-
-
 @torch.inference_mode()
 def _score_sample(
     segmenter: Segmenter[Any],
@@ -180,38 +179,87 @@ def _score_sample(
     metrics: Sequence[Metric],
     options: LoopOptions,
 ) -> Evaluated:
+    """Score an image, once more with half as many prompts at once as often as memory ends."""
     sample = drawn.sample
-    predict = _Predictor(segmenter, sample, protocol.selection, options.prompts_at_once)
+    embedding = _encode(segmenter, sample)
+    height, width = sample.image.shape[:2]
+    most = min(options.prompts_at_once, MASK_BYTES // (height * width))
+    while True:
+        in_a_call = max(1, most >> options.halvings)
+        predict = _Predictor(segmenter, embedding, protocol.selection, in_a_call)
+        try:
+            return _score_masks(predict, drawn, metrics, options)
+        except (RuntimeError, MemoryError) as error:
+            if not says_out_of_memory(error):
+                raise
+            if in_a_call == 1:
+                raise SegmenterError(
+                    f"{segmenter.info.label}: out of device memory with one prompt at once"
+                ) from error
+        release_memory()
+        options = replace(options, halvings=options.halvings + 1)
+
+
+def _encode(segmenter: Segmenter[E], sample: Sample) -> E:
+    try:
+        (embedding,) = segmenter.encode([sample.image])
+    except (RuntimeError, MemoryError) as error:
+        if not says_out_of_memory(error):
+            raise
+        height, width = sample.image.shape[:2]
+        raise SegmenterError(
+            f"{segmenter.info.label}: out of device memory in encoding its {width} x {height} "
+            "pixels; a smaller variant or --dtype may fit"
+        ) from error
+    return embedding
+
+
+def _score_masks(
+    predict: "_Predictor", drawn: DrawnSample, metrics: Sequence[Metric], options: LoopOptions
+) -> Evaluated:
+    sample = drawn.sample
     keeper = None if options.keep_masks == "none" else MaskKeeper(sample, options.keep_masks)
     scores: list[Score] = []
-    try:
-        for draws, masks, target in predict.all_masks(drawn.draws):
-            if keeper is not None:
-                keeper.add(draws, masks, target)
-            for metric in metrics:
-                scores.extend(_scores(sample.sample_id, draws, metric, masks, target))
-    except torch.OutOfMemoryError as error:
-        raise SegmenterError(
-            f"{segmenter.info.label}: out of device memory with {options.prompts_at_once} prompts "
-            "at once; lower --prompts-at-once"
-        ) from error
-    n_prompts = sum(len(draws.prompts) for draws in drawn.draws)
-    kept = None if keeper is None else keeper.kept()
-    return Evaluated(sample.sample_id, tuple(scores), n_prompts, drawn.objects, kept)
+    for draws, masks, target in predict.all_masks(drawn.draws):
+        if keeper is not None:
+            keeper.add(draws, masks, target)
+        for metric in metrics:
+            scores.extend(_scores(sample.sample_id, draws, metric, masks, target))
+    predict.check_finite()
+    return Evaluated(
+        sample.sample_id,
+        tuple(scores),
+        sum(len(draws.prompts) for draws in drawn.draws),
+        options.halvings,
+        drawn.objects,
+        None if keeper is None else keeper.kept(),
+    )
 
 
 class _Predictor:
     """The masks of one image's draws, in calls that mix instances and conditions."""
 
     def __init__(
-        self, segmenter: Segmenter[Any], sample: Sample, selection: Selection, at_once: int
+        self, segmenter: Segmenter[E], embedding: E, selection: Selection, in_a_call: int
     ) -> None:
-        self._segmenter = segmenter
+        self._segmenter: Segmenter[Any] = segmenter
+        self._embedding = embedding
         self._selection = selection
         self._multimask = segmenter.info.multimask and selection != "single"
-        height, width = sample.image.shape[:2]
-        self._at_once = max(1, min(at_once, MASK_BYTES // (height * width)))
-        (self._embedding,) = segmenter.encode([sample.image])
+        self._in_a_call = in_a_call
+        self._finite: list[Tensor] = []
+
+    def check_finite(self) -> None:
+        """Raise where an answer was not finite; once an image, as it waits for the device.
+
+        Raises:
+            SegmenterError: the quality of a mask is not a number, or not finite.
+        """
+        if not torch.stack(self._finite).all():
+            raise SegmenterError(
+                f"{self._segmenter.info.label}: an answer is not finite (NaN or infinite logits or "
+                "quality)"
+            )
 
     def all_masks(self, draws: Sequence[Draws]) -> Iterator[tuple[Draws, Tensor, Tensor]]:
         """Yield each draw with its masks (T, H, W) and its target (H, W), bool, on the device."""
@@ -228,11 +276,11 @@ class _Predictor:
         for draw in group:
             trials = len(draw.prompts)
             while candidates.n_waiting < trials:
-                batch = prompts[start : start + self._at_once]
+                batch = prompts[start : start + self._in_a_call]
                 start += len(batch)
-                candidates.put(
-                    self._segmenter.predict(self._embedding, batch, multimask=self._multimask)
-                )
+                found = self._segmenter.predict(self._embedding, batch, multimask=self._multimask)
+                self._finite.append(found.quality.isfinite().all())
+                candidates.put(found)
             prediction = candidates.take(trials)
             target = torch.tensor(draw.instance.mask, device=prediction.masks.device)
             yield draw, _select(prediction, target, self._selection), target

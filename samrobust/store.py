@@ -83,7 +83,7 @@ PHOTOGRAPHS = pa.schema(
 )
 _MANIFEST, _SCORES, _FAILURES, _LOCK = "manifest.json", "scores", "failures.json", ".lock"
 _OBJECTS, _MASKS, _PHOTOGRAPHS = "objects", "masks", "photographs"
-_NOT_IDENTITY = ("command", "created", "reported")
+_NOT_IDENTITY = ("command", "created", "reported", "memory_halvings")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,7 +143,10 @@ class RunWriter:
             _manifest_from_json(self.folder / _MANIFEST)
         else:
             _write_json(self.folder / _MANIFEST, _manifest_to_json(manifest))
-        self.done: frozenset[str] = frozenset(_ids(self.folder / _SCORES, SCHEMA))
+        self._scored = frozenset(_ids(self.folder / _SCORES, SCHEMA))
+        self.done: frozenset[str] = self._scored
+        if (self.folder / _OBJECTS).is_dir():
+            self.done &= frozenset(_ids(self.folder / _OBJECTS, OBJECTS))
         self._failures: dict[str, str] = {}
 
     def __enter__(self) -> "RunWriter":
@@ -167,7 +170,20 @@ class RunWriter:
         table = read_parts(self.folder / _PHOTOGRAPHS, PHOTOGRAPHS, ["sample_id", "kept"])
         enough = {"all", keep}
         pairs = zip(*(table[name].to_pylist() for name in table.column_names), strict=True)
-        return frozenset(sample_id for sample_id, kept in pairs if kept in enough)
+        with_masks = set(_ids(self.folder / _MASKS, MASKS))
+        return frozenset(name for name, kept in pairs if kept in enough and name in with_masks)
+
+    def note_halvings(self, halvings: int) -> None:
+        """Say in the manifest how often memory ended; the most of all times that the run went on.
+
+        Raises:
+            RunError: the manifest cannot be read or written.
+        """
+        path = self.folder / _MANIFEST
+        manifest = _manifest_from_json(path)
+        if halvings > manifest.memory_halvings:
+            noted = dataclasses.replace(manifest, memory_halvings=halvings)
+            _write_json(path, _manifest_to_json(noted))
 
     def write(
         self,
@@ -181,7 +197,7 @@ class RunWriter:
 
         Scores of an image that had some before are not stored again.
         """
-        if sample_id not in self.done:
+        if sample_id not in self._scored:
             self._rows.extend(scores)
         self._objects.extend(objects)
         if kept is not None:
@@ -208,8 +224,9 @@ class RunWriter:
 def run_name(manifest: RunManifest) -> str:
     """Return the folder name of a run: what it is, then a hash of all that can change a number.
 
-    Not in the hash: when and how it was started, the published values shown beside it, the name of
-    the folder that the data lie in, and what the segmenter was trained on, which its weights say.
+    Not in the hash: when and how it was started, whether its prompts fitted into memory, the
+    published values shown beside it, the name of the folder that the data lie in, and what the
+    segmenter was trained on, which its weights say.
     """
     identity = {k: v for k, v in _manifest_to_json(manifest).items() if k not in _NOT_IDENTITY}
     identity["dataset"].pop("folder")

@@ -181,7 +181,8 @@ class Prediction:
     Attributes:
         masks: (N, M, H, W) bool, M candidates a prompt, in pixels of the original image.
         quality: (N, M) float32, the model's own estimate of each candidate's IoU; zeros where a
-            model has none (it must then give one candidate).
+            model has none (it must then give one candidate); NaN where it has no answer, as its
+            logits are not finite: an evaluation then stores nothing of the image.
     """
 
     masks: "torch.Tensor"
@@ -363,6 +364,8 @@ class RunManifest:
         versions: of samrobust, Python and the packages that a score depends on.
         command: what was typed.
         created: date and time, UTC, ISO 8601.
+        memory_halvings: how often the number of prompts in one call was halved in the end, as
+            device memory did not hold them; changes no score.
     """
 
     protocol: Mapping[str, Any]
@@ -377,3 +380,4 @@ class RunManifest:
     versions: Mapping[str, str]
     command: str
     created: str
+    memory_halvings: int = 0

@@ -193,16 +193,6 @@ def test_prompts_that_a_segmenter_does_not_take_are_refused_by_name() -> None:
         check_can_run(info, load_protocol("points"))
 
 
-class _Hungry(GrownBox):
-    def predict(self, *_: object, **__: object) -> Prediction:
-        raise torch.OutOfMemoryError
-
-
-def test_too_little_device_memory_is_one_line(small_dataset: MemoryDataset) -> None:
-    with pytest.raises(SegmenterError, match="grown-box: out of device memory with 5 prompts"):
-        _run(small_dataset, _Hungry(), options=LoopOptions(prompts_at_once=5))
-
-
 def test_gradients_are_off_in_the_loop(small_dataset: MemoryDataset) -> None:
     class Watching(GrownBox):
         def predict(

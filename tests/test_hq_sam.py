@@ -379,3 +379,16 @@ def test_on_photographs_of_people_the_borders_gain_a_little(photographs: Path) -
 def test_an_output_is_for_an_hq_sam_alone(shell: Shell) -> None:
     line = shell.refuses("eval", "--segmenter", "sam-nano", "--output", "hq")
     assert line == "sam-nano has one output, got --output hq"
+
+
+def test_masks_of_logits_that_are_no_numbers_have_a_quality_that_is_none() -> None:
+    base = Sam(small_sam())
+    parts = random_parts(base.model)
+    parts.hf_token.weight.data[0, 0] = torch.nan
+    hq = HqSam(base, parts)
+    size_hw = (91, 133)
+    prompts = random_prompts(size_hw, 2, 1, boxes=True)
+    with torch.inference_mode():
+        (embedding,) = hq.encode([random_image(size_hw)])
+        assert base.predict(embedding, prompts).quality.isfinite().all()
+        assert hq.predict(embedding, prompts).quality.isnan().all()

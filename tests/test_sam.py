@@ -210,6 +210,35 @@ def test_a_narrow_dtype_is_the_encoders_alone(image: Image, embedding: SamEmbedd
     assert all(weight.dtype == torch.float32 for weight in narrow.model.mask_decoder.parameters())
 
 
+def test_a_mask_of_logits_that_are_no_numbers_has_a_quality_that_is_none(image: Image) -> None:
+    model = small_sam()
+    sam = Sam(model)
+    prompts = random_prompts(SIZE_HW, 3, 2, boxes=True)
+    with torch.inference_mode():
+        (embedding,) = sam.encode([image])
+    before = [predict(sam, embedding, prompts, multimask).quality for multimask in (False, True)]
+    network = model.mask_decoder.output_hypernetworks_mlps[2]
+    network.layers[-1].bias.data[5] = torch.nan  # type: ignore[union-attr, index]
+    single, candidates = (
+        predict(sam, embedding, prompts, multimask).quality for multimask in (False, True)
+    )
+    assert torch.equal(single, before[0])
+    assert candidates[:, 1].isnan().all()
+    assert torch.equal(candidates[:, ::2], before[1][:, ::2])
+
+
+def test_an_encoder_that_is_broken_is_an_error_and_not_a_mask(image: Image) -> None:
+    model = small_sam()
+    model.image_encoder.neck[1].weight.data[0] = torch.nan  # type: ignore[operator]
+    with (
+        torch.inference_mode(),
+        pytest.raises(
+            SegmenterError, match=r"^sam: an embedding is not finite \(NaN or infinite\)$"
+        ),
+    ):
+        Sam(model).encode([image])
+
+
 def test_an_overflow_is_an_error_and_not_a_mask(image: Image) -> None:
     model = small_sam()
     model.image_encoder.neck[1].weight.data.fill_(1e6)  # type: ignore[operator]

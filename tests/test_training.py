@@ -321,6 +321,28 @@ def test_a_loss_that_is_not_finite_ends_with_one_line_and_a_readable_state(
     assert all(bool(x.isfinite().all()) for x in state.learned.values())
 
 
+def test_memory_that_ends_is_one_line_and_other_errors_are_not_taken_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training = open_training(tiny_recipe(), tmp_path)
+
+    def fail_with(error: Exception) -> None:
+        def losses(*_: object) -> dict[str, Tensor]:
+            raise error
+
+        monkeypatch.setattr(training._trainee, "losses", losses)
+        list(training.run(workers=0))
+
+    with pytest.raises(TrainingError) as caught:
+        fail_with(torch.OutOfMemoryError("CUDA out of memory."))
+    assert str(caught.value) == (
+        f"step 0: out of device memory; what was stored before stays in {tmp_path}; "
+        "lower images, objects or kinds of phase 'grounding'"
+    )
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        fail_with(RuntimeError("shapes cannot be multiplied"))
+
+
 def test_losses_that_not_every_step_has_are_averaged_over_those_that_have_them() -> None:
     log = loop._Log()
     log.add({"single": torch.tensor(1.0)})

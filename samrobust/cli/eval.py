@@ -76,12 +76,17 @@ def evaluate_command(
         str, typer.Option(help="How images reach a SAM: longest-side (aspect kept) or squash.")
     ] = "longest-side",
     out: Annotated[Path, typer.Option(help="Folder of all runs.")] = Path("results"),
-    prompts_at_once: Annotated[int, typer.Option(help="Prompts in one call of the model.")] = 16,
+    prompts_at_once: Annotated[
+        int, typer.Option(help="Prompts in one call of the model; halved where memory ends.")
+    ] = 16,
     workers: Annotated[
         int | None, typer.Option(help="Processes that load images; default: 1 a core, at most 8.")
     ] = None,
     keep_going: Annotated[
-        bool, typer.Option("--keep-going", help="Record a broken image and go on.")
+        bool,
+        typer.Option(
+            "--keep-going", help="Record an image that is broken, or has no answer, and go on."
+        ),
     ] = False,
     keep_masks: Annotated[
         str, typer.Option(help="Masks to store for the page's gallery: worst, all or none.")

@@ -121,6 +121,7 @@ def _run(
         stored &= writer.masks_kept(settings.loop.keep_masks)
     left = [sample_id for sample_id in work.sample_ids if sample_id not in stored]
     n_prompts, started = 0, time.monotonic()
+    halvings = settings.loop.halvings
     with progress_bar(quiet=settings.quiet) as progress:
         title = f"{protocol.name} · {dataset.info.key} · {segmenter.info.label}"
         total, done = len(work.sample_ids), len(work.sample_ids) - len(left)
@@ -131,6 +132,13 @@ def _run(
                 writer.fail(result.sample_id, result.reason)
                 note_line(f"failed: {result.reason}")
             else:
+                if result.halvings > halvings:
+                    halvings = result.halvings
+                    writer.note_halvings(halvings)
+                    note_line(
+                        f"out of device memory on '{result.sample_id}': from here on "
+                        f"--prompts-at-once is divided by {2**halvings}"
+                    )
                 writer.write(
                     result.sample_id, result.scores, objects=result.objects, kept=result.kept
                 )

@@ -1,8 +1,11 @@
-"""Where models run."""
+"""Where models run, and when its memory ends."""
 
 import torch
 
 from samrobust.errors import SegmenterError
+
+_OUT_OF_MEMORY = ("DefaultCPUAllocator: can't allocate memory", "_STATUS_ALLOC_FAILED")
+"""What plain errors of torch's say where the memory of a CPU, or of cuBLAS and cuDNN, ends."""
 
 
 def resolve_device(name: str) -> str:
@@ -22,3 +25,15 @@ def resolve_device(name: str) -> str:
     if index and int(index) >= torch.cuda.device_count():
         raise SegmenterError(f"--device {name}: there are {torch.cuda.device_count()} CUDA devices")
     return name
+
+
+def says_out_of_memory(error: Exception) -> bool:
+    """Return whether an error of torch or Python says that memory ended, on a GPU or a CPU."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(
+        sign in str(error) for sign in _OUT_OF_MEMORY
+    )
+
+
+def release_memory() -> None:
+    """Give back to the device what torch keeps of it for later."""
+    torch.cuda.empty_cache()

@@ -74,6 +74,16 @@ def input_scale(size_hw: tuple[int, int], input_hw: tuple[int, int]) -> Floats:
     return np.array([input_hw[1] / size_hw[1], input_hw[0] / size_hw[0]])
 
 
+def quality_or_nan(quality: Tensor, logits: Tensor) -> Tensor:
+    """Return quality (N, M), NaN where a logit is not finite: masks of bool would hide it.
+
+    Args:
+        quality: (N, M) float32.
+        logits: (N, M, h, w) float32, of the same masks.
+    """
+    return quality.masked_fill(~logits.isfinite().flatten(2).all(dim=2), torch.nan)
+
+
 def _channels_first(image: Image) -> Tensor:
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
 

@@ -21,7 +21,7 @@ from samrobust.errors import CheckpointError, SegmenterError
 from samrobust.interfaces import HqOutput, SegmenterOptions
 from samrobust.registry import one_of
 from samrobust.segmenters.device import resolve_device
-from samrobust.segmenters.frames import MASK_THRESHOLD, input_scale
+from samrobust.segmenters.frames import MASK_THRESHOLD, input_scale, quality_or_nan
 from samrobust.types import Frame, Image, Prediction, PromptBatch, PromptKind, SegmenterInfo
 
 NAME = "transformers"
@@ -139,7 +139,7 @@ class TransformersSegmenter:
         quality = found.iou_scores[0].float()
         if masks.shape[1] == 1:  # SAM-HQ's own mask comes with the qualities of SAM's candidates
             quality = quality.amax(dim=1, keepdim=True)
-        return Prediction(masks, quality)
+        return Prediction(masks, quality_or_nan(quality, found.pred_masks[0]))
 
     def _encode(self, image: Image) -> TransformersEmbedding:
         prepared = self._processor(images=image, return_tensors="pt")

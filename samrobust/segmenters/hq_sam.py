@@ -29,6 +29,7 @@ from samrobust.segmenters.checkpoints import (
 from samrobust.segmenters.decoder import CANDIDATES, SINGLE
 from samrobust.segmenters.device import resolve_device
 from samrobust.segmenters.families import Family, load_family, split_hq
+from samrobust.segmenters.frames import quality_or_nan
 from samrobust.segmenters.hq_parts import HqDecoder, HqParts, early_features, untrained_parts
 from samrobust.segmenters.published import HQ_CHECKPOINTS
 from samrobust.segmenters.sam import Sam, SamEmbedding, Sizes, sam_of
@@ -131,7 +132,7 @@ class HqSam:
         """
         wanted = CANDIDATES if multimask else SINGLE
         logits, quality = self.logits(embedding, prompts, masks=wanted)
-        return Prediction(self.base.to_masks(embedding, logits), quality)
+        return Prediction(self.base.to_masks(embedding, logits), quality_or_nan(quality, logits))
 
     def logits(
         self, embedding: SamEmbedding, prompts: PromptBatch, *, masks: range = SINGLE

@@ -24,7 +24,12 @@ from samrobust.segmenters.decoder import (
 )
 from samrobust.segmenters.device import resolve_device
 from samrobust.segmenters.families import load_family, split_hq
-from samrobust.segmenters.frames import MASK_THRESHOLD, InputFrame, input_scale
+from samrobust.segmenters.frames import (
+    MASK_THRESHOLD,
+    InputFrame,
+    input_scale,
+    quality_or_nan,
+)
 from samrobust.segmenters.published import SAM_CHECKPOINTS
 from samrobust.types import Frame, Image, Prediction, PromptBatch, SegmenterInfo
 
@@ -133,7 +138,7 @@ class Sam:
         """
         masks_wanted = CANDIDATES if multimask else SINGLE
         logits, quality = self.logits(embedding, prompts, masks=masks_wanted)
-        return Prediction(self.to_masks(embedding, logits), quality)
+        return Prediction(self.to_masks(embedding, logits), quality_or_nan(quality, logits))
 
     def logits(
         self, embedding: SamEmbedding, prompts: PromptBatch, *, masks: range = SINGLE
@@ -168,15 +173,16 @@ class Sam:
             sizes: of each of the B images, as in their embeddings: its own, and in the square.
 
         Raises:
-            SegmenterError: the encoder's dtype is too narrow for an image.
+            SegmenterError: the encoder's dtype is too narrow for an image, or its weights are
+                broken.
         """
         with torch.autocast(self.model.device.type, enabled=False):
             features = self.model.image_encoder(squares.to(self._dtype)).float()
         if not features.isfinite().all():
-            raise SegmenterError(
-                f"{self.info.label}: an embedding overflows in {self.info.dtype}; "
-                "allowed: bfloat16, float32"
-            )
+            reason = "is not finite (NaN or infinite)"
+            if self._dtype == torch.float16:
+                reason = "overflows in float16; allowed: bfloat16, float32"
+            raise SegmenterError(f"{self.info.label}: an embedding {reason}")
         rows = features.split(1)
         return [SamEmbedding(row, *each) for row, each in zip(rows, sizes, strict=True)]
 

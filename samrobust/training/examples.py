@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from samrobust.errors import DatasetError
-from samrobust.evaluation import as_it_is, end_with_parent
 from samrobust.interfaces import Dataset
+from samrobust.loading import as_it_is, end_with_parent
 from samrobust.seeding import keyed_generator
 from samrobust.segmenters.frames import InputFrame
 from samrobust.training.augment import (

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from samrobust.errors import TrainingError
+from samrobust.segmenters.device import says_out_of_memory
 from samrobust.training.data import TrainingData
 from samrobust.training.examples import Example, ExampleDraws, load_examples
 from samrobust.training.judge import judge
@@ -90,7 +91,7 @@ class Training:
             workers: processes that draw examples ahead; 0 for none.
 
         Raises:
-            TrainingError: a loss is not finite; the last stored state stays.
+            TrainingError: a loss is not finite, or memory ends; the last stored state stays.
         """
         recipe, team = self._recipe, self._team
         examples = load_examples(
@@ -106,7 +107,8 @@ class Training:
         saved = time.monotonic()
         for batch in examples:
             phase, step_in_phase = recipe.phase_at(self.step)
-            losses = self._do_step(batch, phase, step_in_phase)
+            with self._within_memory(phase):
+                losses = self._do_step(batch, phase, step_in_phase)
             if team.rank == 0:
                 log.add(losses)
             self.step += 1
@@ -135,6 +137,19 @@ class Training:
         """Write what has been learned, as the moving average has it."""
         with self.averaged():
             self._trainee.save(path)
+
+    @contextlib.contextmanager
+    def _within_memory(self, phase: Phase) -> Iterator[None]:
+        """Say in one line that the memory of the device ends."""
+        try:
+            yield
+        except (RuntimeError, MemoryError) as error:
+            if not says_out_of_memory(error):
+                raise
+            raise TrainingError(
+                f"step {self.step}: out of device memory; what was stored before stays in "
+                f"{self._folder.path}; lower images, objects or kinds of phase '{phase.name}'"
+            ) from error
 
     def _do_step(self, batch: Sequence[Example], phase: Phase, step: int) -> dict[str, Tensor]:
         rate = learning_rate(phase, step)
