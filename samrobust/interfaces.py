@@ -6,7 +6,7 @@ These are structural: a class written elsewhere needs the members named here and
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
@@ -80,6 +80,15 @@ class Dataset(Protocol):
         Raises:
             DatasetError: its image or a mask is missing, broken or empty.
         """
+        ...
+
+
+@runtime_checkable
+class Weighed(Protocol):
+    """What a data set may offer besides: shares of its images that take about as long."""
+
+    def cost(self, sample_id: str) -> float:
+        """Return about how long an image takes beside others, in any unit, without reading it."""
         ...
 
 

@@ -1,4 +1,7 @@
-"""One table on disk, in parts: `FOLDER/part-*.parquet`, each there whole or not at all."""
+"""One table on disk, in parts: `FOLDER/part-*.parquet`, each there whole or not at all.
+
+A process that shares a table with others has a label, and its parts are `part-LABEL-*.parquet`.
+"""
 
 import io
 import re
@@ -11,7 +14,7 @@ import pyarrow.parquet as pq
 from samrobust.errors import RunError
 from samrobust.whole import write_whole
 
-_PART = re.compile(r"part-(\d{5,})\.parquet")
+_PART = re.compile(r"part-(?:\w+-)?(\d{5,})\.parquet")
 
 
 def read_parts(folder: Path, schema: pa.Schema, columns: Sequence[str] = ()) -> pa.Table:
@@ -31,8 +34,17 @@ def read_parts(folder: Path, schema: pa.Schema, columns: Sequence[str] = ()) -> 
     return pa.concat_tables([wanted.empty_table(), *(_read_part(part, names) for part in parts)])
 
 
-def append_part(folder: Path, schema: pa.Schema, rows: Sequence[object]) -> None:
+def append_part(
+    folder: Path, schema: pa.Schema, rows: Sequence[object], *, label: str = ""
+) -> None:
     """Write rows, objects with an attribute a column, as the next part; nothing where none are.
+
+    Args:
+        folder: of the parts, made if it is not there.
+        schema: of the table.
+        rows: to be written.
+        label: letters and digits of this process, "" where it writes the table alone: no two
+            processes with the same one may write a table at once.
 
     Raises:
         RunError: they cannot be written; no part is harmed.
@@ -47,8 +59,8 @@ def append_part(folder: Path, schema: pa.Schema, rows: Sequence[object]) -> None
     pq.write_table(pa.table(columns, schema=schema), buffer)
     try:
         folder.mkdir(exist_ok=True)
-        number = max((int(part.stem[5:]) for part in _parts(folder)), default=-1) + 1
-        path = folder / f"part-{number:05d}.parquet"
+        number = max((int(part.stem.rpartition("-")[2]) for part in _parts(folder)), default=-1) + 1
+        path = folder / f"part-{label}{'-' if label else ''}{number:05d}.parquet"
     except OSError as error:
         raise RunError(f"{folder}: cannot be written: {error.strerror}") from error
     try:

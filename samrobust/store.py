@@ -1,4 +1,4 @@
-"""Runs on disk: `manifest.json`, tables in parts, `failures.json`; a kill loses no part.
+"""Runs on disk: `manifest.json`, tables in parts, `failures*.json`; a kill loses no part.
 
 The tables are `scores/`, `objects/` and, where masks are kept, `masks/` and `photographs/`. A part
 of the scores is written last and holds all scores of each of its images; so an image is either
@@ -18,10 +18,10 @@ from typing import Any
 
 import pandas as pd
 import pyarrow as pa
-from filelock import FileLock, Timeout
 
 from samrobust.errors import RunError
 from samrobust.parts import append_part, read_parts
+from samrobust.shards import WHOLE, Shard
 from samrobust.types import (
     DatasetInfo,
     Keep,
@@ -34,6 +34,7 @@ from samrobust.types import (
     SegmenterInfo,
 )
 from samrobust.whole import write_whole
+from samrobust.writers import claim, clear_unfinished, gate
 
 FORMAT = 1
 FLUSH_SECONDS = 5.0
@@ -81,7 +82,7 @@ PHOTOGRAPHS = pa.schema(
         ("kept", pa.string()),
     ]
 )
-_MANIFEST, _SCORES, _FAILURES, _LOCK = "manifest.json", "scores", "failures.json", ".lock"
+_MANIFEST, _SCORES, _FAILURES = "manifest.json", "scores", "failures"
 _OBJECTS, _MASKS, _PHOTOGRAPHS = "objects", "masks", "photographs"
 _NOT_IDENTITY = ("command", "created", "reported", "memory_halvings")
 
@@ -111,19 +112,21 @@ class Run:
 
 
 class RunWriter:
-    """Write one run, or go on with it; use as a context manager.
+    """Write one run or a shard of it, or go on with it; use as a context manager.
 
     Args:
         results: the folder of all runs.
         manifest: what is run; the run's folder is named after it.
+        shard: what this process writes; other processes may write others of as many at once.
 
     Raises:
         RunError: the folder cannot be written, is in use by another process, or holds a part that
             cannot be read.
     """
 
-    def __init__(self, results: Path, manifest: RunManifest) -> None:
+    def __init__(self, results: Path, manifest: RunManifest, shard: Shard = WHOLE) -> None:
         self.folder = results / run_name(manifest)
+        self._label = shard.label
         self._rows: list[Score] = []
         self._objects: list[ObjectRow] = []
         self._masks: list[MaskRow] = []
@@ -131,19 +134,16 @@ class RunWriter:
         self._flushed = time.monotonic()
         try:
             (self.folder / _SCORES).mkdir(parents=True, exist_ok=True)
-            self._lock = FileLock(self.folder / _LOCK, timeout=0)
-            self._lock.acquire()
-        except Timeout as error:
-            raise RunError(f"{self.folder}: another process is writing this run") from error
+            with gate(self.folder):
+                self._lock = claim(self.folder, shard)
+                clear_unfinished(self.folder, shard)
+                if (self.folder / _MANIFEST).exists():
+                    read_manifest(self.folder)
+                else:
+                    _write_json(self.folder / _MANIFEST, _manifest_to_json(manifest))
         except OSError as error:
             raise RunError(f"{self.folder}: cannot be written: {error.strerror}") from error
-        for leftover in self.folder.rglob("*.tmp"):
-            leftover.unlink()
-        if (self.folder / _MANIFEST).exists():
-            _manifest_from_json(self.folder / _MANIFEST)
-        else:
-            _write_json(self.folder / _MANIFEST, _manifest_to_json(manifest))
-        self._scored = frozenset(_ids(self.folder / _SCORES, SCHEMA))
+        self._scored = stored_images(self.folder)
         self.done: frozenset[str] = self._scored
         if (self.folder / _OBJECTS).is_dir():
             self.done &= frozenset(_ids(self.folder / _OBJECTS, OBJECTS))
@@ -179,11 +179,11 @@ class RunWriter:
         Raises:
             RunError: the manifest cannot be read or written.
         """
-        path = self.folder / _MANIFEST
-        manifest = _manifest_from_json(path)
-        if halvings > manifest.memory_halvings:
-            noted = dataclasses.replace(manifest, memory_halvings=halvings)
-            _write_json(path, _manifest_to_json(noted))
+        with gate(self.folder):
+            manifest = read_manifest(self.folder)
+            if halvings > manifest.memory_halvings:
+                noted = dataclasses.replace(manifest, memory_halvings=halvings)
+                _write_json(self.folder / _MANIFEST, _manifest_to_json(noted))
 
     def write(
         self,
@@ -210,13 +210,17 @@ class RunWriter:
     def fail(self, sample_id: str, reason: str) -> None:
         """Record that an image could not be evaluated; the same command tries it again."""
         self._failures[sample_id] = reason
-        _write_json(self.folder / _FAILURES, self._failures)
+        name = "-".join(filter(None, [_FAILURES, self._label]))
+        _write_json(self.folder / f"{name}.json", self._failures)
 
     def _flush(self) -> None:
-        append_part(self.folder / _OBJECTS, OBJECTS, self._objects)
-        append_part(self.folder / _MASKS, MASKS, self._masks)
-        append_part(self.folder / _PHOTOGRAPHS, PHOTOGRAPHS, self._photographs)
-        append_part(self.folder / _SCORES, SCHEMA, self._rows)
+        for name, schema, rows in (
+            (_OBJECTS, OBJECTS, self._objects),
+            (_MASKS, MASKS, self._masks),
+            (_PHOTOGRAPHS, PHOTOGRAPHS, self._photographs),
+            (_SCORES, SCHEMA, self._rows),
+        ):
+            append_part(self.folder / name, schema, rows, label=self._label)
         self._rows, self._objects, self._masks, self._photographs = [], [], [], []
         self._flushed = time.monotonic()
 
@@ -236,20 +240,38 @@ def run_name(manifest: RunManifest) -> str:
     return "--".join(re.sub(r"[^A-Za-z0-9._]+", "-", word) for word in words)
 
 
+def stored_images(folder: Path) -> frozenset[str]:
+    """Return the images whose scores a run holds.
+
+    Raises:
+        RunError: a part cannot be read.
+    """
+    return frozenset(_ids(folder / _SCORES, SCHEMA))
+
+
+def read_manifest(folder: Path) -> RunManifest:
+    """Return what a stored run is.
+
+    Raises:
+        RunError: the folder is no run, or its manifest cannot be read.
+    """
+    return _manifest_from_json(folder / _MANIFEST)
+
+
 def read_run(folder: Path) -> Run:
     """Return a stored run, finished or not.
 
     Raises:
         RunError: the folder is no run, or a file of it cannot be read.
     """
-    manifest = _manifest_from_json(folder / _MANIFEST)
+    manifest = read_manifest(folder)
     if not (folder / _SCORES).is_dir():
         raise RunError(f"{folder / _SCORES}: there is no such folder")
     scores = read_parts(folder / _SCORES, SCHEMA).to_pandas()
     objects = _once(read_parts(folder / _OBJECTS, OBJECTS), ["sample_id", "instance_id"])
-    failures = _read_json(folder / _FAILURES) if (folder / _FAILURES).exists() else {}
+    failures = [_read_json(path) for path in sorted(folder.glob(f"{_FAILURES}*.json"))]
     stored = set(scores["sample_id"].unique())
-    left = {k: v for k, v in failures.items() if k not in stored}
+    left = {k: v for each in failures for k, v in each.items() if k not in stored}
     return Run(folder, manifest, scores, objects, left)
 
 

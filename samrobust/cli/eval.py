@@ -16,12 +16,13 @@ from samrobust.cli.choices import (
     choose_segmenters,
     chosen_datasets,
 )
-from samrobust.cli.report import print_report
 from samrobust.cli.running import RunSettings, n_workers, run_all
+from samrobust.cli.sharing import end_together
 from samrobust.cli.terminal import download_bar
 from samrobust.interfaces import EncoderDtype, EvalProtocol, SegmenterOptions
 from samrobust.protocol import load_protocol, with_trials
 from samrobust.registry import one_of
+from samrobust.shards import WHOLE, parse_shard
 from samrobust.types import Frame, Keep, Selection
 
 DEFAULT_PROTOCOLS = ["noisy-box"]
@@ -91,11 +92,16 @@ def evaluate_command(
     keep_masks: Annotated[
         str, typer.Option(help="Masks to store for the page's gallery: worst, all or none.")
     ] = "none",
+    shard: Annotated[
+        str | None,
+        typer.Option(help="Only this share of the images, as 2/8; others run the other shares."),
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
 ) -> None:
     """Evaluate every combination of the given protocols, data sets and segmenters.
 
     The same command goes on where it was stopped. Scores are stored one a row under --out.
+    With torchrun, several processes share the images.
 
     Example: samrobust eval --protocol noisy-box --segmenter sam --variant vit_b --dataset coco
     --data-root COCO --split val2017 --limit 100
@@ -103,17 +109,22 @@ def evaluate_command(
     check_number("--limit", limit, least=1)
     check_number("--prompts-at-once", prompts_at_once, least=1)
     check_number("--workers", workers, least=0)
+    asked = WHOLE if shard is None else parse_shard(shard)
     keep: Keep = one_of(Keep, keep_masks, kind="kind of masks to keep")
     protocols = [_load_protocol(name, trials, selection) for name in protocol or DEFAULT_PROTOCOLS]
     datasets = chosen_datasets(dataset, data_root, split, ids)
 
     from samrobust.evaluation import LoopOptions
+    from samrobust.ranks import Meeting, Ranks
     from samrobust.segmenters.allocator import keep_large_blocks
     from samrobust.segmenters.device import resolve_device
 
     keep_large_blocks()
+    ranks = Ranks.from_environment()
+    meeting = Meeting(ranks) if ranks.world > 1 else None
+    quiet = quiet or ranks.rank > 0
     options = SegmenterOptions(
-        device=resolve_device(device),
+        device=resolve_device(ranks.own_device(resolve_device(device))),
         dtype=one_of(EncoderDtype, dtype, kind="dtype"),
         frame=one_of(Frame, frame, kind="frame"),
     )
@@ -128,10 +139,11 @@ def evaluate_command(
             outputs=output or [],
         )
         segmenters = [build_segmenter(each, options) for each in chosen]
-    loop = LoopOptions(prompts_at_once, n_workers(workers), keep_going, keep)
-    settings = RunSettings(out, limit, options.device, loop, quiet)
+    n_loading = n_workers(workers, ranks=ranks.local_world)
+    loop = LoopOptions(prompts_at_once, n_loading, keep_going, keep)
+    settings = RunSettings(out, limit, options.device, loop, quiet, ranks.part_of(asked))
     folders = run_all(protocols, datasets, segmenters, settings)
-    print_report(folders)
+    end_together(folders, ranks, asked, meeting)
 
 
 def _load_protocol(name: str, trials: int | None, selection: str | None) -> EvalProtocol:

@@ -16,9 +16,11 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from samrobust import __version__
+from samrobust.cli.sharing import stopped_as_by_key
 from samrobust.cli.terminal import note_line, progress_bar
 from samrobust.interfaces import Dataset, EvalProtocol, Segmenter
 from samrobust.protocol import describe_protocol, protocol_hash
+from samrobust.shards import WHOLE, Shard, share_of
 from samrobust.types import RunManifest
 
 if TYPE_CHECKING:
@@ -50,6 +52,7 @@ class RunSettings:
         device: kind and number of the device.
         loop: of the evaluation.
         quiet: no progress.
+        shard: which images this process takes.
     """
 
     results: Path
@@ -57,6 +60,7 @@ class RunSettings:
     device: str
     loop: "LoopOptions"
     quiet: bool
+    shard: Shard = WHOLE
 
 
 @dataclass(frozen=True)
@@ -65,12 +69,17 @@ class _Work:
     writer: "RunWriter"
 
 
-def n_workers(asked: int | None) -> int:
-    """Return how many processes load images: as many as asked for, or one a core but one."""
+def n_workers(asked: int | None, *, ranks: int = 1) -> int:
+    """Return how many processes load images: as many as asked for, or one a core but one.
+
+    Args:
+        asked: by the user.
+        ranks: processes that share the cores, each with as many.
+    """
     if asked is not None:
         return asked
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return max(1, min(MOST_WORKERS, (cores or 1) - 1))
+    return max(1, min(MOST_WORKERS, (cores or 1) // ranks - 1))
 
 
 def run_all(
@@ -95,10 +104,11 @@ def run_all(
         manifest = _manifest(protocol, dataset, segmenter, sample_ids, settings)
         if settings.results / run_name(manifest) in folders:
             continue  # the same combination was asked for twice
-        with RunWriter(settings.results, manifest) as writer:
+        with stopped_as_by_key(), RunWriter(settings.results, manifest, settings.shard) as writer:
             folders.append(writer.folder)
             try:
-                _run(protocol, dataset, segmenter, _Work(sample_ids, writer), settings)
+                share = share_of(dataset, sample_ids, settings.shard)
+                _run(protocol, dataset, segmenter, _Work(share, writer), settings)
             except KeyboardInterrupt:
                 note_line(f"interrupted; the same command goes on with {writer.folder}")
                 raise typer.Exit(130) from None

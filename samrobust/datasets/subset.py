@@ -7,6 +7,7 @@ from pathlib import Path
 
 from samrobust.errors import DatasetError
 from samrobust.interfaces import Dataset
+from samrobust.shards import image_cost
 from samrobust.types import DatasetInfo, Sample
 
 
@@ -39,6 +40,10 @@ class Subset:
     def __getitem__(self, sample_id: str) -> Sample:
         """Return one image with its objects."""
         return self.whole[sample_id]
+
+    def cost(self, sample_id: str) -> float:
+        """Return what the image costs in `whole`."""
+        return image_cost(self.whole, sample_id)
 
 
 def read_subset(whole: Dataset, path: Path) -> Subset:

@@ -1,12 +1,13 @@
 """Several processes that train together, as `torchrun` starts them."""
 
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, distributed
+
+from samrobust.ranks import Ranks
 
 
 @dataclass(frozen=True)
@@ -45,16 +46,16 @@ def joined_team(device: str) -> Iterator[tuple[Team, str]]:
     # On a CPU, numbers too small to be normal cost ten times an ordinary one. Set before torch
     # starts its threads, which take it over.
     torch.set_flush_denormal(True)
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    if world == 1:
+    ranks = Ranks.from_environment()
+    if ranks.world == 1:
         yield Team(), device
         return
+    device = ranks.own_device(device)
     on_gpu = device.startswith("cuda")
     if on_gpu:
-        device = f"cuda:{os.environ['LOCAL_RANK']}"
         torch.cuda.set_device(device)
     distributed.init_process_group("nccl" if on_gpu else "gloo")
     try:
-        yield Team(distributed.get_rank(), world), device
+        yield Team(ranks.rank, ranks.world), device
     finally:
         distributed.destroy_process_group()
