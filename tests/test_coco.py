@@ -128,7 +128,7 @@ def test_a_wrong_json_is_one_line_at_the_start(
         ([[1, 2, 3, float("nan"), 5, 6]], "a polygon is a list"),
         ({"size": list(SIZE_HW), "counts": [3, 4]}, "run lengths do not add up"),
         ({"size": list(SIZE_HW), "counts": [-4, 40 * 61 + 4]}, "run lengths do not add up"),
-        ({"size": list(SIZE_HW), "counts": "zzzz"}, "run lengths do not add up"),
+        ({"size": list(SIZE_HW), "counts": "zzzz"}, "counts are not run lengths"),
         (3, "cannot be decoded"),
     ],
 )
