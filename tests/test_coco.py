@@ -152,6 +152,15 @@ def test_an_image_of_another_size_than_listed_is_named_with_both(root: Path) -> 
         _dataset(root)["9"]
 
 
+def test_more_objects_than_memory_holds_are_refused(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("samrobust.datasets.coco.MOST_MASK_BYTES", 3 * 40 * 61 - 1)
+    assert len(_dataset(root)["9"].instances) == 1
+    with pytest.raises(DatasetError, match=r"010\.png is 61x40 and has 3 objects, whose masks"):
+        _dataset(root)["10"]
+
+
 def test_run_lengths_are_those_that_pycocotools_packs() -> None:
     rng = np.random.default_rng(0)
     for density in (0.02, 0.5, 0.999):
