@@ -40,6 +40,10 @@ def _named(check: Callable[[object], bool]) -> Callable[[object], bool]:
     )
 
 
+def _at_least_one(value: object) -> bool:
+    return isinstance(value, int) and is_of_kind(value, int) and value >= 1
+
+
 def _scalar(value: object) -> bool:
     return _text(value) or isinstance(value, bool) or is_of_kind(value, float)
 
@@ -49,7 +53,7 @@ _CONDITION = {
     "name": _text,
     "degradation": _text,
     "parameters": _named(_scalar),
-    "trials": lambda value: _WHOLE(value) and value >= 1,
+    "trials": _at_least_one,
     "level": _or_none(_NUMBER),
 }
 _REPORTED = {

@@ -89,7 +89,7 @@ def changed(draw: st.DrawFn, table: dict[str, Any]) -> dict[str, Any]:
     other = copy.deepcopy(table)
     for _ in range(draw(st.integers(1, 2))):
         *path, last = draw(st.sampled_from([*places(other)] or [("images",)]))
-        inner = other
+        inner: Any = other
         for key in path:
             inner = inner[key]
         if isinstance(inner, dict) and draw(st.booleans()):

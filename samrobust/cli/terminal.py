@@ -155,7 +155,11 @@ def print_table(
 
 
 def one_line(message: str) -> str:
-    """Return a message without line breaks, cut off, and with what no terminal shows escaped."""
+    """Return a message without line breaks, its middle left out where it is long.
+
+    What no terminal can show is escaped.
+    """
     printable = message.encode("utf-8", "backslashreplace").decode()
     line = " ".join(printable.splitlines()).translate(_ESCAPED)
-    return line if len(line) <= LONGEST_LINE else f"{line[:LONGEST_LINE]}…"
+    half = LONGEST_LINE // 2
+    return line if len(line) <= LONGEST_LINE else f"{line[:half]}…{line[-half:]}"
