@@ -48,6 +48,6 @@ def origins_of_training(header: Mapping[str, str]) -> tuple[str, ...]:
             for row in rows
             if row["weight"] and row.get("held_out", 0) < 1
         }
-    except (AttributeError, KeyError, TypeError, ValueError):
+    except (AttributeError, KeyError, RecursionError, TypeError, ValueError):
         return ()
     return tuple(sorted(found - {""}))

@@ -14,6 +14,11 @@ import pyarrow.parquet as pq
 from samrobust.errors import RunError
 from samrobust.whole import write_whole
 
+MOST_ROWS = 5_000_000
+"""Of a part: some times as many as a writer keeps in memory. Far more fit into a file of a few
+bytes, where all are alike."""
+MOST_BYTES = 2**32
+"""Of a part, unpacked."""
 _PART = re.compile(r"part-(?:\w+-)?(\d{5,})\.parquet")
 
 
@@ -31,7 +36,7 @@ def read_parts(folder: Path, schema: pa.Schema, columns: Sequence[str] = ()) -> 
     names = list(columns or schema.names)
     wanted = pa.schema([schema.field(name) for name in names])
     parts = _parts(folder) if folder.exists() else []
-    return pa.concat_tables([wanted.empty_table(), *(_read_part(part, names) for part in parts)])
+    return pa.concat_tables([wanted.empty_table(), *(_read_part(part, wanted) for part in parts)])
 
 
 def append_part(
@@ -80,10 +85,18 @@ def _parts(folder: Path) -> list[Path]:
     return [file for file in files if _PART.fullmatch(file.name)]
 
 
-def _read_part(part: Path, columns: list[str]) -> pa.Table:
+def _read_part(part: Path, wanted: pa.Schema) -> pa.Table:
     try:
-        return pq.read_table(part, columns=columns)
-    except (OSError, pa.ArrowException) as error:
+        with pq.ParquetFile(part) as file:
+            about = file.metadata
+            groups = (about.row_group(group) for group in range(about.num_row_groups))
+            n_bytes = sum(group.total_byte_size for group in groups)
+            if about.num_rows > MOST_ROWS or n_bytes > MOST_BYTES:
+                raise RunError(f"{part}: holds more than a part can: {about.num_rows} rows")
+            table = file.read(columns=wanted.names).cast(wanted)
+            table.validate(full=True)
+            return table
+    except (OSError, KeyError, ValueError, pa.ArrowException) as error:
         raise RunError(
             f"{part}: cannot be read, perhaps it was cut off; delete it and give the same command "
             "again, which evaluates its images anew"

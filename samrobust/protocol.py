@@ -12,8 +12,14 @@ from samrobust.errors import ProtocolError, SamrobustError
 from samrobust.interfaces import Condition, Degradation, EvalProtocol, Reported
 from samrobust.metrics import METRICS
 from samrobust.registry import known, one_of
-from samrobust.settings import WORDS, build_from, is_of_kind, make_settings
+from samrobust.settings import WORDS, build_from, is_of_kind, make_settings, shown
 from samrobust.types import Selection
+
+MOST_CONDITIONS = 1_000
+MOST_TRIALS = 1_000
+"""Of a condition: the masks of all its trials of one object are in memory at once."""
+MOST_PROMPTS = 20_000
+"""Of an object, over all conditions: those of all objects of an image are in memory at once."""
 
 _PROTOCOL_KEYS = {
     "name": str,
@@ -62,14 +68,20 @@ def with_trials(protocol: EvalProtocol, trials: int) -> EvalProtocol:
     """Return the protocol with another number of trials for every random condition.
 
     Raises:
-        ProtocolError: `trials` is less than 1.
+        ProtocolError: `trials` is less than 1, or more than there can be.
     """
     if trials < 1:
         raise ProtocolError(f"trials must be at least 1, got {trials}")
+    if trials > MOST_TRIALS:
+        raise ProtocolError(f"trials must be at most {MOST_TRIALS}, got {trials}")
     conditions = tuple(
         dataclasses.replace(condition, trials=trials if condition.degradation.is_random else 1)
         for condition in protocol.conditions
     )
+    try:
+        _check_prompts(conditions)
+    except ValueError as error:
+        raise ProtocolError(f"protocol {protocol.name}, {trials} trials: {error}") from error
     return dataclasses.replace(protocol, conditions=conditions, trials=trials)
 
 
@@ -128,7 +140,10 @@ def _build(table: Mapping[str, Any]) -> EvalProtocol:
     for key in ("conditions", "reported"):
         if not all(isinstance(row, dict) for row in table[key]):
             raise ValueError(f"'{key}' must be a list of tables, each opened by [[{key}]]")
+    if len(table["conditions"]) > MOST_CONDITIONS:
+        raise ValueError(f"{len(table['conditions'])} conditions are more than {MOST_CONDITIONS}")
     conditions = tuple(_condition(row, table["trials"]) for row in table["conditions"])
+    _check_prompts(conditions)
     names = [condition.name for condition in conditions]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
@@ -162,9 +177,11 @@ def _condition(row: dict[str, Any], default_trials: int) -> Condition:
         trials = parameters.pop("trials", default_trials)
         level = parameters.pop("level", None)
         if not is_of_kind(trials, int) or trials < 1:
-            raise ValueError(f"trials must be a whole number of at least 1, got {trials!r}")
+            raise ValueError(f"trials must be a whole number of at least 1, got {shown(trials)}")
+        if trials > MOST_TRIALS:
+            raise ValueError(f"trials must be at most {MOST_TRIALS}, got {trials}")
         if level is not None and not is_of_kind(level, float):
-            raise ValueError(f"level must be a number, got {level!r}")
+            raise ValueError(f"level must be a number, got {shown(level)}")
         degradation = build_degradation(kind, parameters)
     except (SamrobustError, ValueError) as error:
         raise ValueError(f"condition '{name}': {error}") from error
@@ -193,4 +210,10 @@ def _check_keys(table: Mapping[str, Any], keys: Mapping[str, type]) -> None:
         if key not in table:
             raise ValueError(f"the key '{key}' is missing")
         if not is_of_kind(table[key], kind):
-            raise ValueError(f"'{key}' must be {WORDS[kind]}, got {table[key]!r}")
+            raise ValueError(f"'{key}' must be {WORDS[kind]}, got {shown(table[key])}")
+
+
+def _check_prompts(conditions: Sequence[Condition]) -> None:
+    n_prompts = sum(condition.trials for condition in conditions)
+    if n_prompts > MOST_PROMPTS:
+        raise ValueError(f"{n_prompts} prompts an object are more than {MOST_PROMPTS}")

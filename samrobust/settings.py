@@ -1,6 +1,7 @@
 """Make dataclasses of TOML tables, with one clear line for whatever is wrong in them."""
 
 import dataclasses
+import re
 import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,6 +13,12 @@ S = TypeVar("S")
 
 LARGEST = 1e9
 """No number in a file is as large; beyond, coordinates would overflow."""
+MOST_BYTES = 2**18
+"""Of a TOML file: a thousand conditions need less."""
+SHOWN = 60
+"""Characters of a wrong value that a message repeats."""
+_DEEP_KEY = re.compile(r"""(?:(?:[\w-]+|"[^"\n]*"|'[^'\n]*')[ \t]*\.[ \t]*){16}""")
+"""A key of more parts than any has; tomllib's memory grows with the square of their number."""
 WORDS: Mapping[type, str] = {
     str: "text",
     int: "a whole number",
@@ -26,13 +33,21 @@ def read_table(path: Path) -> dict[str, Any]:
     """Return the table of a TOML file.
 
     Raises:
-        ValueError: it cannot be read, or is not TOML.
+        ValueError: it cannot be read, is larger than `MOST_BYTES`, or is not TOML.
     """
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        with path.open("rb") as file:
+            content = file.read(MOST_BYTES + 1)
     except OSError as error:
         raise ValueError(f"cannot be read: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+    if len(content) > MOST_BYTES:
+        raise ValueError(f"is larger than {MOST_BYTES:,} bytes")
+    try:
+        text = content.decode("utf-8").replace("\r\n", "\n")
+        if _DEEP_KEY.search(text):
+            raise ValueError("a key has more than 16 parts")
+        return tomllib.loads(text)
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"is not TOML: {error}") from error
 
 
@@ -75,7 +90,7 @@ def make_settings(build: type[S], table: Mapping[str, Any], *, kind: str) -> S:
             allowed = ", ".join(sorted(fields)) or "none"
             raise ValueError(f"{kind} has no parameter '{key}'. Known: {allowed}")
         if hints[key] in WORDS and not is_of_kind(value, hints[key]):
-            raise ValueError(f"{kind}: {key} must be {WORDS[hints[key]]}, got {value!r}")
+            raise ValueError(f"{kind}: {key} must be {WORDS[hints[key]]}, got {shown(value)}")
     for field in fields.values():
         optional = (field.default, field.default_factory) != (dataclasses.MISSING,) * 2
         if field.name not in table and not optional:
@@ -90,9 +105,21 @@ def is_of_kind(value: object, kind: type) -> bool:
     """Return whether a TOML value is of a kind.
 
     Whole numbers are numbers too; booleans are not, nor what is not finite or absurdly large.
+    Whole numbers have 64 bits, as TOML's.
     """
     if isinstance(value, bool) or kind is bool:
         return isinstance(value, bool) and kind is bool
     if kind is float:
         return isinstance(value, int | float) and abs(value) < LARGEST
+    if kind is int:
+        return isinstance(value, int) and value.bit_length() <= 64
     return isinstance(value, kind)
+
+
+def shown(value: object) -> str:
+    """Return a value as a message repeats it, cut off where it is long."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # a number of thousands of digits, or tables in tables
+        return f"{WORDS.get(type(value), 'a table')} too large to be shown"
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"

@@ -20,6 +20,13 @@ import pandas as pd
 import pyarrow as pa
 
 from samrobust.errors import RunError
+from samrobust.manifests import (
+    check_failures,
+    check_manifest,
+    check_objects,
+    check_photographs,
+    check_scores,
+)
 from samrobust.parts import append_part, read_parts
 from samrobust.shards import WHOLE, Shard
 from samrobust.types import (
@@ -267,9 +274,16 @@ def read_run(folder: Path) -> Run:
     manifest = read_manifest(folder)
     if not (folder / _SCORES).is_dir():
         raise RunError(f"{folder / _SCORES}: there is no such folder")
-    scores = read_parts(folder / _SCORES, SCHEMA).to_pandas()
-    objects = _once(read_parts(folder / _OBJECTS, OBJECTS), ["sample_id", "instance_id"])
+    scores, objects = read_parts(folder / _SCORES, SCHEMA), read_parts(folder / _OBJECTS, OBJECTS)
     failures = [_read_json(path) for path in sorted(folder.glob(f"{_FAILURES}*.json"))]
+    try:
+        check_scores(scores, manifest)
+        check_objects(objects)
+        for each in failures:
+            check_failures(each)
+    except ValueError as error:
+        raise RunError(f"{folder}: is not a sound run: {error}") from error
+    scores, objects = scores.to_pandas(), _once(objects, ["sample_id", "instance_id"])
     stored = set(scores["sample_id"].unique())
     left = {k: v for each in failures for k, v in each.items() if k not in stored}
     return Run(folder, manifest, scores, objects, left)
@@ -291,7 +305,12 @@ def read_photographs(folder: Path) -> pd.DataFrame:
     Raises:
         RunError: a file of it cannot be read.
     """
-    return _once(read_parts(folder / _PHOTOGRAPHS, PHOTOGRAPHS), ["sample_id"])
+    photographs = read_parts(folder / _PHOTOGRAPHS, PHOTOGRAPHS)
+    try:
+        check_photographs(photographs)
+    except ValueError as error:
+        raise RunError(f"{folder / _PHOTOGRAPHS}: {error}") from error
+    return _once(photographs, ["sample_id"])
 
 
 def _once(table: pa.Table, key: list[str]) -> pd.DataFrame:
@@ -315,6 +334,7 @@ def _manifest_from_json(path: Path) -> RunManifest:
     try:
         if plain.pop("format") != FORMAT:
             raise RunError(f"{path}: is of another format than {FORMAT}")
+        check_manifest(plain)
         segmenter = plain.pop("segmenter")
         segmenter["prompts"] = frozenset(segmenter["prompts"])
         segmenter["trained_on"] = tuple(segmenter.get("trained_on", ()))
@@ -323,7 +343,7 @@ def _manifest_from_json(path: Path) -> RunManifest:
         return RunManifest(
             segmenter=SegmenterInfo(**segmenter), dataset=DatasetInfo(**dataset), **plain
         )
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise RunError(f"{path}: is not the manifest of a run: {error}") from error
 
 

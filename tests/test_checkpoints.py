@@ -1,5 +1,9 @@
+import contextlib
 import hashlib
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -25,12 +29,24 @@ CONTENT = np.random.default_rng(0).bytes(3_000_000)
 
 @dataclass
 class Behaviour:
-    """What the server does, and what was asked of it."""
+    """What the server does, and what was asked of it.
+
+    Attributes:
+        length: what it says of the rest of the file instead of its length.
+        shift: how far beyond what was asked for it starts.
+        pause_s: before it answers.
+        moved_to: where it says that the file is now.
+        starts: of the ranges that were asked for.
+    """
 
     content: bytes = CONTENT
     breaks_off_after: int | None = None
     knows_ranges: bool = True
     status: int = 200
+    length: str = ""
+    shift: int = 0
+    pause_s: float = 0.0
+    moved_to: str = ""
     starts: list[int] = field(default_factory=list)
 
 
@@ -53,6 +69,12 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         behaviour = self.server.behaviour
+        if behaviour.moved_to and self.path != "/moved.pth":
+            self.send_response(302)
+            self.send_header("Location", behaviour.moved_to)
+            self.end_headers()
+            return
+        time.sleep(behaviour.pause_s)
         start = int(self.headers["Range"].removeprefix("bytes=").rstrip("-"))
         start = start if behaviour.knows_ranges else 0
         behaviour.starts.append(start)
@@ -60,10 +82,14 @@ class Handler(BaseHTTPRequestHandler):
             self.send_error(behaviour.status)
             return
         self.send_response(206 if behaviour.knows_ranges else 200)
-        rest = behaviour.content[start:]
-        self.send_header("Content-Length", str(len(rest)))
+        start += behaviour.shift
+        rest, total = behaviour.content[start:], len(behaviour.content)
+        if behaviour.knows_ranges:
+            self.send_header("Content-Range", f"bytes {start}-{total - 1}/{total}")
+        self.send_header("Content-Length", behaviour.length or str(len(rest)))
         self.end_headers()
-        self.wfile.write(rest[: behaviour.breaks_off_after])
+        with contextlib.suppress(ConnectionError):  # the other side may have had enough
+            self.wfile.write(rest[: behaviour.breaks_off_after])
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002
         pass
@@ -150,7 +176,101 @@ def test_a_shorter_file_there_is_given_up(server: Server, checkpoint: Checkpoint
         fetch(checkpoint)
 
 
-@pytest.mark.parametrize(("status", "reason"), [(404, "HTTP status 404"), (0, "ConnectionError")])
+@pytest.mark.parametrize("length", ["100000", "4000000", "-1", "many", "3000000, 17"])
+def test_a_server_that_lies_about_the_length_is_not_believed(
+    server: Server, cache: Path, checkpoint: Checkpoint, length: str
+) -> None:
+    server.behaviour.length = length
+    with contextlib.suppress(CheckpointError):
+        fetch(checkpoint)
+    path = cache / "weights.pth"
+    assert not path.exists() or path.read_bytes() == CONTENT
+    server.behaviour.length = ""
+    assert fetch(checkpoint).read_bytes() == CONTENT
+
+
+def test_a_server_that_sends_another_part_is_given_up_and_what_was_here_is_kept(
+    server: Server, cache: Path, checkpoint: Checkpoint
+) -> None:
+    cache.mkdir()
+    (cache / "weights.pth.part").write_bytes(CONTENT[:1_000_001])
+    server.behaviour.shift = 5
+    with pytest.raises(CheckpointError, match="it sends another part than asked for"):
+        fetch(checkpoint)
+    assert (cache / "weights.pth.part").read_bytes() == CONTENT[:1_000_001]
+    server.behaviour.shift = 0
+    assert fetch(checkpoint).read_bytes() == CONTENT
+    assert server.behaviour.starts == [1_000_001] * 2
+
+
+@pytest.mark.parametrize("knows_ranges", [True, False])
+def test_what_a_server_sends_beyond_the_file_is_not_taken(
+    server: Server, cache: Path, checkpoint: Checkpoint, *, knows_ranges: bool
+) -> None:
+    server.behaviour.content = CONTENT + bytes(30_000_000)
+    server.behaviour.knows_ranges = knows_ranges
+    told: list[int] = []
+    path = fetch(checkpoint, progress=lambda here, _: told.append(here))
+    assert path.read_bytes() == CONTENT
+    assert max(told) == len(CONTENT)
+    assert sorted(x.name for x in cache.iterdir()) == ["weights.pth", "weights.pth.lock"]
+
+
+def test_a_damaged_part_is_dropped_at_the_end_and_the_next_call_starts_anew(
+    server: Server, cache: Path, checkpoint: Checkpoint
+) -> None:
+    cache.mkdir()
+    (cache / "weights.pth.part").write_bytes(bytes(1_000_000))
+    with pytest.raises(CheckpointError, match="SHA-256 is"):
+        fetch(checkpoint)
+    assert [x.name for x in cache.iterdir()] == ["weights.pth.lock"]
+    assert fetch(checkpoint).read_bytes() == CONTENT
+    assert server.behaviour.starts == [1_000_000, 0]
+
+
+@pytest.mark.usefixtures("cache")
+def test_a_file_that_has_moved_is_followed_but_not_for_ever(
+    server: Server, checkpoint: Checkpoint
+) -> None:
+    server.behaviour.moved_to = "/weights.pth"
+    with pytest.raises(CheckpointError, match="TooManyRedirects"):
+        fetch(checkpoint)
+    server.behaviour.moved_to = "file:///etc/hostname"
+    with pytest.raises(CheckpointError, match="InvalidSchema"):
+        fetch(checkpoint)
+    server.behaviour.moved_to = "/moved.pth"
+    server.behaviour.breaks_off_after = 2_000_000
+    assert fetch(checkpoint).read_bytes() == CONTENT
+
+
+def test_two_processes_that_want_a_file_fetch_it_once(
+    server: Server, cache: Path, checkpoint: Checkpoint
+) -> None:
+    server.behaviour.pause_s = 0.5
+    script = (
+        "from samrobust.segmenters.checkpoints import fetch\n"
+        "from samrobust.segmenters.published import Checkpoint\n"
+        f"print(fetch({checkpoint!r}))"
+    )
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", script],
+            cwd=Path(__file__).parents[1],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(2)
+    ]
+    outs = [process.communicate()[0] for process in processes]
+    assert outs == [f"{cache / 'weights.pth'}\n"] * 2
+    assert server.behaviour.starts == [0]
+    assert (cache / "weights.pth").read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize(
+    ("status", "reason"),
+    [(404, "HTTP status 404"), (416, "HTTP status 416"), (0, "ConnectionError")],
+)
 def test_what_cannot_be_fetched_can_be_brought_by_hand(
     server: Server, cache: Path, checkpoint: Checkpoint, status: int, reason: str
 ) -> None:

@@ -128,7 +128,7 @@ def test_a_wrong_json_is_one_line_at_the_start(
         ([[1, 2, 3, float("nan"), 5, 6]], "a polygon is a list"),
         ({"size": list(SIZE_HW), "counts": [3, 4]}, "run lengths do not add up"),
         ({"size": list(SIZE_HW), "counts": [-4, 40 * 61 + 4]}, "run lengths do not add up"),
-        ({"size": list(SIZE_HW), "counts": "zzzz"}, "run lengths do not add up"),
+        ({"size": list(SIZE_HW), "counts": "zzzz"}, "counts are not run lengths"),
         (3, "cannot be decoded"),
     ],
 )
@@ -150,6 +150,15 @@ def test_an_image_of_another_size_than_listed_is_named_with_both(root: Path) -> 
     _write(root, table)
     with pytest.raises(DatasetError, match=r"009\.png: is 61x40, instances_val\.json says 610x400"):
         _dataset(root)["9"]
+
+
+def test_more_objects_than_memory_holds_are_refused(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("samrobust.datasets.coco.MOST_MASK_BYTES", 3 * 40 * 61 - 1)
+    assert len(_dataset(root)["9"].instances) == 1
+    with pytest.raises(DatasetError, match=r"010\.png is 61x40 and has 3 objects, whose masks"):
+        _dataset(root)["10"]
 
 
 def test_run_lengths_are_those_that_pycocotools_packs() -> None:

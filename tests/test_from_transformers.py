@@ -1,5 +1,7 @@
 """The adapter of transformers beside the library itself, on tiny models with random weights."""
 
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from samrobust.interfaces import SegmenterOptions
 from samrobust.segmenters.from_transformers import build_transformers
 from samrobust.types import Image, PromptBatch
 from tests.conftest import Shell
+from tests.hostile import TOUCHED, Evil
 from tests.sam_weights import random_image, random_prompts
 
 transformers = pytest.importorskip("transformers")
@@ -244,6 +247,52 @@ def test_weights_that_are_missing_are_no_random_ones(
     transformers.SamProcessor.from_pretrained(folders["sam"]).save_pretrained(tmp_path)
     with pytest.raises(CheckpointError, match=r"lacks 1 weights, as mask_decoder\.mask_tokens"):
         build_transformers(SegmenterOptions(checkpoint=tmp_path))
+
+
+def test_pickled_weights_run_no_code(folders: dict[str, Path], shell: Shell) -> None:
+    shutil.copytree(folders["sam"], "model")
+    Path("model/model.safetensors").unlink()
+    torch.save({"shared_image_embedding.positional_embedding": Evil()}, "model/pytorch_model.bin")
+    line = shell.refuses("eval", "--segmenter", "transformers", "--checkpoint", "model")
+    assert line.startswith("model: cannot be loaded by transformers: ")
+    assert not TOUCHED.exists()
+
+
+def test_code_beside_a_model_is_not_run(folders: dict[str, Path], shell: Shell) -> None:
+    shutil.copytree(folders["sam"], "model")
+    Path("model/evil.py").write_text(f"import pathlib\npathlib.Path({str(TOUCHED)!r}).touch()\n")
+    for name in Path("model").glob("*.json"):
+        classes = ("AutoConfig", "AutoModel", "AutoImageProcessor", "AutoProcessor")
+        table = json.loads(name.read_text())
+        table["auto_map"] = dict.fromkeys(classes, "evil.Code")
+        name.write_text(json.dumps(table))
+    asked = ("--protocol", "gt-box", "--split", "1x64x48", "--workers", "0")
+    result = shell("eval", "--segmenter", "transformers", "--checkpoint", "model", *asked)
+    assert "Traceback" not in result.err
+    assert not TOUCHED.exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("config.json", '{"model_type": "sam", "vision_config": 5}'),
+        ("config.json", '{"model_type": "sam", "vision_config": {"hidden_size": "x"}}'),
+        ("config.json", '{"model_type": "sam", "vision_config": {"patch_size": 0}}'),
+        ("config.json", "[1]"),
+        ("config.json", "[" * 100_000),
+        ("processor_config.json", '{"image_processor": 5}'),
+        ("model.safetensors", "x" * 100),
+        ("model.safetensors", "\x08\0\0\0\0\0\0\0{}      "),
+    ],
+)
+def test_a_damaged_model_is_said_in_one_line(
+    folders: dict[str, Path], tmp_path: Path, name: str, content: str
+) -> None:
+    folder = shutil.copytree(folders["sam"], tmp_path / "model")
+    assert (folder / name).exists()
+    (folder / name).write_text(content)
+    with pytest.raises(CheckpointError):
+        build_transformers(SegmenterOptions(checkpoint=folder))
 
 
 def test_without_the_library_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

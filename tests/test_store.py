@@ -15,7 +15,17 @@ from samrobust.store import RunWriter, read_run, run_name
 from samrobust.types import DatasetInfo, RunManifest, Score, SegmenterInfo
 
 MANIFEST = RunManifest(
-    protocol={"name": "noisy-box", "sha256": "p"},
+    protocol={
+        "name": "noisy-box",
+        "version": 1,
+        "seed": 0,
+        "selection": "single",
+        "metrics": ["iou"],
+        "conditions": [
+            {"name": "box", "degradation": "box-noise", "parameters": {}, "trials": 9, "level": 0.4}
+        ],
+        "sha256": "p",
+    },
     reported=[],
     dataset=DatasetInfo("coco", "val2017", "f", group="g", group_members=("coco", "x")),
     segmenter=SegmenterInfo("sam", frozenset({"points", "box"}), variant="vit_b"),

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from samrobust.cli.choices import DataRoots, Datasets, Splits, chosen_datasets
-from samrobust.cli.terminal import out, progress_bar
+from samrobust.cli.terminal import one_line, out, progress_bar
 from samrobust.errors import DatasetError
 
 app = typer.Typer(no_args_is_help=True, help="Look at data sets.")
@@ -33,7 +33,7 @@ def check_command(
                     broken.append(str(error))
                 progress.advance(task)
         for line in broken:
-            out.print(f"broken: {line}", soft_wrap=True, markup=False)
+            out.print(f"broken: {one_line(line)}", soft_wrap=True, markup=False)
         out.print(
             f"{chosen.info.key}: {len(sample_ids)} images, {n_instances} objects, "
             f"{len(broken)} broken",

@@ -1,5 +1,6 @@
 """`samrobust show`: one photograph, one box, its degradations and the masks, as a picture."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -82,6 +83,6 @@ def _corners(text: str) -> list[float]:
         corners = [float(part) for part in text.split(",")]
     except ValueError:
         corners = []
-    if len(corners) != 4:
+    if len(corners) != 4 or not all(map(math.isfinite, corners)):
         raise SamrobustError(f"--box must be four numbers x0,y0,x1,y1, got '{text}'")
     return corners

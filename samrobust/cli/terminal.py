@@ -26,16 +26,20 @@ if TYPE_CHECKING:
 
 out = Console(highlight=False, emoji=False)
 err = Console(stderr=True, highlight=False, emoji=False)
+LONGEST_LINE = 2_000
+"""Characters of a message; a file may name things that are longer."""
+_ESCAPED = {code: f"\\x{code:02x}" for code in (*range(9), *range(11, 32), *range(127, 160))}
+"""Control characters but tab and line feed, which a file may bring along, as they are shown."""
 
 
 def error_line(message: str) -> None:
     """Print an error as one line on stderr."""
-    err.print(f"[bold red]error:[/] {escape(_one_line(message))}", soft_wrap=True)
+    err.print(f"[bold red]error:[/] {escape(one_line(message))}", soft_wrap=True)
 
 
 def note_line(message: str) -> None:
     """Print a remark as one line on stderr."""
-    err.print(escape(_one_line(message)), soft_wrap=True)
+    err.print(escape(one_line(message)), soft_wrap=True)
 
 
 def progress_bar(*, quiet: bool, unit: str = "images") -> Progress:
@@ -112,7 +116,7 @@ def print_tables(tables: "Sequence[ReportTable]") -> None:
     for table in tables:
         print_table(table.title, table.header, table.rows, bold=table.bold)
         for footnote in table.footnotes:
-            out.print(footnote, style="dim", markup=False)
+            out.print(footnote.translate(_ESCAPED), style="dim", markup=False)
         out.print()
 
 
@@ -132,7 +136,7 @@ def print_table(
         bold: (row, column) of texts in bold.
     """
     table = Table(
-        title=escape(title),
+        title=escape(title.translate(_ESCAPED)),
         title_justify="left",
         title_style="bold",
         box=SIMPLE_HEAD,
@@ -140,17 +144,22 @@ def print_table(
         collapse_padding=True,
     )
     for position, name in enumerate(header):
-        table.add_column(escape(name), overflow="fold", no_wrap=position > 0)
+        table.add_column(escape(name.translate(_ESCAPED)), overflow="fold", no_wrap=position > 0)
     for place, row in enumerate(rows):
         cells = (
-            Text(cell, style="bold" if (place, column) in bold else "")
+            Text(cell.translate(_ESCAPED), style="bold" if (place, column) in bold else "")
             for column, cell in enumerate(row)
         )
         table.add_row(*cells)
     out.print(table)
 
 
-def _one_line(message: str) -> str:
-    """Return a message without line breaks, and with what no terminal can show escaped."""
+def one_line(message: str) -> str:
+    """Return a message without line breaks, its middle left out where it is long.
+
+    What no terminal can show is escaped.
+    """
     printable = message.encode("utf-8", "backslashreplace").decode()
-    return " ".join(printable.splitlines())
+    line = " ".join(printable.splitlines()).translate(_ESCAPED)
+    half = LONGEST_LINE // 2
+    return line if len(line) <= LONGEST_LINE else f"{line[:half]}…{line[-half:]}"

@@ -2,23 +2,31 @@
 
 import hashlib
 import json
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
-from pycocotools import mask as rle
+from pycocotools import mask as coco
 
-from samrobust.datasets.files import files_fingerprint, read_image
+from samrobust.datasets.files import files_fingerprint, leaves_root, read_image
 from samrobust.errors import DatasetError
 from samrobust.interfaces import DatasetOptions
+from samrobust.rle import check_runs, run_lengths
+from samrobust.settings import shown
 from samrobust.types import DatasetInfo, Instance, Mask, Sample
 
 _WANTED = (
     "ROOT/<split>/*.jpg and ROOT/annotations/instances_<split>.json with --data-root ROOT; "
     "get MS-COCO 2017 at cocodataset.org (Download: val2017 images, train/val annotations)"
 )
-
+MOST_CONTOUR = 2**22
+"""Length of a mask's polygons in pixels; pycocotools needs some 80 bytes for each."""
+FARTHEST = 1e8
+"""Coordinate of a polygon; pycocotools counts in fifths of a pixel, in 32 bits."""
+MOST_MASK_BYTES = 2**32
+"""Of all objects of an image, a byte a pixel."""
 
 USUAL_WH = (640, 480)
 """Width and height of most of COCO's images, in pixels."""
@@ -78,10 +86,16 @@ class CocoDataset:
         image = read_image(path)
         height, width = image.shape[:2]
         if listed.size_wh not in ((width, height), (None, None)):
-            wanted = "x".join(map(str, listed.size_wh))
+            wanted = "x".join(map(shown, listed.size_wh))
             raise DatasetError(f"{path}: is {width}x{height}, {self._json.name} says {wanted}")
+        rows = self._objects[int(sample_id)]
+        if len(rows) * height * width > MOST_MASK_BYTES:
+            raise DatasetError(
+                f"{self._json}: {path.name} is {width}x{height} and has {len(rows)} objects, "
+                f"whose masks need more than {MOST_MASK_BYTES >> 30} GiB"
+            )
         instances = []
-        for row in self._objects[int(sample_id)]:
+        for row in rows:
             where = f"{self._json}: annotation {row['id']} of {path.name}"
             mask = decode_mask(row["segmentation"], (height, width), where)
             category = self._categories.get(row.get("category_id", -1), "")
@@ -100,6 +114,8 @@ class CocoDataset:
 
     def _read(self) -> bytes:
         try:
+            if self._json.exists() and not self._json.is_file():
+                raise DatasetError(f"{self._json}: is no regular file")
             return self._json.read_bytes()
         except OSError as error:
             raise DatasetError(
@@ -152,7 +168,7 @@ def decode_mask(
         DatasetError: it is none of these, of another size, or empty.
     """
     try:
-        decoded: Mask = rle.decode(_coded(segmentation, size_hw)).astype(np.bool_)
+        decoded: Mask = coco.decode(_coded(segmentation, size_hw)).astype(np.bool_)
     except _UNREADABLE as error:
         raise DatasetError(f"{where}: the segmentation cannot be decoded: {error}") from error
     if not decoded.any():
@@ -161,9 +177,10 @@ def decode_mask(
 
 
 def _inside_root(file_name: str) -> str:
-    name = PurePosixPath(file_name)
-    if name.is_absolute() or ".." in name.parts:
-        raise ValueError(f"file name '{name}' leaves the data root")
+    if leaves_root(file_name):
+        raise ValueError(f"file name '{file_name}' leaves the data root")
+    if "\0" in os.fsdecode(os.fsencode(file_name)):  # which raises where there is no such name
+        raise ValueError("a file name holds a zero byte")
     return file_name
 
 
@@ -171,39 +188,36 @@ def _coded(segmentation: list[Any] | dict[str, Any], size_hw: tuple[int, int]) -
     """Return RLE that pycocotools decodes without reading what is not there."""
     height, width = size_hw
     if isinstance(segmentation, list):
-        for polygon in segmentation:
-            if len(polygon) < 6 or len(polygon) % 2 or not np.isfinite(polygon).all():
-                raise ValueError("a polygon is a list of x and y of at least three points")
-        return rle.merge(rle.frPyObjects(segmentation, height, width))
+        _check_polygons(segmentation)
+        return coco.merge(coco.frPyObjects(segmentation, height, width))
     if not {"size", "counts"} <= set(segmentation):
         raise ValueError("RLE has a size and counts")
     if list(segmentation["size"]) != [height, width]:
         size = segmentation["size"]
         raise ValueError(f"the mask is {size[1]}x{size[0]}, the image {width}x{height}")
     counts = segmentation["counts"]
-    runs = counts if isinstance(counts, list) else _run_lengths(counts)
-    if not all(type(run) is int and run >= 0 for run in runs) or sum(runs) != height * width:
-        raise ValueError("the run lengths do not add up to the size of the image")
     if isinstance(counts, list):
-        return rle.frPyObjects(segmentation, height, width)
+        check_runs(counts, size_hw)
+        return coco.frPyObjects(segmentation, height, width)
+    check_runs(run_lengths(counts.encode()), size_hw)
     return segmentation
 
 
-def _run_lengths(text: str) -> list[int]:
-    """Return the run lengths of COCO's compressed RLE.
+def _check_polygons(polygons: Sequence[Sequence[float]]) -> None:
+    """Check what pycocotools, which trusts it, would need in time and memory.
 
-    Five bits a character, lowest first, a sixth says that more follow, the last sets the sign; from
-    the third run on, differences to the run before the last (pycocotools, `common/maskApi.c`).
+    Raises:
+        ValueError: one is no polygon, lies too far away, or all are too long.
     """
-    runs: list[int] = []
-    value, shift = 0, 0
-    for character in text:
-        bits = ord(character) - 48
-        value |= (bits & 0x1F) << shift
-        shift += 5
-        if not bits & 0x20:
-            if bits & 0x10:
-                value -= 1 << shift
-            runs.append(value + (runs[-2] if len(runs) > 2 else 0))
-            value, shift = 0, 0
-    return runs
+    length = 0.0
+    for polygon in polygons:
+        numbers = np.asarray(polygon)
+        is_list = numbers.ndim == 1 and numbers.dtype.kind in "if"
+        if not is_list or numbers.size < 6 or numbers.size % 2:
+            raise ValueError("a polygon is a list of x and y of at least three points")
+        xy = numbers.astype(np.float64).reshape(-1, 2)
+        if not (abs(xy) <= FARTHEST).all():
+            raise ValueError(f"a polygon is a list of x and y of at most {FARTHEST:.0f} pixels")
+        length += (1 + abs(xy - np.roll(xy, 1, axis=0)).max(axis=1)).sum()
+    if length > MOST_CONTOUR:
+        raise ValueError(f"its polygons are {length:.0f} pixels long, more than {MOST_CONTOUR}")

@@ -2,8 +2,11 @@
 
 import hashlib
 import os
+import struct
+import warnings
+import zlib
 from collections.abc import Iterable
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 import numpy as np
@@ -18,6 +21,26 @@ SOFT_THRESHOLD = 128
 """Above it a mask pixel is foreground, as in HQ-SAM's evaluation (facts/hq-sam.md 1.3)."""
 EIGHT_BIT_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
 """Of pictures, as Pillow names them; others would be cut off at 255."""
+
+
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+"""Of picture files, as Pillow names them. Of its others some start programs, as Ghostscript."""
+UNDECODABLE = (
+    AttributeError,
+    EOFError,
+    LookupError,
+    MemoryError,
+    OSError,
+    OverflowError,
+    PillowImage.DecompressionBombError,
+    RuntimeError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    struct.error,
+    zlib.error,
+)
+"""What Pillow raises on damaged pictures and on those of more than 178,956,970 pixels."""
 
 
 def read_image(path: Path) -> Image:
@@ -71,6 +94,12 @@ def files_fingerprint(files: Iterable[Path]) -> str:
     return digest.hexdigest()[:16]
 
 
+def leaves_root(name: str) -> bool:
+    """Return whether a path, as a file names it, can lead out of the folder that it starts in."""
+    paths = PurePosixPath(name), PureWindowsPath(name)
+    return any(path.is_absolute() or path.drive or ".." in path.parts for path in paths)
+
+
 def _grey_values(path: Path) -> npt.NDArray[Any]:
     """Return the (H, W) values of a mask file, a palette and equal colour channels resolved."""
     picture = _decode(path)
@@ -96,14 +125,18 @@ def _is_label_palette(picture: PillowImage.Image) -> bool:
 
 def _decode(path: Path) -> PillowImage.Image:
     try:
-        with PillowImage.open(path) as picture:
-            picture.load()
-            return picture
+        if path.exists() and not path.is_file():
+            raise DatasetError(f"{path}: is no regular file")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what is wrong is raised
+            with PillowImage.open(path, formats=FORMATS) as picture:
+                picture.load()
+                return picture
     except FileNotFoundError as error:
         raise DatasetError(f"{path}: there is no such file") from error
     except UnidentifiedImageError as error:
         raise DatasetError(f"{path}: is no image that can be read") from error
-    except (OSError, SyntaxError, ValueError, PillowImage.DecompressionBombError) as error:
+    except UNDECODABLE as error:
         reason = getattr(error, "strerror", None) or error
         raise DatasetError(f"{path}: cannot be decoded: {reason}") from error
 

@@ -22,6 +22,8 @@ DEFAULT_SIZE = (12, 160, 120)
 """Images, their width and height in pixels: enough for a first look, seconds on a laptop."""
 SIDES = (32, 4096)
 """Least and most pixels of a side: below, shapes lose their parts; above, gigabytes an image."""
+MOST_SCENES = 1_000_000
+"""Of a split: the ids of all stand in memory."""
 MOST_INSTANCES = 4
 LEAST_VISIBLE = 64
 """Pixels that an instance must show: fewer are a smudge, not an object."""
@@ -99,10 +101,11 @@ def build_scenes(options: DatasetOptions) -> Scenes:
     split, (least, most) = options.split, SIDES
     given = [int(part) for part in split.split("x")] if _SPLIT.fullmatch(split) else []
     count, width, height = (*given, *DEFAULT_SIZE[len(given) :])
-    if (split and not given) or not (least <= width <= most and least <= height <= most):
+    fits = count <= MOST_SCENES and least <= width <= most and least <= height <= most
+    if (split and not given) or not fits:
         raise DatasetError(
             f"scenes: split '{split}' must be N or NxWxH (images, width, height), "
-            f"positive integers with W and H {least} to {most}"
+            f"positive integers with N up to {MOST_SCENES} and W and H {least} to {most}"
         )
     return Scenes(count, width, height)
 
@@ -124,7 +127,7 @@ def draw_scene(index: int, *, width: int, height: int) -> Sample:
     return Sample(_scene_id(index), scene.photograph(), instances)
 
 
-_SPLIT = re.compile(r"[1-9]\d*|[1-9]\d*(x[1-9]\d*){2}", re.ASCII)
+_SPLIT = re.compile(r"[1-9]\d{0,8}(x[1-9]\d{0,8}){2}|[1-9]\d{0,8}", re.ASCII)
 
 
 def _scene_id(index: int) -> str:

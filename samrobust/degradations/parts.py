@@ -9,7 +9,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from samrobust.degradations.points import check_whole
+from samrobust.degradations.points import check_count
 from samrobust.geometry import flat_to_points, foreground_pixels, mask_to_box
 from samrobust.seeding import uniform_indices
 from samrobust.types import FOREGROUND, Mask, Prompt, PromptKind
@@ -60,7 +60,7 @@ class PartPoints:
 
     def __post_init__(self) -> None:
         _check_side(self.side)
-        check_whole("count", self.count, least=1)
+        check_count("count", self.count, least=1)
 
     def __call__(self, mask: Mask, rng: np.random.Generator) -> Prompt:
         """Return `count` foreground points in a part of `mask`."""

@@ -26,6 +26,8 @@ LEAST_RING = 1.0
 """Pixels; below, the ring around a tiny object would hold no pixel."""
 LEAST_BAND = 2.0
 """Pixels; the least width of the band of border points (facts/peers.md 5.4)."""
+MOST_POINTS = 1_000
+"""Of a kind in one prompt: a decoder's memory grows with the square of their number."""
 
 
 @dataclass(frozen=True)
@@ -47,8 +49,8 @@ class RandomPoints:
     background: int = 0
 
     def __post_init__(self) -> None:
-        check_whole("count", self.count, least=1)
-        check_whole("background", self.background, least=0)
+        check_count("count", self.count, least=1)
+        check_count("background", self.background, least=0)
 
     def __call__(self, mask: Mask, rng: np.random.Generator) -> Prompt:
         """Return `count` foreground points, then `background` background points."""
@@ -76,8 +78,8 @@ class BorderPoints:
     background: int = 0
 
     def __post_init__(self) -> None:
-        check_whole("count", self.count, least=1)
-        check_whole("background", self.background, least=0)
+        check_count("count", self.count, least=1)
+        check_count("background", self.background, least=0)
         if not (math.isfinite(self.band) and self.band > 0):
             raise ValueError(f"band must be a finite number above 0, got {self.band}")
 
@@ -102,7 +104,7 @@ class CentrePoint:
     background: int = 0
 
     def __post_init__(self) -> None:
-        check_whole("background", self.background, least=0)
+        check_count("background", self.background, least=0)
 
     @property
     def is_random(self) -> bool:
@@ -141,7 +143,10 @@ def _ring(mask: Mask) -> Pixels:
     return ring
 
 
-def check_whole(name: str, value: int, *, least: int) -> None:
-    """Raise a ValueError where a whole number is smaller than it may be."""
-    if value < least:
-        raise ValueError(f"{name} must be a whole number of at least {least}, got {value}")
+def check_count(name: str, value: int, *, least: int) -> None:
+    """Raise a ValueError where a number of points is smaller or larger than it may be."""
+    if not least <= value <= MOST_POINTS:
+        raise ValueError(
+            f"{name} must be a whole number of at least {least} and at most {MOST_POINTS}, "
+            f"got {value}"
+        )

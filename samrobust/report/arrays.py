@@ -121,7 +121,7 @@ def point_ladders(conditions: Sequence[Mapping[str, Any]]) -> list[tuple[str, st
             kinds.setdefault((row["degradation"], *others), []).append(row)
     pairs = []
     for rungs in kinds.values():
-        rungs.sort(key=lambda row: row["parameters"]["count"])
+        rungs.sort(key=lambda row: row["parameters"].get("count", 1))
         pairs += [(fewer["name"], more["name"]) for fewer, more in pairwise(rungs)]
     return pairs
 

@@ -11,6 +11,8 @@ import numpy as np
 import pandas as pd
 from PIL import Image as PillowImage
 
+from samrobust.datasets.files import UNDECODABLE
+from samrobust.errors import RunError
 from samrobust.report.aggregate import Section
 from samrobust.report.arrays import ScoreArrays
 from samrobust.report.outlines import Row, outline_of, prompt_marks, view_of
@@ -135,7 +137,11 @@ def gallery_of(section: Section, photographs: Photographs, *, room: int) -> Gall
     exhibits = []
     for each in chosen:
         if photographs.show(*hall.photograph(each)):
-            exhibit = hall.exhibit(each)
+            try:
+                exhibit = hall.exhibit(each)
+            except (LookupError, ValueError) as error:
+                folders = " and ".join(str(folder) for folder in section.folders)
+                raise RunError(f"{folders}: a kept mask is not of its image: {error}") from error
             room -= sum(len(panel.target) + len(panel.mask) for panel in exhibit.panels)
             if room < 0:
                 break
@@ -293,7 +299,11 @@ def _photographs(folders: Sequence[Path]) -> dict[str, Row]:
 
 
 def _reduced(jpeg: bytes) -> bytes:
-    picture: PillowImage.Image = PillowImage.open(io.BytesIO(jpeg))
+    try:
+        picture: PillowImage.Image = PillowImage.open(io.BytesIO(jpeg), formats=("JPEG",))
+        picture.load()
+    except UNDECODABLE as error:
+        raise RunError("a kept photograph is no JPEG that can be read") from error
     side = max(picture.size)
     if side > PHOTOGRAPH_SIDE:
         size = tuple(math.ceil(length * PHOTOGRAPH_SIDE / side) for length in picture.size)

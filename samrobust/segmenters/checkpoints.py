@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import pickle
 import struct
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -191,7 +192,7 @@ def _complete(part: Path, checkpoint: Checkpoint, progress: Progress) -> None:
     while here < checkpoint.n_bytes:
         before, failure = here, None
         try:
-            for size in _append(checkpoint.url, part, before):
+            for size in _append(checkpoint, part, before):
                 here = size
                 progress(here, checkpoint.n_bytes)
         except requests.RequestException as error:
@@ -203,16 +204,23 @@ def _complete(part: Path, checkpoint: Checkpoint, progress: Progress) -> None:
             ) from failure
 
 
-def _append(url: str, part: Path, here: int) -> Iterator[int]:
-    """Append what a server has beyond `here` bytes, and yield the size after each piece."""
+def _append(checkpoint: Checkpoint, part: Path, here: int) -> Iterator[int]:
+    """Append what a server has beyond `here` bytes, and yield the size after each piece.
+
+    What it sends beyond the size of the file is not taken: it might never end.
+    """
     headers = {"Range": f"bytes={here}-", "Accept-Encoding": "identity"}
-    with requests.get(url, headers=headers, stream=True, timeout=_TIMEOUT_S) as response:
+    with requests.get(checkpoint.url, headers=headers, stream=True, timeout=_TIMEOUT_S) as response:
         response.raise_for_status()
         resumes = response.status_code == requests.codes.partial_content
+        if resumes and not response.headers.get("Content-Range", "").startswith(f"bytes {here}-"):
+            raise requests.exceptions.InvalidHeader("it sends another part than asked for")
         with part.open("ab" if resumes else "wb") as file:
             for piece in response.iter_content(_PIECE):
-                file.write(piece)
+                file.write(piece[: checkpoint.n_bytes - file.tell()])
                 yield file.tell()
+                if file.tell() >= checkpoint.n_bytes:
+                    return
 
 
 def _reason(failure: requests.RequestException | None) -> str:
@@ -220,6 +228,8 @@ def _reason(failure: requests.RequestException | None) -> str:
         return "it ends too early there"
     if failure.response is not None:
         return f"HTTP status {failure.response.status_code}"
+    if isinstance(failure, requests.exceptions.InvalidHeader):
+        return str(failure)
     return type(failure).__name__
 
 
@@ -235,9 +245,17 @@ def _keep(part: Path, path: Path, checkpoint: Checkpoint) -> None:
 
 def _read(path: Path) -> State:
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what is no dense tensor is refused below
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except UNREADABLE as error:
         raise CheckpointError(f"{path.name}: cut short, or not a file of torch.save") from error
-    if not isinstance(state, dict) or not all(isinstance(x, Tensor) for x in state.values()):
+    if not isinstance(state, dict) or not all(map(_is_weight, state.items())):
         raise CheckpointError(f"{path.name}: holds something else than the weights of a model")
     return state
+
+
+def _is_weight(item: tuple[object, object]) -> bool:
+    name, tensor = item
+    is_dense = isinstance(tensor, Tensor) and tensor.layout is torch.strided
+    return isinstance(name, str) and is_dense and tensor.device.type == "cpu"

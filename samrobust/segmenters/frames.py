@@ -5,6 +5,7 @@ import torch
 from segment_anything.utils.transforms import ResizeLongestSide
 from torch import Tensor
 from torch.nn import functional
+from torchvision.transforms.functional import resize, to_pil_image
 
 from samrobust.types import Floats, Frame, Image
 
@@ -33,14 +34,17 @@ class InputFrame:
     def to_input(self, image: Image) -> Tensor:
         """Return the (3, h, w) uint8 image that is then normalised and padded to the square.
 
-        "longest-side" resizes with PIL's antialiased bilinear filter. "squash" is bilinear
-        without antialias, and cut to whole numbers.
+        "longest-side" resizes with PIL's antialiased bilinear filter. Differs: a panorama of which
+        no row would be left keeps one; SAM's own predictor fails. "squash" is bilinear without
+        antialias, and cut to whole numbers.
 
         Args:
             image: (H, W, 3) uint8 RGB.
         """
         if self.name == "longest-side":
-            return _channels_first(ResizeLongestSide(self.side).apply_image(image))
+            sides = ResizeLongestSide.get_preprocess_shape(*image.shape[:2], self.side)
+            picture = resize(to_pil_image(image), [max(1, side) for side in sides])
+            return _channels_first(np.array(picture))
         pixels = _channels_first(image)[None].float()
         return _resize(pixels, (self.side, self.side))[0].to(torch.uint8)
 

@@ -15,11 +15,13 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from samrobust.errors import CheckpointError, SegmenterError
 from samrobust.interfaces import HqOutput, SegmenterOptions
 from samrobust.registry import one_of
+from samrobust.segmenters.checkpoints import UNREADABLE
 from samrobust.segmenters.device import resolve_device
 from samrobust.segmenters.frames import MASK_THRESHOLD, input_scale, quality_or_nan
 from samrobust.types import Frame, Image, Prediction, PromptBatch, PromptKind, SegmenterInfo
@@ -142,7 +144,13 @@ class TransformersSegmenter:
         return Prediction(masks, quality_or_nan(quality, found.pred_masks[0]))
 
     def _encode(self, image: Image) -> TransformersEmbedding:
-        prepared = self._processor(images=image, return_tensors="pt")
+        try:
+            prepared = self._processor(images=image, return_tensors="pt")
+        except ValueError as error:
+            size = f"{image.shape[1]}x{image.shape[0]}"
+            raise SegmenterError(
+                f"{self.info.label}: the library cannot prepare an image of {size}: {error}"
+            ) from error
         pixels = prepared["pixel_values"].to(self._model.device)
         found = self._model.get_image_embeddings(pixels)
         inputs = {"image_embeddings": found}
@@ -219,13 +227,15 @@ def _library() -> LibraryObject:
 @contextlib.contextmanager
 def _in_one_line(source: str) -> Iterator[None]:
     """Say in one line why the library cannot load a model, and keep its bars and notes silent."""
+    from huggingface_hub.errors import StrictDataclassError
+
     logging = _library().logging
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
         yield
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (*UNREADABLE, ImportError, SafetensorError, StrictDataclassError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise CheckpointError(f"{source}: cannot be loaded by transformers: {reason}") from error
     finally:

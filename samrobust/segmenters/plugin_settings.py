@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from samrobust.settings import shown
+
 Position = Literal["stays", "moves"]
 
 
@@ -31,7 +33,7 @@ class PluginSettings:
     def __post_init__(self) -> None:
         layers: object = self.layers  # a file may hold anything
         if not isinstance(layers, list | tuple) or not _is_ascending(layers):
-            raise ValueError(f"layers must be a list of 1, 2, ..., ascending, got {layers!r}")
+            raise ValueError(f"layers must be a list of 1, 2, ..., ascending, got {shown(layers)}")
         object.__setattr__(self, "layers", tuple(layers))
         if not 0 < self.offset_range <= 1:
             raise ValueError(f"offset_range must be in (0, 1], got {self.offset_range}")

@@ -170,7 +170,7 @@ def load_stable_sam(base: Sam, path: Path, *, name: str = NAME) -> StableSam:
     try:
         table = dict(json.loads(header["settings"]))
         settings = make_settings(PluginSettings, table, kind="plugins")
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, RecursionError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path.name}: its header cannot be read: {error}") from error
     plugins = Plugins(_channels(base), settings)
     fill_model(plugins, load_tensors(path), path=path)

@@ -13,6 +13,8 @@ from samrobust.segmenters.plugin_settings import PluginSettings
 
 Source = Literal["data", "ellipses"]
 Start = Literal["nothing", "imagenet"]
+LONGEST = 1e6
+"""Times that a recipe can be made longer."""
 HELD_OUT = 0.01
 """Share of the images of a data set that a recipe does not name, which are judged: of HQSeg-44K
 some 440."""
@@ -248,10 +250,12 @@ def lengthened(recipe: Recipe, factor: float) -> Recipe:
     """Return a recipe with `factor` times the length of every phase, warm-ups as they are.
 
     Raises:
-        RecipeError: the factor is not a number above 0.
+        RecipeError: the factor is not a number above 0, or larger than `LONGEST`.
     """
-    if not 0 < factor < math.inf:
-        raise RecipeError(f"a recipe can be made longer by a factor above 0, got {factor}")
+    if not 0 < factor <= LONGEST:
+        raise RecipeError(
+            f"a recipe can be made longer by a factor above 0, got {factor}; at most {LONGEST:g}"
+        )
     phases = tuple(
         dataclasses.replace(phase, steps=max(1, round(factor * phase.steps)))
         if phase.steps

@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from samrobust.datasets.files import leaves_root
 from samrobust.errors import RecipeError, SamrobustError
 from samrobust.protocol import build_degradation
 from samrobust.registry import known
 from samrobust.segmenters.plugin_settings import PluginSettings
-from samrobust.settings import is_of_kind, make_settings, read_table
+from samrobust.settings import is_of_kind, make_settings, read_table, shown
 from samrobust.training.recipe import (
     Augmentation,
     DataSource,
@@ -25,6 +26,17 @@ from samrobust.training.recipe import (
 
 SEEDS = 2**63
 """How many there are: torch's generators take no larger ones."""
+MOST_ROWS = 1_000
+"""Of phases, data or prompts."""
+MOST: Mapping[str, int] = {
+    "images": 4_096,
+    "objects": 1_000,
+    "kinds": 100,
+    "side": 4_096,
+    "steps": 10**9,
+    "epochs": 10**6,
+}
+"""Of a phase: more is a slip of the pen, or fits into no memory."""
 
 
 def packaged_recipes() -> dict[str, Path]:
@@ -98,8 +110,8 @@ def _read(name: str) -> dict[str, Any]:
 def _build(table: Mapping[str, Any]) -> Recipe:
     built = {
         **table,
-        "phases": _rows(table, "phases", lambda row: make_settings(Phase, row, kind="a phase")),
-        "data": _rows(table, "data", lambda row: make_settings(DataSource, row, kind="data")),
+        "phases": _rows(table, "phases", _phase),
+        "data": _rows(table, "data", _data),
         "prompts": _rows(table, "prompts", _prompts),
     }
     tables = {
@@ -149,7 +161,25 @@ def _rows(table: Mapping[str, Any], key: str, build: Any) -> tuple[Any, ...]:  #
     rows = table.get(key)
     if not isinstance(rows, Sequence) or not rows or not all(isinstance(row, dict) for row in rows):
         raise ValueError(f"'{key}' must be a list of tables, each opened by [[{key}]]")
+    if len(rows) > MOST_ROWS:
+        raise ValueError(f"'{key}' has {len(rows)} tables, more than {MOST_ROWS}")
     return tuple(build(row) for row in rows)
+
+
+def _phase(row: Mapping[str, Any]) -> Phase:
+    phase = make_settings(Phase, row, kind="a phase")
+    for name, most in MOST.items():
+        if getattr(phase, name) > most:
+            raise ValueError(f"a phase: {name} must be at most {most}, got {row[name]}")
+    return phase
+
+
+def _data(row: Mapping[str, Any]) -> DataSource:
+    source = make_settings(DataSource, row, kind="data")
+    for name in ("folder", "split"):
+        if leaves_root(getattr(source, name)):
+            raise ValueError(f"data: {name} {shown(row[name])} leaves the data root")
+    return source
 
 
 def _prompts(row: Mapping[str, Any]) -> PromptSource:
