@@ -25,6 +25,7 @@ from samrobust.segmenters.decoder import (
 from samrobust.segmenters.device import resolve_device
 from samrobust.segmenters.families import load_family, split_hq
 from samrobust.segmenters.frames import MASK_THRESHOLD, InputFrame, input_scale
+from samrobust.segmenters.prompt_tokens import prompt_tokens
 from samrobust.segmenters.published import SAM_CHECKPOINTS
 from samrobust.types import Frame, Image, Prediction, PromptBatch, SegmenterInfo
 
@@ -184,15 +185,13 @@ class Sam:
         """Return (N, P, C), the tokens of points and box corners."""
         scale = input_scale(embedding.size_hw, embedding.input_size_hw)
         device = self.model.device
-        points, boxes = None, None
-        if prompts.points.shape[1]:
-            xy = torch.tensor(prompts.points * scale, dtype=torch.float32, device=device)
-            points = (xy, torch.tensor(prompts.labels, device=device))
+        boxes = None
         if prompts.boxes is not None:
             xyxy = prompts.boxes * np.tile(scale, 2)
             boxes = torch.tensor(xyxy, dtype=torch.float32, device=device)
-        tokens: Tensor = self.model.prompt_encoder(points, boxes, masks=None)[0]
-        return tokens
+        points = torch.tensor(prompts.points * scale, dtype=torch.float32, device=device)
+        labels = torch.tensor(prompts.labels, device=device)
+        return prompt_tokens(self.model.prompt_encoder, boxes, points, labels)
 
 
 def build_sam(options: SegmenterOptions) -> Sam:
