@@ -12,6 +12,7 @@ import json
 import re
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -37,7 +38,7 @@ from samrobust.whole import write_whole
 
 FORMAT = 1
 FLUSH_SECONDS = 5.0
-"""At most this much work is done again after a kill."""
+"""So much work is done again after a kill, and what a part takes to be written."""
 FLUSH_ROWS = 200_000
 """Rows kept in memory at most."""
 SCHEMA = pa.schema(
@@ -83,6 +84,8 @@ PHOTOGRAPHS = pa.schema(
 )
 _MANIFEST, _SCORES, _FAILURES, _LOCK = "manifest.json", "scores", "failures.json", ".lock"
 _OBJECTS, _MASKS, _PHOTOGRAPHS = "objects", "masks", "photographs"
+_Table = tuple[str, pa.Schema, Sequence[object]]
+"""Folder, schema and new rows of a table."""
 _NOT_IDENTITY = ("command", "created", "reported")
 
 
@@ -113,6 +116,9 @@ class Run:
 class RunWriter:
     """Write one run, or go on with it; use as a context manager.
 
+    Parts are written by a thread, one after the other, so that no image waits for the disk. What
+    hinders one is raised when the next is due, or at the end.
+
     Args:
         results: the folder of all runs.
         manifest: what is run; the run's folder is named after it.
@@ -129,6 +135,8 @@ class RunWriter:
         self._masks: list[MaskRow] = []
         self._photographs: list[PhotographRow] = []
         self._flushed = time.monotonic()
+        self._thread = ThreadPoolExecutor(max_workers=1)
+        self._writing: Future[None] | None = None
         try:
             (self.folder / _SCORES).mkdir(parents=True, exist_ok=True)
             self._lock = FileLock(self.folder / _LOCK, timeout=0)
@@ -159,7 +167,9 @@ class RunWriter:
         try:
             if not isinstance(error, RunError):
                 self._flush()
+                self._wait()
         finally:
+            self._thread.shutdown()
             self._lock.release()
 
     def masks_kept(self, keep: Keep) -> frozenset[str]:
@@ -197,12 +207,28 @@ class RunWriter:
         _write_json(self.folder / _FAILURES, self._failures)
 
     def _flush(self) -> None:
-        append_part(self.folder / _OBJECTS, OBJECTS, self._objects)
-        append_part(self.folder / _MASKS, MASKS, self._masks)
-        append_part(self.folder / _PHOTOGRAPHS, PHOTOGRAPHS, self._photographs)
-        append_part(self.folder / _SCORES, SCHEMA, self._rows)
+        """Let the thread write what is in memory, once it has written what came before."""
+        self._wait()
+        tables: list[_Table] = [
+            (_OBJECTS, OBJECTS, self._objects),
+            (_MASKS, MASKS, self._masks),
+            (_PHOTOGRAPHS, PHOTOGRAPHS, self._photographs),
+            (_SCORES, SCHEMA, self._rows),
+        ]
         self._rows, self._objects, self._masks, self._photographs = [], [], [], []
+        self._writing = self._thread.submit(_append_parts, self.folder, tables)
         self._flushed = time.monotonic()
+
+    def _wait(self) -> None:
+        """Wait until all that was flushed is on the disk, and raise what hindered it."""
+        if self._writing is not None:
+            self._writing.result()
+
+
+def _append_parts(folder: Path, tables: Sequence[_Table]) -> None:
+    """Append the next part to each table, in their order."""
+    for name, schema, rows in tables:
+        append_part(folder / name, schema, rows)
 
 
 def run_name(manifest: RunManifest) -> str:
