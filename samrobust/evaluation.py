@@ -19,6 +19,7 @@ from samrobust.kept import MaskKeeper
 from samrobust.metrics import METRICS
 from samrobust.metrics.overlap import DILATION_RATIO, iou
 from samrobust.seeding import combined_hash
+from samrobust.segmenters.device import to_device
 from samrobust.types import (
     Keep,
     Kept,
@@ -51,13 +52,18 @@ class Failure:
 
 @dataclass(frozen=True)
 class Evaluated:
-    """All scores of one image, what its objects are, and the masks that are kept, if any."""
+    """All scores of one image, what its objects are, and the masks that are kept, if any.
+
+    `busy_s` are the seconds in which it was encoded, predicted and scored, without waiting for it
+    to be loaded.
+    """
 
     sample_id: str
     scores: tuple[Score, ...]
     n_prompts: int
     objects: tuple[ObjectRow, ...] = ()
     kept: Kept | None = None
+    busy_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -180,7 +186,7 @@ def _score_sample(
     metrics: Sequence[Metric],
     options: LoopOptions,
 ) -> Evaluated:
-    sample = drawn.sample
+    sample, started = drawn.sample, time.perf_counter()
     predict = _Predictor(segmenter, sample, protocol.selection, options.prompts_at_once)
     keeper = None if options.keep_masks == "none" else MaskKeeper(sample, options.keep_masks)
     scores: list[Score] = []
@@ -197,7 +203,8 @@ def _score_sample(
         ) from error
     n_prompts = sum(len(draws.prompts) for draws in drawn.draws)
     kept = None if keeper is None else keeper.kept()
-    return Evaluated(sample.sample_id, tuple(scores), n_prompts, drawn.objects, kept)
+    busy_s = time.perf_counter() - started  # scores are numbers here: no device lags behind
+    return Evaluated(sample.sample_id, tuple(scores), n_prompts, drawn.objects, kept, busy_s)
 
 
 class _Predictor:
@@ -234,7 +241,7 @@ class _Predictor:
                     self._segmenter.predict(self._embedding, batch, multimask=self._multimask)
                 )
             prediction = candidates.take(trials)
-            target = torch.tensor(draw.instance.mask, device=prediction.masks.device)
+            target = to_device(torch.tensor(draw.instance.mask), prediction.masks.device)
             yield draw, _select(prediction, target, self._selection), target
 
 

@@ -1,6 +1,7 @@
 """Where models run."""
 
 import torch
+from torch import Tensor
 
 from samrobust.errors import SegmenterError
 
@@ -22,3 +23,10 @@ def resolve_device(name: str) -> str:
     if index and int(index) >= torch.cuda.device_count():
         raise SegmenterError(f"--device {name}: there are {torch.cuda.device_count()} CUDA devices")
     return name
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """Return a tensor of the host on a device; a GPU copies it while the host goes on."""
+    if device.type != "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)

@@ -22,7 +22,7 @@ from samrobust.segmenters.decoder import (
     FastDecoder,
     StockDecoder,
 )
-from samrobust.segmenters.device import resolve_device
+from samrobust.segmenters.device import resolve_device, to_device
 from samrobust.segmenters.families import load_family, split_hq
 from samrobust.segmenters.frames import MASK_THRESHOLD, InputFrame, input_scale
 from samrobust.segmenters.prompt_tokens import prompt_tokens
@@ -157,7 +157,7 @@ class Sam:
 
     def to_square(self, image: Image) -> tuple[Tensor, Sizes]:
         """Return the encoder's normalised input (3, side, side), and the sizes of an embedding."""
-        pixels = self._frame.to_input(image).to(self.model.device)
+        pixels = to_device(self._frame.to_input(image), self.model.device)
         sizes = (image.shape[0], image.shape[1]), (pixels.shape[-2], pixels.shape[-1])
         return self.model.preprocess(pixels), sizes
 
@@ -187,10 +187,10 @@ class Sam:
         device = self.model.device
         boxes = None
         if prompts.boxes is not None:
-            xyxy = prompts.boxes * np.tile(scale, 2)
-            boxes = torch.tensor(xyxy, dtype=torch.float32, device=device)
-        points = torch.tensor(prompts.points * scale, dtype=torch.float32, device=device)
-        labels = torch.tensor(prompts.labels, device=device)
+            xyxy = torch.tensor(prompts.boxes * np.tile(scale, 2), dtype=torch.float32)
+            boxes = to_device(xyxy, device)
+        points = to_device(torch.tensor(prompts.points * scale, dtype=torch.float32), device)
+        labels = to_device(torch.tensor(prompts.labels), device)
         return prompt_tokens(self.model.prompt_encoder, boxes, points, labels)
 
 
