@@ -80,6 +80,10 @@ def evaluate_command(
     workers: Annotated[
         int | None, typer.Option(help="Processes that load images; default: 1 a core, at most 8.")
     ] = None,
+    compile_encoder: Annotated[
+        bool,
+        typer.Option("--compile", help="Compile ViT encoders: for GPUs, pays after minutes."),
+    ] = False,
     keep_going: Annotated[
         bool, typer.Option("--keep-going", help="Record a broken image and go on.")
     ] = False,
@@ -123,6 +127,7 @@ def evaluate_command(
             outputs=output or [],
         )
         segmenters = [build_segmenter(each, options) for each in chosen]
+        compile=compile_encoder,
     loop = LoopOptions(prompts_at_once, n_workers(workers), keep_going, keep)
     settings = RunSettings(out, limit, options.device, loop, quiet)
     folders = run_all(protocols, datasets, segmenters, settings)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from samrobust.errors import SegmenterError
 from samrobust.interfaces import EncoderDtype, SegmenterOptions
 from samrobust.registry import known
-from samrobust.segmenters.attention import AttentionKind, replace_attention
+from samrobust.segmenters.attention import AttentionKind, compile_blocks, replace_attention
 from samrobust.segmenters.checkpoints import fetch, fill_model
 from samrobust.segmenters.decoder import (
     CANDIDATES,
@@ -62,12 +62,14 @@ class SamOptions:
         dtype: of the encoder; prompts and masks are always float32.
         attention: of the encoder.
         decoder: ours or segment_anything's own.
+        compiled: whether the blocks of a ViT encoder are compiled, when they first run.
     """
 
     frame: Frame = "longest-side"
     dtype: EncoderDtype = "float32"
     attention: AttentionKind = "blocked"
     decoder: DecoderKind = "fast"
+    compiled: bool = False
 
 
 class Sam:
@@ -107,6 +109,7 @@ class Sam:
                 "mask_threshold": MASK_THRESHOLD,
                 "attention": options.attention,
                 "decoder": options.decoder,
+                **({"compiled": "inductor"} if options.compiled else {}),
             },
             trained_on=trained_on,
         )
@@ -115,6 +118,8 @@ class Sam:
         self._decode = (FastDecoder if options.decoder == "fast" else StockDecoder)(model)
         model.image_encoder.to(self._dtype)
         replace_attention(model.image_encoder, options.attention)
+        if options.compiled:
+            compile_blocks(model.image_encoder)
 
     def encode(self, images: Sequence[Image]) -> list[SamEmbedding]:
         """Return the embeddings of images, each encoded alone: no image changes another's.
@@ -224,13 +229,14 @@ def sam_of(
     """Return a published SAM run in the way that suits its device, of a model that is on it."""
     attention: AttentionKind = "fused"
     encoder: nn.Module = model.image_encoder
-    if not isinstance(encoder, ImageEncoderViT):
+    is_vit = isinstance(encoder, ImageEncoderViT)
+    if not is_vit:
         attention = "stock"
     elif model.device.type == "cpu" and options.dtype == "float32":
         attention = "blocked"
     return Sam(
         model,
-        SamOptions(options.frame, options.dtype, attention),
+        SamOptions(options.frame, options.dtype, attention, compiled=options.compile and is_vit),
         name=name,
         variant=variant,
         checkpoint_sha256=checkpoint_sha256,
