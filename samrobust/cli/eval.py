@@ -6,6 +6,14 @@ from typing import Annotated
 
 import typer
 
+from samrobust.cli.caching import (
+    DEFAULT_CACHE_SIZE,
+    Cache,
+    CacheOptions,
+    CacheSize,
+    NoCache,
+    with_caches,
+)
 from samrobust.cli.choices import (
     DataRoots,
     Datasets,
@@ -72,6 +80,10 @@ def evaluate_command(
     dtype: Annotated[
         str, typer.Option(help="Of the image encoder: float32, bfloat16 or float16.")
     ] = "float32",
+    compile_encoder: Annotated[
+        bool,
+        typer.Option("--compile", help="Compile ViT encoders: for GPUs, pays after minutes."),
+    ] = False,
     frame: Annotated[
         str, typer.Option(help="How images reach a SAM: longest-side (aspect kept) or squash.")
     ] = "longest-side",
@@ -80,16 +92,15 @@ def evaluate_command(
     workers: Annotated[
         int | None, typer.Option(help="Processes that load images; default: 1 a core, at most 8.")
     ] = None,
-    compile_encoder: Annotated[
-        bool,
-        typer.Option("--compile", help="Compile ViT encoders: for GPUs, pays after minutes."),
-    ] = False,
     keep_going: Annotated[
         bool, typer.Option("--keep-going", help="Record a broken image and go on.")
     ] = False,
     keep_masks: Annotated[
         str, typer.Option(help="Masks to store for the page's gallery: worst, all or none.")
     ] = "none",
+    cache: Cache = None,
+    no_cache: NoCache = False,
+    cache_size: CacheSize = DEFAULT_CACHE_SIZE,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
 ) -> None:
     """Evaluate every combination of the given protocols, data sets and segmenters.
@@ -102,6 +113,7 @@ def evaluate_command(
     check_number("--limit", limit, least=1)
     check_number("--prompts-at-once", prompts_at_once, least=1)
     check_number("--workers", workers, least=0)
+    caching = CacheOptions(cache, no_cache, cache_size)
     keep: Keep = one_of(Keep, keep_masks, kind="kind of masks to keep")
     protocols = [_load_protocol(name, trials, selection) for name in protocol or DEFAULT_PROTOCOLS]
     datasets = chosen_datasets(dataset, data_root, split, ids)
@@ -115,6 +127,7 @@ def evaluate_command(
         device=resolve_device(device),
         dtype=one_of(EncoderDtype, dtype, kind="dtype"),
         frame=one_of(Frame, frame, kind="frame"),
+        compile=compile_encoder,
     )
     with download_bar(quiet=quiet) as progress:
         options = replace(options, progress=progress)
@@ -127,10 +140,10 @@ def evaluate_command(
             outputs=output or [],
         )
         segmenters = [build_segmenter(each, options) for each in chosen]
-        compile=compile_encoder,
     loop = LoopOptions(prompts_at_once, n_workers(workers), keep_going, keep)
     settings = RunSettings(out, limit, options.device, loop, quiet)
-    folders = run_all(protocols, datasets, segmenters, settings)
+    cached = with_caches(segmenters, caching, device=options.device)
+    folders = run_all(protocols, datasets, cached, settings)
     print_report(folders)
 
 
