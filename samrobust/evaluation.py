@@ -1,5 +1,6 @@
 """The evaluation loop: drawn images in, scores out; it knows no disk and no terminal."""
 
+import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -17,7 +18,7 @@ from samrobust.loading import as_it_is, end_with_parent
 from samrobust.metrics import METRICS
 from samrobust.metrics.overlap import DILATION_RATIO, iou
 from samrobust.seeding import combined_hash
-from samrobust.segmenters.device import release_memory, says_out_of_memory
+from samrobust.segmenters.device import release_memory, says_out_of_memory, to_device
 from samrobust.types import (
     Keep,
     Kept,
@@ -52,7 +53,8 @@ class Failure:
 class Evaluated:
     """All scores of one image, what its objects are, and the masks that are kept, if any.
 
-    `halvings` is that of the options, or more where memory ended on this image.
+    `halvings` is that of the options, or more where memory ended on this image. `busy_s` are the
+    seconds in which it was encoded, predicted and scored, without waiting for it to be loaded.
     """
 
     sample_id: str
@@ -61,6 +63,7 @@ class Evaluated:
     halvings: int
     objects: tuple[ObjectRow, ...] = ()
     kept: Kept | None = None
+    busy_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -180,7 +183,7 @@ def _score_sample(
     options: LoopOptions,
 ) -> Evaluated:
     """Score an image, once more with half as many prompts at once as often as memory ends."""
-    sample = drawn.sample
+    sample, started = drawn.sample, time.perf_counter()
     embedding = _encode(segmenter, sample)
     height, width = sample.image.shape[:2]
     most = min(options.prompts_at_once, MASK_BYTES // (height * width))
@@ -188,7 +191,9 @@ def _score_sample(
         in_a_call = max(1, most >> options.halvings)
         predict = _Predictor(segmenter, embedding, protocol.selection, in_a_call)
         try:
-            return _score_masks(predict, drawn, metrics, options)
+            scored = _score_masks(predict, drawn, metrics, options)
+            # scores are numbers here: no device lags behind
+            return replace(scored, busy_s=time.perf_counter() - started)
         except (RuntimeError, MemoryError) as error:
             if not says_out_of_memory(error):
                 raise
@@ -282,7 +287,7 @@ class _Predictor:
                 self._finite.append(found.quality.isfinite().all())
                 candidates.put(found)
             prediction = candidates.take(trials)
-            target = torch.tensor(draw.instance.mask, device=prediction.masks.device)
+            target = to_device(torch.tensor(draw.instance.mask), prediction.masks.device)
             yield draw, _select(prediction, target, self._selection), target
 
 

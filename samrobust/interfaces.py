@@ -222,6 +222,7 @@ class SegmenterOptions:
             published one.
         output: which of its outputs an HQ-SAM gives, "" for its default.
         progress: told how many bytes are here and how many there are, while weights are fetched.
+        compile: whether to compile an image encoder that is a ViT; others stay as they are.
     """
 
     variant: str = ""
@@ -232,6 +233,7 @@ class SegmenterOptions:
     base_checkpoint: Path | None = None
     output: str = ""
     progress: Callable[[int, int], None] | None = None
+    compile: bool = False
 
 
 class SegmenterBuilder(Protocol):

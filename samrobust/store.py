@@ -12,6 +12,7 @@ import json
 import re
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -45,7 +46,7 @@ from samrobust.writers import claim, clear_unfinished, gate
 
 FORMAT = 1
 FLUSH_SECONDS = 5.0
-"""At most this much work is done again after a kill."""
+"""So much work is done again after a kill, and what a part takes to be written."""
 FLUSH_ROWS = 200_000
 """Rows kept in memory at most."""
 SCHEMA = pa.schema(
@@ -91,6 +92,8 @@ PHOTOGRAPHS = pa.schema(
 )
 _MANIFEST, _SCORES, _FAILURES = "manifest.json", "scores", "failures"
 _OBJECTS, _MASKS, _PHOTOGRAPHS = "objects", "masks", "photographs"
+_Table = tuple[str, pa.Schema, Sequence[object]]
+"""Folder, schema and new rows of a table."""
 _NOT_IDENTITY = ("command", "created", "reported", "memory_halvings")
 
 
@@ -121,6 +124,9 @@ class Run:
 class RunWriter:
     """Write one run or a shard of it, or go on with it; use as a context manager.
 
+    Parts are written by a thread, one after the other, so that no image waits for the disk. What
+    hinders one is raised when the next is due, or at the end.
+
     Args:
         results: the folder of all runs.
         manifest: what is run; the run's folder is named after it.
@@ -139,6 +145,8 @@ class RunWriter:
         self._masks: list[MaskRow] = []
         self._photographs: list[PhotographRow] = []
         self._flushed = time.monotonic()
+        self._thread = ThreadPoolExecutor(max_workers=1)
+        self._writing: Future[None] | None = None
         try:
             (self.folder / _SCORES).mkdir(parents=True, exist_ok=True)
             with gate(self.folder):
@@ -169,7 +177,9 @@ class RunWriter:
         try:
             if not isinstance(error, RunError):
                 self._flush()
+                self._wait()
         finally:
+            self._thread.shutdown()
             self._lock.release()
 
     def masks_kept(self, keep: Keep) -> frozenset[str]:
@@ -221,15 +231,28 @@ class RunWriter:
         _write_json(self.folder / f"{name}.json", self._failures)
 
     def _flush(self) -> None:
-        for name, schema, rows in (
+        """Let the thread write what is in memory, once it has written what came before."""
+        self._wait()
+        tables: list[_Table] = [
             (_OBJECTS, OBJECTS, self._objects),
             (_MASKS, MASKS, self._masks),
             (_PHOTOGRAPHS, PHOTOGRAPHS, self._photographs),
             (_SCORES, SCHEMA, self._rows),
-        ):
-            append_part(self.folder / name, schema, rows, label=self._label)
+        ]
         self._rows, self._objects, self._masks, self._photographs = [], [], [], []
+        self._writing = self._thread.submit(_append_parts, self.folder, tables, self._label)
         self._flushed = time.monotonic()
+
+    def _wait(self) -> None:
+        """Wait until all that was flushed is on the disk, and raise what hindered it."""
+        if self._writing is not None:
+            self._writing.result()
+
+
+def _append_parts(folder: Path, tables: Sequence[_Table], label: str) -> None:
+    """Append the next part to each table, in their order."""
+    for name, schema, rows in tables:
+        append_part(folder / name, schema, rows, label=label)
 
 
 def run_name(manifest: RunManifest) -> str:

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from samrobust.cli import main
+from samrobust.segmenters.published import CACHE_VARIABLE
 from samrobust.training.data import open_data
 from samrobust.training.recipe_files import load_recipe
 from samrobust.types import (
@@ -24,6 +25,12 @@ from samrobust.types import (
 )
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep what is fetched or encoded out of the user's cache, and what lies there out of tests."""
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path_factory.getbasetemp() / "cache"))
 
 
 @pytest.fixture(scope="session")

@@ -1,3 +1,4 @@
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import ClassVar
@@ -202,3 +203,23 @@ def test_gradients_are_off_in_the_loop(small_dataset: MemoryDataset) -> None:
             return super().predict(embedding, prompts, multimask=multimask)
 
     assert _run(small_dataset, Watching())
+
+
+class SlowDataset(MemoryDataset):
+    """A data set that takes a while to load each image."""
+
+    seconds: ClassVar[float] = 0.2
+
+    def __getitem__(self, sample_id: str) -> Sample:
+        time.sleep(self.seconds)
+        return super().__getitem__(sample_id)
+
+
+def test_waiting_for_an_image_is_not_busy(small_dataset: MemoryDataset) -> None:
+    slow = SlowDataset([small_dataset[sample_id] for sample_id in small_dataset.ids()])
+    started = time.perf_counter()
+    results = _run(slow, GrownBox())
+    elapsed = time.perf_counter() - started
+    busy = [result.busy_s for result in results if isinstance(result, Evaluated)]
+    assert all(seconds > 0 for seconds in busy)
+    assert sum(busy) <= elapsed - 3 * SlowDataset.seconds

@@ -1,11 +1,12 @@
 import copy
+from functools import partial
 
 import pytest
 import torch
 from segment_anything.modeling.image_encoder import ImageEncoderViT
 
 from samrobust.segmenters import attention
-from samrobust.segmenters.attention import AttentionKind, replace_attention
+from samrobust.segmenters.attention import AttentionKind, compile_blocks, replace_attention
 
 SIDES = (11, 13)
 """Of the grid of patches: each leaves a remainder after windows of 4."""
@@ -110,3 +111,25 @@ def test_stock_changes_nothing() -> None:
     before = list(encoder.modules())
     replace_attention(encoder, "stock")
     assert list(encoder.modules()) == before
+
+
+def test_blocks_are_compiled_whole_and_hooks_still_see_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    trace = partial(torch.compile, backend="eager", fullgraph=True)  # what no kernel is made of
+    monkeypatch.setattr(torch, "compile", trace)
+    plain, pixels = encoder_and_pixels()
+    replace_attention(plain, "fused")
+    compiled = copy.deepcopy(plain)
+    compile_blocks(compiled)
+    seen: list[list[torch.Tensor]] = []
+    for encoder in (plain, compiled):
+        outputs: list[torch.Tensor] = []
+        handle = encoder.blocks[-1].register_forward_hook(lambda *x, to=outputs: to.append(x[-1]))
+        with torch.inference_mode():
+            outputs += [encoder(pixels), encoder(pixels.flip(-1))]
+        handle.remove()
+        seen.append(outputs)
+    assert len(seen[0]) == 4
+    for found, wanted in zip(*seen, strict=True):
+        assert torch.equal(found, wanted)

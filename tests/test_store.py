@@ -3,6 +3,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -98,6 +99,7 @@ def test_a_killed_run_loses_no_part_and_doubles_nothing(tmp_path: Path) -> None:
         with samrobust.store.RunWriter(pathlib.Path(sys.argv[1]), MANIFEST) as writer:
             for sample_id in ("a", "b"):
                 writer.write(sample_id, _scores(sample_id))
+            writer._wait()
             samrobust.store.FLUSH_SECONDS = 1000
             writer.write("c", _scores("c"))
             os.kill(os.getpid(), signal.SIGKILL)
@@ -185,5 +187,42 @@ def test_many_rows_are_flushed_early(tmp_path: Path, monkeypatch: pytest.MonkeyP
     with RunWriter(tmp_path, MANIFEST) as writer:
         for sample_id in ("a", "b", "c"):
             writer.write(sample_id, _scores(sample_id))
+        writer._wait()
         assert len(list((writer.folder / "scores").iterdir())) == 1
     assert len(list((writer.folder / "scores").iterdir())) == 2
+
+
+def test_no_image_waits_for_the_disk_and_parts_keep_their_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(samrobust.store, "FLUSH_SECONDS", -1.0)
+    may_go_on, fsync = threading.Event(), os.fsync
+
+    def slow(descriptor: int) -> None:
+        assert may_go_on.wait(60)
+        fsync(descriptor)
+
+    with RunWriter(tmp_path, MANIFEST) as writer:
+        monkeypatch.setattr(os, "fsync", slow)
+        writer.write("b", _scores("b"))  # returns, though no part can be written yet
+        assert not list((writer.folder / "scores").glob("*.parquet"))
+        may_go_on.set()
+        writer.write("a", _scores("a"))
+    assert read_run(writer.folder).scores["sample_id"].tolist() == ["b"] * 3 + ["a"] * 3
+
+
+def test_what_hinders_a_part_is_raised_with_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(samrobust.store, "FLUSH_SECONDS", -1.0)
+    writer = RunWriter(tmp_path, MANIFEST)
+    (writer.folder / "scores").rmdir()
+    (writer.folder / "scores").touch()
+    writer.write("a", _scores("a"))
+    with pytest.raises(RunError) as caught:
+        writer.write("b", _scores("b"))
+    writer.__exit__(RunError, caught.value, None)
+    assert str(caught.value) == f"{writer.folder / 'scores'}: cannot be written: File exists"
+    (writer.folder / "scores").unlink()
+    with RunWriter(tmp_path, MANIFEST) as again:  # the lock was given back
+        assert not again.done

@@ -6,6 +6,14 @@ from typing import Annotated
 
 import typer
 
+from samrobust.cli.caching import (
+    DEFAULT_CACHE_SIZE,
+    Cache,
+    CacheOptions,
+    CacheSize,
+    NoCache,
+    with_caches,
+)
 from samrobust.cli.choices import (
     DataRoots,
     Datasets,
@@ -73,6 +81,10 @@ def evaluate_command(
     dtype: Annotated[
         str, typer.Option(help="Of the image encoder: float32, bfloat16 or float16.")
     ] = "float32",
+    compile_encoder: Annotated[
+        bool,
+        typer.Option("--compile", help="Compile ViT encoders: for GPUs, pays after minutes."),
+    ] = False,
     frame: Annotated[
         str, typer.Option(help="How images reach a SAM: longest-side (aspect kept) or squash.")
     ] = "longest-side",
@@ -96,6 +108,9 @@ def evaluate_command(
         str | None,
         typer.Option(help="Only this share of the images, as 2/8; others run the other shares."),
     ] = None,
+    cache: Cache = None,
+    no_cache: NoCache = False,
+    cache_size: CacheSize = DEFAULT_CACHE_SIZE,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
 ) -> None:
     """Evaluate every combination of the given protocols, data sets and segmenters.
@@ -110,6 +125,7 @@ def evaluate_command(
     check_number("--prompts-at-once", prompts_at_once, least=1)
     check_number("--workers", workers, least=0)
     asked = WHOLE if shard is None else parse_shard(shard)
+    caching = CacheOptions(cache, no_cache, cache_size)
     keep: Keep = one_of(Keep, keep_masks, kind="kind of masks to keep")
     protocols = [_load_protocol(name, trials, selection) for name in protocol or DEFAULT_PROTOCOLS]
     datasets = chosen_datasets(dataset, data_root, split, ids)
@@ -127,6 +143,7 @@ def evaluate_command(
         device=resolve_device(ranks.own_device(resolve_device(device))),
         dtype=one_of(EncoderDtype, dtype, kind="dtype"),
         frame=one_of(Frame, frame, kind="frame"),
+        compile=compile_encoder,
     )
     with download_bar(quiet=quiet) as progress:
         options = replace(options, progress=progress)
@@ -142,7 +159,8 @@ def evaluate_command(
     n_loading = n_workers(workers, ranks=ranks.local_world)
     loop = LoopOptions(prompts_at_once, n_loading, keep_going, keep)
     settings = RunSettings(out, limit, options.device, loop, quiet, ranks.part_of(asked))
-    folders = run_all(protocols, datasets, segmenters, settings)
+    cached = with_caches(segmenters, caching, device=options.device)
+    folders = run_all(protocols, datasets, cached, settings)
     end_together(folders, ranks, asked, meeting)
 
 

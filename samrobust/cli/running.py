@@ -130,7 +130,7 @@ def _run(
     if settings.loop.keep_masks != "none":
         stored &= writer.masks_kept(settings.loop.keep_masks)
     left = [sample_id for sample_id in work.sample_ids if sample_id not in stored]
-    n_prompts, started = 0, time.monotonic()
+    n_prompts, busy_s, started = 0, 0.0, time.monotonic()
     halvings = settings.loop.halvings
     with progress_bar(quiet=settings.quiet) as progress:
         title = f"{protocol.name} · {dataset.info.key} · {segmenter.info.label}"
@@ -153,8 +153,10 @@ def _run(
                     result.sample_id, result.scores, objects=result.objects, kept=result.kept
                 )
                 n_prompts += result.n_prompts
-            rate = n_prompts / (time.monotonic() - started)
-            progress.update(task, advance=1, speed=f"{rate:,.0f} prompts/s")
+                busy_s += result.busy_s
+            elapsed = time.monotonic() - started
+            speed = f"{n_prompts / elapsed:,.0f} prompts/s, {busy_s / elapsed:.0%} busy"
+            progress.update(task, advance=1, speed=speed)
 
 
 def _manifest(

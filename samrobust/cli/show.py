@@ -7,6 +7,14 @@ from typing import Annotated
 
 import typer
 
+from samrobust.cli.caching import (
+    DEFAULT_CACHE_SIZE,
+    Cache,
+    CacheOptions,
+    CacheSize,
+    NoCache,
+    with_caches,
+)
 from samrobust.cli.choices import check_number, for_each
 from samrobust.cli.terminal import download_bar, note_line
 from samrobust.errors import SamrobustError
@@ -40,6 +48,9 @@ def show_command(
     protocol: Annotated[str, typer.Option(help="Of boxes; a name or a TOML file.")] = "noisy-box",
     trials: Annotated[int, typer.Option(help="Boxes a condition.")] = 8,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    cache: Cache = None,
+    no_cache: NoCache = False,
+    cache_size: CacheSize = DEFAULT_CACHE_SIZE,
     to: Annotated[Path, typer.Option("--out", help="Picture to write.")] = Path("show.png"),
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
 ) -> None:
@@ -51,6 +62,7 @@ def show_command(
     """
     check_number("--trials", trials, least=1)
     corners = _corners(box)
+    caching = CacheOptions(cache, no_cache, cache_size)
     chosen = with_trials(load_protocol(protocol), trials)
     names = segmenter or DEFAULT_SEGMENTERS
     builders = [SEGMENTERS.load(name) for name in names]
@@ -73,7 +85,8 @@ def show_command(
             build(replace(options, variant=name or "", checkpoint=file, base_checkpoint=base))
             for build, name, file, base in zip(builders, variants, weights, bases, strict=True)
         ]
-    found = list(answers(built, sample, chosen))
+    cached = with_caches(built, caching, device=options.device)
+    found = list(answers(cached, sample, chosen))
     draw_answers(photograph, np.array(corners), found, to)
     note_line(f"{to}: written")
 

@@ -7,6 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from samrobust.cli.caching import (
+    DEFAULT_CACHE_SIZE,
+    Cache,
+    CacheOptions,
+    CacheSize,
+    NoCache,
+    with_caches,
+)
 from samrobust.cli.choices import ChosenSegmenter, build_segmenter, check_number, chosen_datasets
 from samrobust.cli.report import only_folders
 from samrobust.cli.running import RunSettings, n_workers, run_all
@@ -45,6 +53,9 @@ def verify_command(
     workers: Annotated[
         int | None, typer.Option(help="Processes that load images; default: 1 a core, at most 8.")
     ] = None,
+    cache: Cache = None,
+    no_cache: NoCache = False,
+    cache_size: CacheSize = DEFAULT_CACHE_SIZE,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
 ) -> None:
     """Compare measured with published values; exits with 1 unless every one is met.
@@ -56,6 +67,7 @@ def verify_command(
     """
     check_number("--prompts-at-once", prompts_at_once, least=1)
     check_number("--workers", workers, least=0)
+    caching = CacheOptions(cache, no_cache, cache_size)
     chosen = load_expected(expected)
     rows = _only(chosen.rows, segmenter or [], variant or [])
     if runs:
@@ -68,7 +80,7 @@ def verify_command(
         keep_large_blocks()
         loop = LoopOptions(prompts_at_once, n_workers(workers))
         settings = RunSettings(results, None, resolve_device(device), loop, quiet)
-        folders = _run(rows, data_root, settings)
+        folders = _run(rows, data_root, settings, caching)
 
     from samrobust.report.verdicts import verify
     from samrobust.store import read_run
@@ -96,7 +108,9 @@ def _only(
     return kept
 
 
-def _run(rows: Sequence[Expected], data_root: Path | None, settings: RunSettings) -> list[Path]:
+def _run(
+    rows: Sequence[Expected], data_root: Path | None, settings: RunSettings, caching: CacheOptions
+) -> list[Path]:
     """Run what the rows ask for, one model after the other."""
     folders: list[Path] = []
     models = dict.fromkeys((row.segmenter, row.variant, row.output, row.frame) for row in rows)
@@ -113,6 +127,7 @@ def _run(rows: Sequence[Expected], data_root: Path | None, settings: RunSettings
                 progress=progress,
             )
             model = build_segmenter(ChosenSegmenter(name, variant, output=output), options)
+        cached = with_caches([model], caching, device=settings.device)
         asked = dict.fromkeys((row.protocol, row.selection, row.dataset, row.split) for row in own)
         for protocol, selection, dataset, split in asked:
             loaded = replace(
@@ -120,7 +135,7 @@ def _run(rows: Sequence[Expected], data_root: Path | None, settings: RunSettings
             )
             roots = [data_root] if data_root else []
             data = chosen_datasets([dataset], roots, [split] if split else [])
-            folders += run_all([loaded], data, [model], settings)
+            folders += run_all([loaded], data, cached, settings)
     return list(dict.fromkeys(folders))
 
 

@@ -36,6 +36,18 @@ def replace_attention(encoder: ImageEncoderViT, kind: AttentionKind) -> None:
         block.attn = wrapper(cast(Block, block).attn)
 
 
+def compile_blocks(encoder: ImageEncoderViT) -> None:
+    """Let torch compile the blocks of an encoder when they first run, which takes a minute or so.
+
+    Blocks of one kind share what is compiled. What hooks on them do is not compiled.
+
+    Args:
+        encoder: of a SAM; changed in place.
+    """
+    for block in encoder.blocks:
+        block.forward = torch.compile(block.forward, dynamic=False)
+
+
 class BlockedAttention(nn.Module):
     """Attention whose scores are made, used and dropped in blocks of `BLOCK_SCORES`.
 

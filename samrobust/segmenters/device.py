@@ -1,6 +1,7 @@
 """Where models run, and when its memory ends."""
 
 import torch
+from torch import Tensor
 
 from samrobust.errors import SegmenterError
 
@@ -37,3 +38,10 @@ def says_out_of_memory(error: Exception) -> bool:
 def release_memory() -> None:
     """Give back to the device what torch keeps of it for later."""
     torch.cuda.empty_cache()
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """Return a tensor of the host on a device; a GPU copies it while the host goes on."""
+    if device.type != "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)

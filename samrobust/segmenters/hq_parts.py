@@ -10,9 +10,10 @@ from typing import cast
 import torch
 from segment_anything.modeling.common import LayerNorm2d
 from segment_anything.modeling.image_encoder import Block
-from segment_anything.modeling.mask_decoder import MLP
+from segment_anything.modeling.mask_decoder import MLP, MaskDecoder
 from segment_anything.modeling.sam import Sam as SamModel
 from torch import Tensor, nn
+from torch.nn import functional
 
 from samrobust.segmenters.decoder import FastDecoder, unflatten
 from samrobust.segmenters.nano_encoder import NanoEncoder
@@ -88,7 +89,8 @@ class HqDecoder:
         model: a SAM.
         parts: of its size.
 
-    Differs: logits by rounding, as those of `FastDecoder`.
+    Differs: logits by rounding, as those of `FastDecoder`. The last convolution of the HQ feature
+    and the product with the prompt's kernel are one convolution.
     """
 
     def __init__(self, model: SamModel, parts: HqParts) -> None:
@@ -109,18 +111,75 @@ class HqDecoder:
             prompts: (N, P, C), P tokens a prompt from the prompt encoder.
             masks: which M of SAM's four.
         """
-        decoder, parts, fast = self._decoder, self._parts, self._fast
-        outputs = torch.cat(
-            [decoder.iou_token.weight, decoder.mask_tokens.weight, parts.hf_token.weight]
-        )
+        fast, outputs = self._fast, _output_tokens(self._decoder, self._parts)
         queries, image = fast.attend(features, prompts, outputs, n_read=len(outputs))
         pixels = fast.upscale(image)  # N x 16L x C/8
         grid_hw = features.shape[-2:]
         sam = unflatten(fast.kernels(queries, masks) @ pixels.mT, grid_hw)
-        finer = parts.embedding_maskfeature(unflatten(pixels.mT, grid_hw)) + details
-        kernel = parts.hf_mlp(queries[:, _N_SAM_OUTPUTS])  # N x C/8
-        hq = torch.einsum("nc,nchw->nhw", kernel, finer)[:, None]
+        kernel = self._parts.hf_mlp(queries[:, _N_SAM_OUTPUTS])  # N x C/8
+        hq = _hq_logits(self._parts, unflatten(pixels.mT, grid_hw), details, kernel)
         return sam, fast.qualities(queries, masks), hq
+
+
+class StockHqDecoder:
+    """The same by segment_anything's own modules and HQ-SAM's own order (Ke et al. 2023, sec. 3.2).
+
+    Args:
+        model: a SAM.
+        parts: of its size.
+    """
+
+    def __init__(self, model: SamModel, parts: HqParts) -> None:
+        self._model = model
+        self._parts = parts
+
+    def __call__(
+        self, features: Tensor, details: Tensor, prompts: Tensor, *, masks: range
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the same as `HqDecoder`."""
+        encoder, decoder, parts = self._model.prompt_encoder, self._model.mask_decoder, self._parts
+        n = len(prompts)
+        outputs = _output_tokens(decoder, parts).expand(n, -1, -1)
+        image = (features + encoder.no_mask_embed.weight[..., None, None]).expand(n, -1, -1, -1)
+        positions = encoder.get_dense_pe().expand(n, -1, -1, -1)
+        queries, image = decoder.transformer(image, positions, torch.cat([outputs, prompts], dim=1))
+        grid = image.mT.reshape(n, -1, *features.shape[-2:])
+        pixels = decoder.output_upscaling(grid)  # N x C/8 x 4h x 4w
+        networks = decoder.output_hypernetworks_mlps
+        kernels = torch.stack([networks[mask](queries[:, 1 + mask]) for mask in masks], dim=1)
+        finer = parts.embedding_maskfeature(pixels) + details
+        kernel = parts.hf_mlp(queries[:, _N_SAM_OUTPUTS])[:, None]
+        quality = decoder.iou_prediction_head(queries[:, 0])[:, masks.start : masks.stop]
+        return _product(kernels, pixels), quality, _product(kernel, finer)
+
+
+def _output_tokens(decoder: MaskDecoder, parts: HqParts) -> Tensor:
+    """Return (6, C)."""
+    tokens = [decoder.iou_token.weight, decoder.mask_tokens.weight, parts.hf_token.weight]
+    return torch.cat(tokens)
+
+
+def _product(kernels: Tensor, pixels: Tensor) -> Tensor:
+    """Return logits (N, M, 4h, 4w) of kernels (N, M, C/8) and pixels (N, C/8, 4h, 4w)."""
+    return (kernels @ pixels.flatten(2)).view(*kernels.shape[:2], *pixels.shape[-2:])
+
+
+def _hq_logits(parts: HqParts, pixels: Tensor, details: Tensor, kernel: Tensor) -> Tensor:
+    """Return (N, 1, 4h, 4w), k (W * x + b + d) = (k W) * x + k b + k d for each prompt's kernel k.
+
+    Args:
+        parts: W and b are its last convolution's, x is what enters that.
+        pixels: (N, C/8, 4h, 4w).
+        details: (1, C/8, 4h, 4w), d.
+        kernel: (N, C/8).
+    """
+    x = parts.embedding_maskfeature[:3](pixels)  # N x C/4 x 4h x 4w
+    last = cast(nn.Conv2d, parts.embedding_maskfeature[3])
+    weight = torch.einsum("nc,cdyx->nyxd", kernel, last.weight.flip(2, 3))  # N x 3 x 3 x C/4
+    spread = weight.flatten(1, 2) @ x.flatten(2)  # N x 9 x 16L, from each position to neighbours
+    own = functional.fold(spread, x.shape[2:], kernel_size=3, padding=1)  # N x 1 x 4h x 4w
+    bias = kernel @ cast(Tensor, last.bias)
+    return own + bias[:, None, None, None] + _product(kernel[:, None], details)
 
 
 @contextmanager

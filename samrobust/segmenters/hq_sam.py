@@ -30,7 +30,13 @@ from samrobust.segmenters.decoder import CANDIDATES, SINGLE
 from samrobust.segmenters.device import resolve_device
 from samrobust.segmenters.families import Family, load_family, split_hq
 from samrobust.segmenters.frames import quality_or_nan
-from samrobust.segmenters.hq_parts import HqDecoder, HqParts, early_features, untrained_parts
+from samrobust.segmenters.hq_parts import (
+    HqDecoder,
+    HqParts,
+    StockHqDecoder,
+    early_features,
+    untrained_parts,
+)
 from samrobust.segmenters.published import HQ_CHECKPOINTS
 from samrobust.segmenters.sam import Sam, SamEmbedding, Sizes, sam_of
 from samrobust.segmenters.tiny_vit import tiny_sam_model, with_timm_names
@@ -67,7 +73,7 @@ class HqSam:
     SAM's weights are neither copied nor changed, and stay frozen; the parts can learn.
 
     Args:
-        base: with its weights.
+        base: with its weights; where its decoder is the stock one, so is this one's.
         parts: default: untrained. They are moved to the base's device.
         output: the masks: "hq", the HQ token's alone, which HQ-SAM's published tables of four data
             sets score, or "sum", SAM's logits and the HQ token's, its library's default.
@@ -86,7 +92,8 @@ class HqSam:
         parts = parts if parts is not None else untrained_parts(base.model)
         self.parts = parts.to(base.model.device).eval()
         self._output = output
-        self._decode = HqDecoder(base.model, self.parts)
+        stock = base.info.settings["decoder"] == "stock"
+        self._decode = (StockHqDecoder if stock else HqDecoder)(base.model, self.parts)
         self.info = replace(
             base.info,
             name=NAME,

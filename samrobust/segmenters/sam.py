@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from samrobust.errors import SegmenterError
 from samrobust.interfaces import EncoderDtype, SegmenterOptions
 from samrobust.registry import known
-from samrobust.segmenters.attention import AttentionKind, replace_attention
+from samrobust.segmenters.attention import AttentionKind, compile_blocks, replace_attention
 from samrobust.segmenters.checkpoints import fetch, fill_model
 from samrobust.segmenters.decoder import (
     CANDIDATES,
@@ -22,7 +22,7 @@ from samrobust.segmenters.decoder import (
     FastDecoder,
     StockDecoder,
 )
-from samrobust.segmenters.device import resolve_device
+from samrobust.segmenters.device import resolve_device, to_device
 from samrobust.segmenters.families import load_family, split_hq
 from samrobust.segmenters.frames import (
     MASK_THRESHOLD,
@@ -30,6 +30,7 @@ from samrobust.segmenters.frames import (
     input_scale,
     quality_or_nan,
 )
+from samrobust.segmenters.prompt_tokens import prompt_tokens
 from samrobust.segmenters.published import SAM_CHECKPOINTS
 from samrobust.types import Frame, Image, Prediction, PromptBatch, SegmenterInfo
 
@@ -66,12 +67,14 @@ class SamOptions:
         dtype: of the encoder; prompts and masks are always float32.
         attention: of the encoder.
         decoder: ours or segment_anything's own.
+        compiled: whether the blocks of a ViT encoder are compiled, when they first run.
     """
 
     frame: Frame = "longest-side"
     dtype: EncoderDtype = "float32"
     attention: AttentionKind = "blocked"
     decoder: DecoderKind = "fast"
+    compiled: bool = False
 
 
 class Sam:
@@ -111,6 +114,7 @@ class Sam:
                 "mask_threshold": MASK_THRESHOLD,
                 "attention": options.attention,
                 "decoder": options.decoder,
+                **({"compiled": "inductor"} if options.compiled else {}),
             },
             trained_on=trained_on,
         )
@@ -119,6 +123,8 @@ class Sam:
         self._decode = (FastDecoder if options.decoder == "fast" else StockDecoder)(model)
         model.image_encoder.to(self._dtype)
         replace_attention(model.image_encoder, options.attention)
+        if options.compiled:
+            compile_blocks(model.image_encoder)
 
     def encode(self, images: Sequence[Image]) -> list[SamEmbedding]:
         """Return the embeddings of images, each encoded alone: no image changes another's.
@@ -161,7 +167,7 @@ class Sam:
 
     def to_square(self, image: Image) -> tuple[Tensor, Sizes]:
         """Return the encoder's normalised input (3, side, side), and the sizes of an embedding."""
-        pixels = self._frame.to_input(image).to(self.model.device)
+        pixels = to_device(self._frame.to_input(image), self.model.device)
         sizes = (image.shape[0], image.shape[1]), (pixels.shape[-2], pixels.shape[-1])
         return self.model.preprocess(pixels), sizes
 
@@ -190,15 +196,13 @@ class Sam:
         """Return (N, P, C), the tokens of points and box corners."""
         scale = input_scale(embedding.size_hw, embedding.input_size_hw)
         device = self.model.device
-        points, boxes = None, None
-        if prompts.points.shape[1]:
-            xy = torch.tensor(prompts.points * scale, dtype=torch.float32, device=device)
-            points = (xy, torch.tensor(prompts.labels, device=device))
+        boxes = None
         if prompts.boxes is not None:
-            xyxy = prompts.boxes * np.tile(scale, 2)
-            boxes = torch.tensor(xyxy, dtype=torch.float32, device=device)
-        tokens: Tensor = self.model.prompt_encoder(points, boxes, masks=None)[0]
-        return tokens
+            xyxy = torch.tensor(prompts.boxes * np.tile(scale, 2), dtype=torch.float32)
+            boxes = to_device(xyxy, device)
+        points = to_device(torch.tensor(prompts.points * scale, dtype=torch.float32), device)
+        labels = to_device(torch.tensor(prompts.labels), device)
+        return prompt_tokens(self.model.prompt_encoder, boxes, points, labels)
 
 
 def build_sam(options: SegmenterOptions) -> Sam:
@@ -231,13 +235,14 @@ def sam_of(
     """Return a published SAM run in the way that suits its device, of a model that is on it."""
     attention: AttentionKind = "fused"
     encoder: nn.Module = model.image_encoder
-    if not isinstance(encoder, ImageEncoderViT):
+    is_vit = isinstance(encoder, ImageEncoderViT)
+    if not is_vit:
         attention = "stock"
     elif model.device.type == "cpu" and options.dtype == "float32":
         attention = "blocked"
     return Sam(
         model,
-        SamOptions(options.frame, options.dtype, attention),
+        SamOptions(options.frame, options.dtype, attention, compiled=options.compile and is_vit),
         name=name,
         variant=variant,
         checkpoint_sha256=checkpoint_sha256,
