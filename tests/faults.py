@@ -5,6 +5,7 @@ once; they have one thread each, so that all of them add in the same order.
 """
 
 import ctypes
+import functools
 import multiprocessing
 import os
 import resource
@@ -79,6 +80,7 @@ def run(folder: Path, *steps: Step, kill_after: float | None = None) -> Ended:
     """
     folder.mkdir(exist_ok=True)
     said = folder.with_name(f"{folder.name}-said.txt")
+    _start_forking()
     process = FORKS.Process(target=_do, args=(folder, said, steps))
     started = time.monotonic()
     process.start()
@@ -90,6 +92,14 @@ def run(folder: Path, *steps: Step, kill_after: float | None = None) -> Ended:
     return Ended(
         process.exitcode, said.read_text(encoding="utf-8") if said.exists() else "", seconds
     )
+
+
+@functools.cache
+def _start_forking() -> None:
+    """Wait for what the others are forked from: it imports for seconds, which are not theirs."""
+    process = FORKS.Process(target=os.getpid)
+    process.start()
+    process.join()
 
 
 def _do(folder: Path, said: Path, steps: Sequence[Step]) -> None:
