@@ -257,5 +257,6 @@ def _read(path: Path) -> State:
 
 def _is_weight(item: tuple[object, object]) -> bool:
     name, tensor = item
-    is_dense = isinstance(tensor, Tensor) and tensor.layout is torch.strided
-    return isinstance(name, str) and is_dense and tensor.device.type == "cpu"
+    if not isinstance(name, str) or not isinstance(tensor, Tensor):
+        return False
+    return tensor.layout is torch.strided and tensor.device.type == "cpu"

@@ -42,8 +42,10 @@ class InputFrame:
             image: (H, W, 3) uint8 RGB.
         """
         if self.name == "longest-side":
-            sides = ResizeLongestSide.get_preprocess_shape(*image.shape[:2], self.side)
-            picture = resize(to_pil_image(image), [max(1, side) for side in sides])
+            height, width = image.shape[:2]
+            sides = ResizeLongestSide.get_preprocess_shape(height, width, self.side)
+            picture = to_pil_image(image)  # type: ignore[no-untyped-call]
+            picture = resize(picture, [max(1, side) for side in sides])
             return _channels_first(np.array(picture))
         pixels = _channels_first(image)[None].float()
         return _resize(pixels, (self.side, self.side))[0].to(torch.uint8)
