@@ -5,6 +5,7 @@ import copy
 import io
 import json
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +109,11 @@ def literal(value: object) -> str:
     return str(value) if isinstance(value, float) else json.dumps(value)
 
 
+def line(key: str, value: object) -> str:
+    """Return a line of TOML that gives a key a value."""
+    return f"{key} = {literal(value)}"
+
+
 @st.composite
 def changed_lines(draw: st.DrawFn, text: str) -> str:
     """Return a TOML file in which some lines have other values, are gone, or stand there twice."""
@@ -119,7 +125,7 @@ def changed_lines(draw: st.DrawFn, text: str) -> str:
             st.sampled_from(
                 ["", f"{lines[at]}\n{lines[at]}", "[[conditions]]", "[data]", "[[loss]]"]
             )
-            | VALUES.map(lambda value, key=key: f"{key} = {literal(value)}")
+            | VALUES.map(partial(line, key))
             | st.text(max_size=20)
         )
     return "\n".join(lines)
