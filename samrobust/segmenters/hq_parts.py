@@ -192,6 +192,7 @@ def early_features(model: SamModel) -> Iterator[list[Tensor]]:
     """
     found: list[Tensor] = []
     encoder: nn.Module = model.image_encoder
+    layer: nn.Module
     if isinstance(encoder, NanoEncoder):
         layer, to_channels_first = encoder.stem, (0, 1, 2, 3)
     elif isinstance(encoder, TinyVitEncoder):
