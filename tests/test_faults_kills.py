@@ -44,10 +44,13 @@ def killed(path: Path, command: Step, seconds: float) -> Iterator[Path]:
     Their files are of any time between 1970 and 2096, as after clocks that were wrong.
     """
     rng, n_killed = np.random.default_rng(0), 0
-    for number, moment in enumerate(rng.uniform(0, seconds, 4 * KILLS)):
+    for number, moment in enumerate(rng.uniform(0, 1, 4 * KILLS)):
         folder = path / f"killed-{number}"
-        if run(folder, command, kill_after=moment).code != -signal.SIGKILL:
-            continue  # it was quicker than the undisturbed one, and had ended
+        ended = run(folder, command, kill_after=moment * seconds)
+        if ended.code != -signal.SIGKILL:
+            assert ended.code == 0
+            seconds = ended.seconds  # it was quicker than the undisturbed one, and had ended
+            continue
         for file in folder.rglob("*.*"):
             os.utime(file, (rng.uniform(0, 4e9),) * 2)
         yield folder
