@@ -2,7 +2,7 @@
 
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -27,8 +27,24 @@ def read_parts(folder: Path, schema: pa.Schema, columns: Sequence[str] = ()) -> 
     """
     names = list(columns or schema.names)
     wanted = pa.schema([schema.field(name) for name in names])
-    parts = _parts(folder) if folder.exists() else []
-    return pa.concat_tables([wanted.empty_table(), *(_read_part(part, names) for part in parts)])
+    return pa.concat_tables([wanted.empty_table(), *each_part(folder, names)])
+
+
+def each_part(
+    folder: Path, columns: Sequence[str], *, coded: Sequence[str] = ()
+) -> Iterator[pa.Table]:
+    """Yield the parts of a table in their order; none where there is no folder.
+
+    Args:
+        folder: of the parts.
+        columns: of the table.
+        coded: those of the columns in which a text that repeats stands once (Arrow's dictionaries).
+
+    Raises:
+        RunError: the folder or a part cannot be read.
+    """
+    for part in _parts(folder) if folder.exists() else []:
+        yield _read_part(part, columns, coded)
 
 
 def append_part(folder: Path, schema: pa.Schema, rows: Sequence[object]) -> None:
@@ -68,9 +84,9 @@ def _parts(folder: Path) -> list[Path]:
     return [file for file in files if _PART.fullmatch(file.name)]
 
 
-def _read_part(part: Path, columns: list[str]) -> pa.Table:
+def _read_part(part: Path, columns: Sequence[str], coded: Sequence[str]) -> pa.Table:
     try:
-        return pq.read_table(part, columns=columns)
+        return pq.read_table(part, columns=list(columns), read_dictionary=list(coded))
     except (OSError, pa.ArrowException) as error:
         raise RunError(
             f"{part}: cannot be read, perhaps it was cut off; delete it and give the same command "

@@ -21,7 +21,7 @@ import pyarrow as pa
 from filelock import FileLock, Timeout
 
 from samrobust.errors import RunError
-from samrobust.parts import append_part, read_parts
+from samrobust.parts import append_part, each_part, read_parts
 from samrobust.types import (
     DatasetInfo,
     Keep,
@@ -83,6 +83,17 @@ PHOTOGRAPHS = pa.schema(
 )
 _MANIFEST, _SCORES, _FAILURES, _LOCK = "manifest.json", "scores", "failures.json", ".lock"
 _OBJECTS, _MASKS, _PHOTOGRAPHS = "objects", "masks", "photographs"
+_HASH = "prompt_hash"
+_TEXTS = [field.name for field in SCHEMA if field.type == pa.string()]
+_IN_MEMORY = pa.schema(
+    [
+        (
+            name,
+            pa.dictionary(pa.int32(), pa.string()) if name in _TEXTS else SCHEMA.field(name).type,
+        )
+        for name in SCHEMA.names
+    ]
+).set(SCHEMA.get_field_index(_HASH), pa.field(_HASH, pa.uint64()))
 _NOT_IDENTITY = ("command", "created", "reported")
 
 
@@ -93,7 +104,8 @@ class Run:
     Attributes:
         folder: where it lies.
         manifest: what it is.
-        scores: one row a score, columns as in `SCHEMA`.
+        scores: one row a score, columns as in `SCHEMA`: texts as categories, and `prompt_hash` as a
+            uint64 made of its text: equal where that is, so that 10^8 rows fit into memory.
         objects: one row an object, columns as in `OBJECTS`; runs of earlier versions have none.
         failures: sample id -> why it could not be evaluated.
     """
@@ -228,7 +240,7 @@ def read_run(folder: Path) -> Run:
     manifest = _manifest_from_json(folder / _MANIFEST)
     if not (folder / _SCORES).is_dir():
         raise RunError(f"{folder / _SCORES}: there is no such folder")
-    scores = read_parts(folder / _SCORES, SCHEMA).to_pandas()
+    scores = _read_scores(folder / _SCORES)
     objects = _once(read_parts(folder / _OBJECTS, OBJECTS), ["sample_id", "instance_id"])
     failures = _read_json(folder / _FAILURES) if (folder / _FAILURES).exists() else {}
     stored = set(scores["sample_id"].unique())
@@ -253,6 +265,26 @@ def read_photographs(folder: Path) -> pd.DataFrame:
         RunError: a file of it cannot be read.
     """
     return _once(read_parts(folder / _PHOTOGRAPHS, PHOTOGRAPHS), ["sample_id"])
+
+
+def _read_scores(folder: Path) -> pd.DataFrame:
+    parts = [_numbered(part) for part in each_part(folder, SCHEMA.names, coded=_TEXTS)]
+    table = pa.concat_tables([_IN_MEMORY.empty_table(), *parts]).unify_dictionaries()
+    del parts
+    scores: pd.DataFrame = table.to_pandas(self_destruct=True, split_blocks=True)
+    return scores
+
+
+def _numbered(part: pa.Table) -> pa.Table:
+    """Return a part of the scores as it is held in memory: with a number for each prompt's hash."""
+    place = part.schema.get_field_index(_HASH)
+    numbers = [
+        pd.util.hash_array(chunk.dictionary.to_numpy(zero_copy_only=False), categorize=False)[
+            chunk.indices.to_numpy()
+        ]
+        for chunk in part[_HASH].chunks
+    ]
+    return part.set_column(place, _HASH, pa.chunked_array(numbers, pa.uint64()))
 
 
 def _once(table: pa.Table, key: list[str]) -> pd.DataFrame:
