@@ -155,7 +155,7 @@ class RunWriter:
             _manifest_from_json(self.folder / _MANIFEST)
         else:
             _write_json(self.folder / _MANIFEST, _manifest_to_json(manifest))
-        self.done: frozenset[str] = frozenset(_ids(self.folder / _SCORES, SCHEMA))
+        self.done: frozenset[str] = _ids(self.folder / _SCORES)
         self._failures: dict[str, str] = {}
 
     def __enter__(self) -> "RunWriter":
@@ -292,9 +292,11 @@ def _once(table: pa.Table, key: list[str]) -> pd.DataFrame:
     return rows.drop_duplicates(key, ignore_index=True)
 
 
-def _ids(folder: Path, schema: pa.Schema) -> list[str]:
-    ids: list[str] = read_parts(folder, schema, ["sample_id"])["sample_id"].unique().to_pylist()
-    return ids
+def _ids(folder: Path) -> frozenset[str]:
+    """Return the images that a table is about, one part in memory at a time."""
+    name = "sample_id"
+    parts = each_part(folder, [name], coded=[name])
+    return frozenset(key for part in parts for key in part[name].unique().to_pylist())
 
 
 def _manifest_to_json(manifest: RunManifest) -> dict[str, Any]:

@@ -168,10 +168,15 @@ class Sam:
             sizes: of each of the B images, as in their embeddings: its own, and in the square.
 
         Raises:
-            SegmenterError: the encoder's dtype is too narrow for an image.
+            SegmenterError: the encoder's dtype is too narrow for an image, or not supported here.
         """
         with torch.autocast(self.model.device.type, enabled=False):
-            features = self.model.image_encoder(squares.to(self._dtype)).float()
+            try:
+                features = self.model.image_encoder(squares.to(self._dtype)).float()
+            except NotImplementedError as error:  # some operations of half precision on a CPU
+                raise SegmenterError(
+                    f"{self.info.label} cannot run in {self.info.dtype} here: {error}"
+                ) from error
         if not features.isfinite().all():
             raise SegmenterError(
                 f"{self.info.label}: an embedding overflows in {self.info.dtype}; "
