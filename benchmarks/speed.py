@@ -1,0 +1,324 @@
+"""Speed of samrobust beside a careful researcher's loop, and beside what the device could do.
+
+    python -m benchmarks.speed --variant vit_b --objects 1 --objects 7
+
+Encoder, decoder (prompts to masks), metrics and all of it, with ratios to `benchmarks.careful` in
+the same run and to limits: FLOPs over the peak of matrix products, bytes over that of copies, both
+measured at the start. Each way runs in processes of its own, in turn, as its user would start it:
+ours with the settings of the command line. Weights are random, but SAM-nano's.
+"""
+
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from rich.console import Console
+from rich.table import Table
+from torch.profiler import ProfilerActivity, profile
+
+from benchmarks.careful import careful_loop
+from benchmarks.peaks import matrix_peak, memory_peak, settle
+from benchmarks.photograph import DrawnPhotograph, save_random_sam
+from benchmarks.watch import Clock, Tally, watched
+from samrobust.evaluation import LoopOptions, evaluate
+from samrobust.interfaces import EncoderDtype, EvalProtocol, SegmenterOptions
+from samrobust.protocol import load_protocol, with_trials
+from samrobust.registry import one_of
+from samrobust.segmenters.allocator import keep_large_blocks
+from samrobust.segmenters.device import resolve_device
+from samrobust.segmenters.nano import NAME, build_sam_nano
+from samrobust.segmenters.sam import Sam, build_sam
+
+WIDTH, HEIGHT = 1024, 768
+PROTOCOL = "noisy-box"
+PARTS = {"encode": "images/s", "predict": "prompts/s", "metrics": "masks/s", "total": "prompts/s"}
+MOST_OPERATIONS = 15
+Figures = dict[str, float]
+
+app = typer.Typer()
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is run, by both ways.
+
+    Attributes:
+        variant: of SAM, or sam-nano.
+        weights: file of a SAM's weights.
+        device: "cpu" or "cuda".
+        dtype: of our encoder; the careful loop is float32.
+        objects: in the photograph.
+        trials: of the protocol noisy-box.
+        images: that samrobust evaluates; the careful loop takes one.
+        workers: processes that load them.
+    """
+
+    variant: str
+    weights: str
+    device: str
+    dtype: EncoderDtype
+    objects: int
+    trials: int
+    images: int
+    workers: int
+
+    def segmenter(self) -> Sam:
+        """Return it as samrobust runs it."""
+        options = SegmenterOptions(device=self.device, dtype=self.dtype)
+        if self.variant == NAME:
+            return build_sam_nano(options)
+        weights = Path(self.weights)
+        return build_sam(replace(options, variant=self.variant, checkpoint=weights))
+
+    def stock(self) -> Any:  # noqa: ANN401
+        """Return the model as segment-anything runs it."""
+        if self.variant == NAME:
+            return build_sam_nano(SegmenterOptions(device=self.device)).model
+        from segment_anything.build_sam import sam_model_registry
+
+        model = sam_model_registry[self.variant](checkpoint=self.weights)  # type: ignore[no-untyped-call]
+        return model.to(self.device)
+
+    def photographs(self, n_images: int) -> DrawnPhotograph:
+        """Return the data."""
+        return DrawnPhotograph(WIDTH, HEIGHT, self.objects, n_images)
+
+    def protocol(self, trials: int) -> EvalProtocol:
+        """Return noisy-box with so many trials."""
+        return with_trials(load_protocol(PROTOCOL), trials)
+
+
+@app.command()
+def compare(
+    *,
+    variant: Annotated[str, typer.Option(help="vit_b, vit_l, vit_h or sam-nano.")] = "vit_b",
+    objects: Annotated[list[int] | None, typer.Option(help="Objects; default 1.")] = None,
+    trials: Annotated[int, typer.Option(help="Trials of the protocol noisy-box.")] = 20,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    dtype: Annotated[str, typer.Option(help="Of our encoder; the other is float32.")] = "float32",
+    images: Annotated[int, typer.Option(help="Images that samrobust evaluates.")] = 1,
+    workers: Annotated[int, typer.Option(help="Processes that load them.")] = 0,
+    repeats: Annotated[int, typer.Option(help="Runs of each way; medians are taken.")] = 3,
+    out: Annotated[Path | None, typer.Option(help="JSON file for all figures.")] = None,
+    with_profile: Annotated[
+        bool, typer.Option("--profile", help="Print the operations that take most time.")
+    ] = False,
+) -> None:
+    """Measure both ways, in turn, on a drawn photograph of 1024 x 768 pixels."""
+    device, kind = resolve_device(device), one_of(EncoderDtype, dtype, kind="dtype")
+    figures: dict[str, Any] = {
+        "torch": torch.__version__,
+        "peaks": _peaks(device, kind),
+        "rows": [],
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        weights = Path(folder) / f"{variant}.pth"
+        if variant != NAME:
+            save_random_sam(variant, weights)
+        for n_objects in objects or [1]:
+            setting = Setting(
+                variant, str(weights), device, kind, n_objects, trials, images, workers
+            )
+            measured: dict[str, list[Figures]] = {"careful": [], "samrobust": []}
+            for _ in range(repeats):
+                for way, runs in measured.items():
+                    runs.append(json.loads(_in_a_process(way, setting)))
+            work = json.loads(_in_a_process("work", setting))
+            row = _row(setting, measured, work, figures["peaks"])
+            figures["rows"].append(row)
+            _print(row)
+            if with_profile:
+                print(_in_a_process("operations", setting))
+    if out is not None:
+        out.write_text(json.dumps(figures, indent=2) + "\n")
+
+
+@app.command(hidden=True)
+def once(way: str, setting: str) -> None:
+    """Measure one way once and print it."""
+    ways = {"careful": careful, "samrobust": ours, "work": work, "operations": operations}
+    found = ways[way](Setting(**json.loads(setting)))
+    print(found if isinstance(found, str) else json.dumps(found))
+
+
+def careful(setting: Setting) -> Figures:
+    """Return seconds of the careful loop, and its peak memory."""
+    protocol = setting.protocol(setting.trials)
+    photographs = setting.photographs(1)
+    found = careful_loop(setting.stock(), photographs, protocol, device=setting.device)
+    return {**found, "peak_gib": _peak_gib(setting.device)}
+
+
+def ours(setting: Setting) -> Figures:
+    """Return seconds of `evaluate`, drawing of prompts and stability included, and its peak memory.
+
+    On an accelerator the parts are measured in a pass of their own, as waiting for each slows all;
+    there `busy` is the share of the time in which kernels ran, else that of the three parts.
+    """
+    segmenter = _warm(setting)
+    clock = Clock(setting.device)
+    started = time.perf_counter()
+    with watched(segmenter, clock) as seen:
+        n_prompts = _evaluate(seen, setting)
+    total = time.perf_counter() - started
+    busy = sum(clock.seconds.values()) / total
+    if setting.device != "cpu":
+        started = time.perf_counter()
+        _evaluate(segmenter, setting)
+        settle(setting.device)
+        total = time.perf_counter() - started
+        with profile(activities=[ProfilerActivity.CUDA]) as profiled:
+            _evaluate(segmenter, setting)
+        busy = sum(each.self_device_time_total for each in profiled.key_averages()) / 1e6 / total
+    counts = {"images": setting.images, "prompts": n_prompts}
+    peak = _peak_gib(setting.device)
+    return {**clock.seconds, "total": total, **counts, "busy": busy, "peak_gib": peak}
+
+
+def work(setting: Setting) -> dict[str, Figures]:
+    """Return the FLOPs and bytes of one image by part: those of an image, a prompt and a mask."""
+    tally, one = Tally(), replace(setting, images=1, workers=0)
+    with watched(setting.segmenter(), tally) as seen:
+        n_prompts = _evaluate(seen, one)
+    n_metrics = len(setting.protocol(setting.trials).metrics)
+    return {  # metrics work on bits outside of torch: their masks are counted, once a metric
+        "encode": {"flops": tally.flops["encode"], "bytes": tally.n_bytes["encode"]},
+        "predict": {
+            "flops": tally.flops["predict"] / n_prompts,
+            "bytes": tally.n_bytes["predict"] / n_prompts,
+        },
+        "metrics": {"flops": 0, "bytes": n_metrics * WIDTH * HEIGHT},
+    }
+
+
+def operations(setting: Setting) -> str:
+    """Return a table of the operations that take most time of one image."""
+    segmenter, one = _warm(setting), replace(setting, images=1, workers=0)
+    kinds = [ProfilerActivity.CPU]
+    if setting.device != "cpu":
+        kinds.append(ProfilerActivity.CUDA)
+    with profile(activities=kinds) as profiled:
+        _evaluate(segmenter, one)
+    by = "self_cpu_time_total" if setting.device == "cpu" else "self_device_time_total"
+    table: str = profiled.key_averages().table(
+        sort_by=by, row_limit=MOST_OPERATIONS, max_name_column_width=40
+    )
+    return table
+
+
+def _warm(setting: Setting) -> Sam:
+    keep_large_blocks()
+    segmenter = setting.segmenter()
+    _evaluate(segmenter, replace(setting, trials=1, images=1, workers=0))
+    settle(setting.device)
+    return segmenter
+
+
+def _evaluate(segmenter: Any, setting: Setting) -> int:  # noqa: ANN401
+    """Evaluate and return the number of prompts."""
+    photographs, protocol = setting.photographs(setting.images), setting.protocol(setting.trials)
+    options = LoopOptions(workers=setting.workers)
+    results = evaluate(
+        segmenter, photographs, protocol, sample_ids=photographs.ids(), options=options
+    )
+    return sum(result.n_prompts for result in results)  # type: ignore[union-attr]
+
+
+def _peak_gib(device: str) -> float:
+    if device == "cpu":
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    return torch.cuda.max_memory_allocated(device) / 2**30
+
+
+def _peaks(device: str, dtype: EncoderDtype) -> Figures:
+    """Return FLOP/s of products by dtype, and bytes/s of copies."""
+    dtypes = dict.fromkeys(["float32", dtype])
+    products = {name: matrix_peak(device, getattr(torch, name)) for name in dtypes}
+    return {**products, "copy": memory_peak(device)}
+
+
+def _in_a_process(way: str, setting: Setting) -> str:
+    settings = {} if way == "careful" else {"OMP_WAIT_POLICY": "PASSIVE"}
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.speed", "once", way, json.dumps(asdict(setting))],
+        env={**os.environ, **settings},
+        stdout=subprocess.PIPE,
+        check=True,
+        text=True,
+    )
+    return done.stdout
+
+
+def _row(
+    setting: Setting,
+    measured: Mapping[str, list[Figures]],
+    work: Mapping[str, Figures],
+    peaks: Figures,
+) -> dict[str, Any]:
+    """Return the medians of all figures, with ratios."""
+    medians = {
+        way: {name: statistics.median(run[name] for run in runs) for name in runs[0]}
+        for way, runs in measured.items()
+    }
+    limits = {part: _limits(part, each, setting, peaks) for part, each in work.items()}
+    per_image = medians["careful"]["prompts"]
+    limits["total"] = {
+        kind: limits["encode"][kind] / per_image + limits["predict"][kind] + limits["metrics"][kind]
+        for kind in ("flops", "bytes")
+    }
+    parts = {}
+    for part, unit in PARTS.items():
+        rates = {
+            way: found["images" if part == "encode" else "prompts"] / found[part]
+            for way, found in medians.items()
+        }
+        parts[part] = {
+            "unit": unit,
+            **rates,
+            "ratio": rates["samrobust"] / rates["careful"],
+            "of_flop_limit": rates["samrobust"] * limits[part]["flops"],
+            "of_byte_limit": rates["samrobust"] * limits[part]["bytes"],
+        }
+    memory = {way: found["peak_gib"] for way, found in medians.items()}
+    about = {**asdict(setting), "weights": "random" if setting.variant != NAME else "packaged"}
+    shared = {"prompts": int(per_image), "busy": medians["samrobust"]["busy"], "peak_gib": memory}
+    return {**about, **shared, "parts": parts, "work": work, "measured": measured}
+
+
+def _limits(part: str, work: Figures, setting: Setting, peaks: Figures) -> Figures:
+    """Return the seconds of one image, prompt or mask at each of the peaks."""
+    products = peaks[setting.dtype if part == "encode" else "float32"]
+    return {"flops": work["flops"] / products, "bytes": work["bytes"] / peaks["copy"]}
+
+
+def _print(row: Mapping[str, Any]) -> None:
+    """Print a row of the figures as a table."""
+    title = f"{row['variant']} {row['dtype']}, {row['device']}: {row['objects']} objects, "
+    table = Table(title=f"{title}{row['prompts']} prompts an image", title_justify="left")
+    for name in ("", "unit", "samrobust", "careful", "ratio", "of FLOP limit", "of byte limit"):
+        table.add_column(name, justify="left" if name in ("", "unit") else "right", no_wrap=True)
+    for part, found in row["parts"].items():
+        shares = [f"{found[name]:.0%}" if found[name] else "-" for name in _SHARES]
+        rates = [f"{found[way]:.3g}" for way in ("samrobust", "careful")]
+        table.add_row(part, found["unit"], *rates, f"{found['ratio']:.1f}", *shares)
+    console = Console(highlight=False)
+    console.print(table)
+    memory = ", ".join(f"{way} {gib:.2f} GiB" for way, gib in row["peak_gib"].items())
+    console.print(f"busy {row['busy']:.0%}; peak memory {memory}")
+
+
+_SHARES = ("of_flop_limit", "of_byte_limit")
+
+if __name__ == "__main__":
+    app()
