@@ -5,7 +5,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -27,6 +27,9 @@ from samrobust.interfaces import Dataset, EncoderDtype, EvalProtocol, SegmenterO
 from samrobust.protocol import load_protocol, with_trials
 from samrobust.registry import one_of
 from samrobust.types import Frame
+
+if TYPE_CHECKING:
+    from samrobust.gates import Gate
 
 REFERENCE: EncoderDtype = "float32"
 REDUCED = ["bfloat16", "float16"]
@@ -119,11 +122,15 @@ def gate_command(
         except SegmenterError as error:
             note_line(str(error))
             reduced[name] = []
-    passed = [
-        _gate(folder, {name: folders[place : place + 1] for name, folders in reduced.items()})
-        for place, folder in enumerate(reference)
-    ]
-    if not all(passed):
+    passed = True
+    for place, folder in enumerate(reference):
+        gates = {
+            name: _measure(folder, folders[place]) if folders else None
+            for name, folders in reduced.items()
+        }
+        _print_gates(folder, gates)
+        passed &= all(gate is not None and gate.passed for gate in gates.values())
+    if not passed:
         raise typer.Exit(1)
 
 
@@ -146,40 +153,37 @@ def _run(
     return run_all(protocols, datasets, [model], settings)
 
 
-def _gate(reference: Path, reduced: Mapping[str, Sequence[Path]]) -> bool:
-    """Measure, store and print the gates of one protocol and data set; return whether all pass.
-
-    Args:
-        reference: the folder of the run in float32.
-        reduced: dtype -> the folder of its run, none where it could not run.
-    """
-    from samrobust.gates import LIMITS, write_gate
+def _measure(reference: Path, reduced: Path) -> "Gate":
+    """Measure the gate of a run in reduced precision, and store it beside the run."""
+    from samrobust.gates import write_gate
     from samrobust.report.pairing import gate
+    from samrobust.store import read_run
+
+    run = read_run(reduced)
+    found = gate(read_run(reference), run, command=shlex.join(["samrobust", *sys.argv[1:]]))
+    write_gate(found, run)
+    return found
+
+
+def _print_gates(reference: Path, gates: "Mapping[str, Gate | None]") -> None:
+    """Print what was measured of each dtype; None where it could not run."""
+    from samrobust.gates import LIMITS
     from samrobust.report.tables import NONE, head, points
     from samrobust.store import read_run
 
-    base = read_run(reference)
-    command = shlex.join(["samrobust", *sys.argv[1:]])
-    rows, passed = [], []
-    for dtype, folders in reduced.items():
-        gates = []
-        for folder in folders:
-            run = read_run(folder)
-            gates.append(gate(base, run, command=command))
-            write_gate(gates[-1], run)
-        differences = gates[0].differences if gates else {}
-        passed.append(bool(gates) and gates[0].passed)
-        cells = (points(differences[name]) if name in differences else NONE for name in LIMITS)
-        verdict = ("pass" if passed[-1] else "fail") if gates else "cannot run"
+    rows = []
+    for dtype, gate in gates.items():
+        found = {} if gate is None else gate.differences
+        cells = (points(found[name]) if name in found else NONE for name in LIMITS)
+        verdict = "cannot run" if gate is None else "pass" if gate.passed else "fail"
         rows.append([dtype, *cells, verdict])
     rows.append(["limit", *(f"{100 * limit:.1f}" for limit in LIMITS.values()), ""])
-    manifest = base.manifest
+    run = read_run(reference)
+    manifest = run.manifest
     title = f"{manifest.segmenter.label}: {manifest.protocol['name']} on {manifest.dataset.label}"
     print_table(title, ["dtype", *map(head, LIMITS), "verdict"], rows)
-    n_images = base.scores["sample_id"].nunique()
     out.print(
-        f"Largest difference from float32 over the conditions, in points; {n_images} images, "
-        f"{manifest.trials} trials.",
+        "Largest difference from float32 over the conditions, in points; "
+        f"{run.scores['sample_id'].nunique()} images, {manifest.trials} trials.",
         style="dim",
     )
-    return all(passed)
