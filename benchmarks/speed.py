@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -29,74 +29,24 @@ from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.careful import careful_loop
 from benchmarks.peaks import matrix_peak, memory_peak, settle
-from benchmarks.photograph import DrawnPhotograph, save_random_sam
+from benchmarks.photograph import save_random_sam
+from benchmarks.setting import HEIGHT, WIDTH, Setting
 from benchmarks.watch import Clock, Tally, watched
+from samrobust.errors import SamrobustError
 from samrobust.evaluation import LoopOptions, evaluate
-from samrobust.interfaces import EncoderDtype, EvalProtocol, SegmenterOptions
-from samrobust.protocol import load_protocol, with_trials
-from samrobust.registry import one_of
+from samrobust.interfaces import EncoderDtype
+from samrobust.registry import known, one_of
 from samrobust.segmenters.allocator import keep_large_blocks
 from samrobust.segmenters.device import resolve_device
-from samrobust.segmenters.nano import NAME, build_sam_nano
-from samrobust.segmenters.sam import Sam, build_sam
+from samrobust.segmenters.nano import NAME
+from samrobust.segmenters.published import SAM_CHECKPOINTS
+from samrobust.segmenters.sam import Sam
 
-WIDTH, HEIGHT = 1024, 768
-PROTOCOL = "noisy-box"
 PARTS = {"encode": "images/s", "predict": "prompts/s", "metrics": "masks/s", "total": "prompts/s"}
 MOST_OPERATIONS = 15
 Figures = dict[str, float]
 
 app = typer.Typer()
-
-
-@dataclass(frozen=True)
-class Setting:
-    """What is run, by both ways.
-
-    Attributes:
-        variant: of SAM, or sam-nano.
-        weights: file of a SAM's weights.
-        device: "cpu" or "cuda".
-        dtype: of our encoder; the careful loop is float32.
-        objects: in the photograph.
-        trials: of the protocol noisy-box.
-        images: that samrobust evaluates; the careful loop takes one.
-        workers: processes that load them.
-    """
-
-    variant: str
-    weights: str
-    device: str
-    dtype: EncoderDtype
-    objects: int
-    trials: int
-    images: int
-    workers: int
-
-    def segmenter(self) -> Sam:
-        """Return it as samrobust runs it."""
-        options = SegmenterOptions(device=self.device, dtype=self.dtype)
-        if self.variant == NAME:
-            return build_sam_nano(options)
-        weights = Path(self.weights)
-        return build_sam(replace(options, variant=self.variant, checkpoint=weights))
-
-    def stock(self) -> Any:  # noqa: ANN401
-        """Return the model as segment-anything runs it."""
-        if self.variant == NAME:
-            return build_sam_nano(SegmenterOptions(device=self.device)).model
-        from segment_anything.build_sam import sam_model_registry
-
-        model = sam_model_registry[self.variant](checkpoint=self.weights)  # type: ignore[no-untyped-call]
-        return model.to(self.device)
-
-    def photographs(self, n_images: int) -> DrawnPhotograph:
-        """Return the data."""
-        return DrawnPhotograph(WIDTH, HEIGHT, self.objects, n_images)
-
-    def protocol(self, trials: int) -> EvalProtocol:
-        """Return noisy-box with so many trials."""
-        return with_trials(load_protocol(PROTOCOL), trials)
 
 
 @app.command()
@@ -116,7 +66,11 @@ def compare(
     ] = False,
 ) -> None:
     """Measure both ways, in turn, on a drawn photograph of 1024 x 768 pixels."""
-    device, kind = resolve_device(device), one_of(EncoderDtype, dtype, kind="dtype")
+    try:
+        known(variant, [*SAM_CHECKPOINTS, NAME], kind="variant")
+        device, kind = resolve_device(device), one_of(EncoderDtype, dtype, kind="dtype")
+    except SamrobustError as error:
+        raise typer.BadParameter(str(error)) from error
     figures: dict[str, Any] = {
         "torch": torch.__version__,
         "peaks": _peaks(device, kind),

@@ -10,7 +10,8 @@ from torch.utils.flop_counter import FlopCounterMode
 import benchmarks.rows
 from benchmarks.careful import scores_by_opencv
 from benchmarks.rows import measure, store_runs
-from benchmarks.speed import Setting, ours, work
+from benchmarks.setting import Setting
+from benchmarks.speed import ours, work
 from benchmarks.watch import Tally, Traffic
 from samrobust.metrics.overlap import boundary_iou, iou
 from samrobust.report.aggregate import summarise
@@ -57,9 +58,9 @@ def test_parts_of_an_evaluation_are_within_its_time_and_its_work_is_counted() ->
     assert found["prompts"] == 1 + 6 * 2
     counted = work(TINY)
     counter = FlopCounterMode(display=False)
-    photographs = TINY.photographs(1)
+    segmenter, photographs = TINY.segmenter(), TINY.photographs(1)
     with torch.no_grad(), counter:
-        TINY.segmenter().encode([photographs[photographs.ids()[0]].image])
+        segmenter.encode([photographs[photographs.ids()[0]].image])
     assert counted["encode"]["flops"] == counter.get_total_flops() > 0
     assert counted["predict"]["flops"] > 0
 
