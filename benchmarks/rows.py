@@ -55,7 +55,7 @@ def store_runs(results: Path, *, n_rows: int, n_runs: int) -> list[Path]:
         n_samples=n_images,
         missing=frozenset(f"image-{number}" for number in range(n_images)),
     )
-    folders = []
+    folders: list[Path] = []
     for segmenter in SEGMENTERS[:n_runs]:
         run = made_up.but(segmenter=segmenter).store(results)
         step = max(1, FLUSH_ROWS // len(template["trial"]) // OBJECTS_AN_IMAGE)

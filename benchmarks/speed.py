@@ -33,7 +33,7 @@ from benchmarks.photograph import save_random_sam
 from benchmarks.setting import HEIGHT, WIDTH, Setting
 from benchmarks.watch import Clock, Tally, watched
 from samrobust.errors import SamrobustError
-from samrobust.evaluation import LoopOptions, evaluate
+from samrobust.evaluation import Evaluated, LoopOptions, evaluate
 from samrobust.interfaces import EncoderDtype
 from samrobust.registry import known, one_of
 from samrobust.segmenters.allocator import keep_large_blocks
@@ -186,7 +186,7 @@ def _evaluate(segmenter: Any, setting: Setting) -> int:  # noqa: ANN401
     results = evaluate(
         segmenter, photographs, protocol, sample_ids=photographs.ids(), options=options
     )
-    return sum(result.n_prompts for result in results)  # type: ignore[union-attr]
+    return sum(result.n_prompts for result in results if isinstance(result, Evaluated))
 
 
 def _peak_gib(device: str) -> float:
@@ -197,8 +197,8 @@ def _peak_gib(device: str) -> float:
 
 def _peaks(device: str, dtype: EncoderDtype) -> Figures:
     """Return FLOP/s of products by dtype, and bytes/s of copies."""
-    dtypes = dict.fromkeys(["float32", dtype])
-    products = {name: matrix_peak(device, getattr(torch, name)) for name in dtypes}
+    names: list[str] = ["float32", dtype]
+    products = {name: matrix_peak(device, getattr(torch, name)) for name in dict.fromkeys(names)}
     return {**products, "copy": memory_peak(device)}
 
 

@@ -68,11 +68,11 @@ class Tally:
         self.n_bytes[part] += traffic.n_bytes
 
 
-class Traffic(TorchDispatchMode):
+class Traffic(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the bytes that torch's operations read and write."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.n_bytes = 0
 
     def __torch_dispatch__(
