@@ -14,6 +14,8 @@ from samrobust.segmenters.sam import Sam, build_sam
 
 WIDTH, HEIGHT = 1024, 768
 PROTOCOL = "noisy-box"
+Figures = dict[str, float]
+"""Name -> what was measured."""
 
 
 @dataclass(frozen=True)

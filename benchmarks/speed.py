@@ -10,14 +10,12 @@ ours with the settings of the command line. Weights are random, but SAM-nano's.
 
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,31 +23,20 @@ import torch
 import typer
 from rich.console import Console
 from rich.table import Table
-from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.careful import careful_loop
-from benchmarks.peaks import matrix_peak, memory_peak, settle
+from benchmarks.peaks import matrix_peak, memory_peak
 from benchmarks.photograph import save_random_sam
-from benchmarks.setting import HEIGHT, WIDTH, Setting
-from benchmarks.watch import Clock, Tally, watched
+from benchmarks.setting import Figures, Setting
 from samrobust.errors import SamrobustError
-from samrobust.evaluation import Evaluated, LoopOptions, evaluate
 from samrobust.interfaces import EncoderDtype
 from samrobust.registry import known, one_of
-from samrobust.segmenters.allocator import keep_large_blocks
 from samrobust.segmenters.device import resolve_device
 from samrobust.segmenters.nano import NAME
 from samrobust.segmenters.published import SAM_CHECKPOINTS
-from samrobust.segmenters.sam import Sam
 
 PARTS = {"encode": "images/s", "predict": "prompts/s", "metrics": "masks/s", "total": "prompts/s"}
-MOST_OPERATIONS = 15
-Figures = dict[str, float]
-
-app = typer.Typer()
 
 
-@app.command()
 def compare(
     *,
     variant: Annotated[str, typer.Option(help="vit_b, vit_l, vit_h or sam-nano.")] = "vit_b",
@@ -98,103 +85,6 @@ def compare(
         out.write_text(json.dumps(figures, indent=2) + "\n")
 
 
-@app.command(hidden=True)
-def once(way: str, setting: str) -> None:
-    """Measure one way once and print it."""
-    ways = {"careful": careful, "samrobust": ours, "work": work, "operations": operations}
-    found = ways[way](Setting(**json.loads(setting)))
-    print(found if isinstance(found, str) else json.dumps(found))
-
-
-def careful(setting: Setting) -> Figures:
-    """Return seconds of the careful loop, and its peak memory."""
-    protocol = setting.protocol(setting.trials)
-    photographs = setting.photographs(1)
-    found = careful_loop(setting.stock(), photographs, protocol, device=setting.device)
-    return {**found, "peak_gib": _peak_gib(setting.device)}
-
-
-def ours(setting: Setting) -> Figures:
-    """Return seconds of `evaluate`, drawing of prompts and stability included, and its peak memory.
-
-    On an accelerator the parts are measured in a pass of their own, as waiting for each slows all;
-    there `busy` is the share of the time in which kernels ran, else that of the three parts.
-    """
-    segmenter = _warm(setting)
-    clock = Clock(setting.device)
-    started = time.perf_counter()
-    with watched(segmenter, clock) as seen:
-        n_prompts = _evaluate(seen, setting)
-    total = time.perf_counter() - started
-    busy = sum(clock.seconds.values()) / total
-    if setting.device != "cpu":
-        started = time.perf_counter()
-        _evaluate(segmenter, setting)
-        settle(setting.device)
-        total = time.perf_counter() - started
-        with profile(activities=[ProfilerActivity.CUDA]) as profiled:
-            _evaluate(segmenter, setting)
-        busy = sum(each.self_device_time_total for each in profiled.key_averages()) / 1e6 / total
-    counts = {"images": setting.images, "prompts": n_prompts}
-    peak = _peak_gib(setting.device)
-    return {**clock.seconds, "total": total, **counts, "busy": busy, "peak_gib": peak}
-
-
-def work(setting: Setting) -> dict[str, Figures]:
-    """Return the FLOPs and bytes of one image by part: those of an image, a prompt and a mask."""
-    tally, one = Tally(), replace(setting, images=1, workers=0)
-    with watched(setting.segmenter(), tally) as seen:
-        n_prompts = _evaluate(seen, one)
-    n_metrics = len(setting.protocol(setting.trials).metrics)
-    return {  # metrics work on bits outside of torch: their masks are counted, once a metric
-        "encode": {"flops": tally.flops["encode"], "bytes": tally.n_bytes["encode"]},
-        "predict": {
-            "flops": tally.flops["predict"] / n_prompts,
-            "bytes": tally.n_bytes["predict"] / n_prompts,
-        },
-        "metrics": {"flops": 0, "bytes": n_metrics * WIDTH * HEIGHT},
-    }
-
-
-def operations(setting: Setting) -> str:
-    """Return a table of the operations that take most time of one image."""
-    segmenter, one = _warm(setting), replace(setting, images=1, workers=0)
-    kinds = [ProfilerActivity.CPU]
-    if setting.device != "cpu":
-        kinds.append(ProfilerActivity.CUDA)
-    with profile(activities=kinds) as profiled:
-        _evaluate(segmenter, one)
-    by = "self_cpu_time_total" if setting.device == "cpu" else "self_device_time_total"
-    table: str = profiled.key_averages().table(
-        sort_by=by, row_limit=MOST_OPERATIONS, max_name_column_width=40
-    )
-    return table
-
-
-def _warm(setting: Setting) -> Sam:
-    keep_large_blocks()
-    segmenter = setting.segmenter()
-    _evaluate(segmenter, replace(setting, trials=1, images=1, workers=0))
-    settle(setting.device)
-    return segmenter
-
-
-def _evaluate(segmenter: Any, setting: Setting) -> int:  # noqa: ANN401
-    """Evaluate and return the number of prompts."""
-    photographs, protocol = setting.photographs(setting.images), setting.protocol(setting.trials)
-    options = LoopOptions(workers=setting.workers)
-    results = evaluate(
-        segmenter, photographs, protocol, sample_ids=photographs.ids(), options=options
-    )
-    return sum(result.n_prompts for result in results if isinstance(result, Evaluated))
-
-
-def _peak_gib(device: str) -> float:
-    if device == "cpu":
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    return torch.cuda.max_memory_allocated(device) / 2**30
-
-
 def _peaks(device: str, dtype: EncoderDtype) -> Figures:
     """Return FLOP/s of products by dtype, and bytes/s of copies."""
     names: list[str] = ["float32", dtype]
@@ -205,7 +95,7 @@ def _peaks(device: str, dtype: EncoderDtype) -> Figures:
 def _in_a_process(way: str, setting: Setting) -> str:
     settings = {} if way == "careful" else {"OMP_WAIT_POLICY": "PASSIVE"}
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.speed", "once", way, json.dumps(asdict(setting))],
+        [sys.executable, "-m", "benchmarks.ways", way, json.dumps(asdict(setting))],
         env={**os.environ, **settings},
         stdout=subprocess.PIPE,
         check=True,
@@ -275,4 +165,4 @@ def _print(row: Mapping[str, Any]) -> None:
 _SHARES = ("of_flop_limit", "of_byte_limit")
 
 if __name__ == "__main__":
-    app()
+    typer.run(compare)

@@ -11,8 +11,8 @@ import benchmarks.rows
 from benchmarks.careful import scores_by_opencv
 from benchmarks.rows import measure, store_runs
 from benchmarks.setting import Setting
-from benchmarks.speed import ours, work
 from benchmarks.watch import Tally, Traffic
+from benchmarks.ways import ours, work
 from samrobust.metrics.overlap import boundary_iou, iou
 from samrobust.report.aggregate import summarise
 from samrobust.store import read_run
