@@ -21,12 +21,11 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from benchmarks.peaks import matrix_peak, memory_peak
 from benchmarks.photograph import save_random_sam
 from benchmarks.setting import Figures, Setting
+from samrobust.cli.terminal import print_table
 from samrobust.errors import SamrobustError
 from samrobust.interfaces import EncoderDtype
 from samrobust.registry import known, one_of
@@ -147,19 +146,17 @@ def _limits(part: str, work: Figures, setting: Setting, peaks: Figures) -> Figur
 
 
 def _print(row: Mapping[str, Any]) -> None:
-    """Print a row of the figures as a table."""
-    title = f"{row['variant']} {row['dtype']}, {row['device']}: {row['objects']} objects, "
-    table = Table(title=f"{title}{row['prompts']} prompts an image", title_justify="left")
-    for name in ("", "unit", "samrobust", "careful", "ratio", "of FLOP limit", "of byte limit"):
-        table.add_column(name, justify="left" if name in ("", "unit") else "right", no_wrap=True)
+    """Print a row of the figures as a table; limits as the share of them that is reached."""
+    rows = []
     for part, found in row["parts"].items():
+        rates = [f"{found[way]:,.3g}" for way in ("samrobust", "careful")]
         shares = [f"{found[name]:.0%}" if found[name] else "-" for name in _SHARES]
-        rates = [f"{found[way]:.3g}" for way in ("samrobust", "careful")]
-        table.add_row(part, found["unit"], *rates, f"{found['ratio']:.1f}", *shares)
-    console = Console(highlight=False)
-    console.print(table)
-    memory = ", ".join(f"{way} {gib:.2f} GiB" for way, gib in row["peak_gib"].items())
-    console.print(f"busy {row['busy']:.0%}; peak memory {memory}")
+        rows.append([part, found["unit"], *rates, f"{found['ratio']:.1f}", *shares])
+    title = f"{row['variant']} in {row['dtype']} on {row['device']}, {row['prompts']} prompts"
+    header = ["", "unit", "samrobust", "careful", "ratio", "of FLOP limit", "of byte limit"]
+    print_table(title, header, rows)
+    memory = ", ".join(f"{way} {gib:.2f}" for way, gib in row["peak_gib"].items())
+    print(f"busy {row['busy']:.0%}; peak memory in GiB: {memory}")
 
 
 _SHARES = ("of_flop_limit", "of_byte_limit")
