@@ -149,7 +149,8 @@ def _print(row: Mapping[str, Any]) -> None:
     """Print a row of the figures as a table; limits as the share of them that is reached."""
     rows = []
     for part, found in row["parts"].items():
-        rates = [f"{found[way]:,.3g}" for way in ("samrobust", "careful")]
+        pair = found["samrobust"], found["careful"]
+        rates = [f"{rate:,.0f}" if rate >= 100 else f"{rate:.3g}" for rate in pair]
         shares = [f"{found[name]:.0%}" if found[name] else "-" for name in _SHARES]
         rows.append([part, found["unit"], *rates, f"{found['ratio']:.1f}", *shares])
     title = f"{row['variant']} in {row['dtype']} on {row['device']}, {row['prompts']} prompts"
