@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from benchmarks.photograph import OnePhotograph, save_random_sam
+from benchmarks.photograph import DrawnPhotograph, save_random_sam
 from samrobust.evaluation import LoopOptions, evaluate
 from samrobust.interfaces import SegmenterOptions
 from samrobust.protocol import load_protocol, with_trials
@@ -30,7 +30,7 @@ def main(
 ) -> None:
     """Evaluate one drawn photograph with one loading process, as the command line does."""
     height = round((megapixels * 1e6 / ASPECT) ** 0.5)
-    photograph = OnePhotograph(round(height * ASPECT), height, objects)
+    photograph = DrawnPhotograph(round(height * ASPECT), height, objects)
     protocol = with_trials(load_protocol("noisy-box"), trials)
     with tempfile.TemporaryDirectory() as folder:
         weights = Path(folder) / f"{variant}.pth"

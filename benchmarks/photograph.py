@@ -1,5 +1,6 @@
-"""What both benchmarks run on: a drawn photograph with objects, and a SAM of random weights."""
+"""What benchmarks run on: a drawn photograph with objects, and a SAM of random weights."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,16 +14,17 @@ DRAWN_WIDTH = 1024
 """Pixels; a scene is drawn at most this wide and enlarged: drawing is not what is measured."""
 
 
-class OnePhotograph:
-    """A data set of one drawn photograph with elliptic objects.
+class DrawnPhotograph:
+    """A data set of one drawn photograph with elliptic objects, under one or more ids.
 
     Args:
         width: of the photograph, in pixels.
         height: likewise.
         n_objects: how many ellipses, of a tenth to a third of the sides.
+        n_images: ids; the prompts of each are others.
     """
 
-    def __init__(self, width: int, height: int, n_objects: int) -> None:
+    def __init__(self, width: int, height: int, n_objects: int, n_images: int = 1) -> None:
         self.info = DatasetInfo("photograph", f"{width}x{height}", "1")
         factor = max(1, width // DRAWN_WIDTH)
         scene = draw_scene(0, width=width // factor, height=height // factor).image
@@ -33,14 +35,15 @@ class OnePhotograph:
             for number in range(n_objects)
         ]
         self._sample = Sample("photograph", image, instances)
+        self._ids = [f"photograph-{number}" for number in range(n_images)]
 
     def ids(self) -> list[str]:
-        """Return the only id."""
-        return ["photograph"]
+        """Return the ids."""
+        return self._ids
 
     def __getitem__(self, sample_id: str) -> Sample:
-        """Return the only sample."""
-        return self._sample
+        """Return the photograph under an id."""
+        return replace(self._sample, sample_id=sample_id)
 
 
 def save_random_sam(variant: str, path: Path) -> None:

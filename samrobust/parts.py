@@ -5,7 +5,7 @@ A process that shares a table with others has a label, and its parts are `part-L
 
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -35,8 +35,22 @@ def read_parts(folder: Path, schema: pa.Schema, columns: Sequence[str] = ()) -> 
     """
     names = list(columns or schema.names)
     wanted = pa.schema([schema.field(name) for name in names])
-    parts = _parts(folder) if folder.exists() else []
-    return pa.concat_tables([wanted.empty_table(), *(_read_part(part, wanted) for part in parts)])
+    return pa.concat_tables([wanted.empty_table(), *each_part(folder, wanted)])
+
+
+def each_part(folder: Path, schema: pa.Schema) -> Iterator[pa.Table]:
+    """Yield the parts of a table in their order; none where there is no folder.
+
+    Args:
+        folder: of the parts.
+        schema: of the columns that are read; of a dictionary type, a text that repeats is held
+            once.
+
+    Raises:
+        RunError: the folder or a part cannot be read.
+    """
+    for part in _parts(folder) if folder.exists() else []:
+        yield _read_part(part, schema)
 
 
 def append_part(
@@ -87,7 +101,8 @@ def _parts(folder: Path) -> list[Path]:
 
 def _read_part(part: Path, wanted: pa.Schema) -> pa.Table:
     try:
-        with pq.ParquetFile(part) as file:
+        coded = [field.name for field in wanted if pa.types.is_dictionary(field.type)]
+        with pq.ParquetFile(part, read_dictionary=coded) as file:
             about = file.metadata
             groups = (about.row_group(group) for group in range(about.num_row_groups))
             n_bytes = sum(group.total_byte_size for group in groups)

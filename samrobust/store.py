@@ -29,6 +29,7 @@ from samrobust.manifests import (
     check_scores,
 )
 from samrobust.parts import append_part, read_parts
+from samrobust.score_table import SCHEMA, held_in_memory, images_of, read_scores
 from samrobust.shards import WHOLE, Shard
 from samrobust.types import (
     DatasetInfo,
@@ -49,17 +50,6 @@ FLUSH_SECONDS = 5.0
 """So much work is done again after a kill, and what a part takes to be written."""
 FLUSH_ROWS = 200_000
 """Rows kept in memory at most."""
-SCHEMA = pa.schema(
-    [
-        ("sample_id", pa.string()),
-        ("instance_id", pa.string()),
-        ("condition", pa.string()),
-        ("trial", pa.int32()),
-        ("metric", pa.string()),
-        ("value", pa.float32()),
-        ("prompt_hash", pa.string()),
-    ]
-)
 OBJECTS = pa.schema(
     [
         ("sample_id", pa.string()),
@@ -104,7 +94,8 @@ class Run:
     Attributes:
         folder: where it lies.
         manifest: what it is.
-        scores: one row a score, columns as in `SCHEMA`.
+        scores: one row a score, columns as in `SCHEMA`: texts as categories, and `prompt_hash` as a
+            uint64 made of its text: equal where that is, so that 10^8 rows fit into memory.
         objects: one row an object, columns as in `OBJECTS`; runs of earlier versions have none.
         failures: sample id -> why it could not be evaluated.
     """
@@ -161,7 +152,7 @@ class RunWriter:
         self._scored = stored_images(self.folder)
         self.done: frozenset[str] = self._scored
         if (self.folder / _OBJECTS).is_dir():
-            self.done &= frozenset(_ids(self.folder / _OBJECTS, OBJECTS))
+            self.done &= images_of(self.folder / _OBJECTS)
         self._failures: dict[str, str] = {}
 
     def __enter__(self) -> "RunWriter":
@@ -187,7 +178,7 @@ class RunWriter:
         table = read_parts(self.folder / _PHOTOGRAPHS, PHOTOGRAPHS, ["sample_id", "kept"])
         enough = {"all", keep}
         pairs = zip(*(table[name].to_pylist() for name in table.column_names), strict=True)
-        with_masks = set(_ids(self.folder / _MASKS, MASKS))
+        with_masks = images_of(self.folder / _MASKS)
         return frozenset(name for name, kept in pairs if kept in enough and name in with_masks)
 
     def note_halvings(self, halvings: int) -> None:
@@ -276,7 +267,7 @@ def stored_images(folder: Path) -> frozenset[str]:
     Raises:
         RunError: a part cannot be read.
     """
-    return frozenset(_ids(folder / _SCORES, SCHEMA))
+    return images_of(folder / _SCORES)
 
 
 def read_manifest(folder: Path) -> RunManifest:
@@ -297,19 +288,21 @@ def read_run(folder: Path) -> Run:
     manifest = read_manifest(folder)
     if not (folder / _SCORES).is_dir():
         raise RunError(f"{folder / _SCORES}: there is no such folder")
-    scores, objects = read_parts(folder / _SCORES, SCHEMA), read_parts(folder / _OBJECTS, OBJECTS)
+    objects = read_parts(folder / _OBJECTS, OBJECTS)
     failures = [_read_json(path) for path in sorted(folder.glob(f"{_FAILURES}*.json"))]
     try:
+        scores = read_scores(folder / _SCORES)
         check_scores(scores, manifest)
         check_objects(objects)
         for each in failures:
             check_failures(each)
     except ValueError as error:
         raise RunError(f"{folder}: is not a sound run: {error}") from error
-    scores, objects = scores.to_pandas(), _once(objects, ["sample_id", "instance_id"])
-    stored = set(scores["sample_id"].unique())
+    objects = _once(objects, ["sample_id", "instance_id"])
+    held = held_in_memory(scores)
+    stored = set(held["sample_id"].unique())
     left = {k: v for each in failures for k, v in each.items() if k not in stored}
-    return Run(folder, manifest, scores, objects, left)
+    return Run(folder, manifest, held, objects, left)
 
 
 def read_masks(folder: Path) -> pd.DataFrame:
@@ -339,11 +332,6 @@ def read_photographs(folder: Path) -> pd.DataFrame:
 def _once(table: pa.Table, key: list[str]) -> pd.DataFrame:
     rows: pd.DataFrame = table.to_pandas()
     return rows.drop_duplicates(key, ignore_index=True)
-
-
-def _ids(folder: Path, schema: pa.Schema) -> list[str]:
-    ids: list[str] = read_parts(folder, schema, ["sample_id"])["sample_id"].unique().to_pylist()
-    return ids
 
 
 def _manifest_to_json(manifest: RunManifest) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from samrobust.gates import Precision
 from samrobust.origins import origin
 from samrobust.report.arrays import OF_METRIC, ScoreArrays
 from samrobust.report.estimates import IN_CLASSES, Measured, mean_of, measure
@@ -68,6 +69,7 @@ class Section:
         runs: the manifests of all runs, in the order of `segmenters` for each data set.
         segmenters: labels of all runs, in order.
         folders: of the runs, in order; none for a group.
+        precisions: what is known of the runs that are not in float32.
         arrays: the single scores; None for a group.
     """
 
@@ -84,6 +86,7 @@ class Section:
     runs: tuple[RunManifest, ...]
     segmenters: tuple[str, ...]
     folders: tuple[Path, ...]
+    precisions: tuple[Precision, ...]
     arrays: ScoreArrays | None
 
     @property
@@ -182,6 +185,7 @@ def _section(measured: Measured, dataset: str, *, published: set[str]) -> Sectio
         runs=tuple(measured.manifests),
         segmenters=tuple(measured.segmenters),
         folders=tuple(measured.folders),
+        precisions=tuple(measured.precisions),
         arrays=measured.arrays,
     )
 

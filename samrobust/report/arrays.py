@@ -45,33 +45,26 @@ class ScoreArrays:
 
 def score_arrays(group: Group) -> ScoreArrays:
     """Return the scores of a group as arrays."""
-    scores = group.scores
-    conditions = [row["name"] for row in group.runs[0].manifest.protocol["conditions"]]
-    first = scores.drop_duplicates("object").sort_values("object")
-    objects = first[["sample_id", "instance_id"]].astype("str").reset_index(drop=True)
     known = pd.concat([run.objects for run in group.runs], ignore_index=True)
     known = known.drop_duplicates(["sample_id", "instance_id"])
-    objects = objects.merge(known, how="left", on=["sample_id", "instance_id"], validate="1:1")
+    key = ["sample_id", "instance_id"]
+    objects = group.objects.merge(known, how="left", on=key, validate="1:1")
     objects["category"] = objects["category"].fillna("")
     codes, images = pd.factorize(objects["sample_id"], sort=True)
     objects["image"] = codes
-    place = pd.Index(conditions).get_indexer(scores["condition"].cat.categories)
-    at = {
-        "segmenter": scores["segmenter"].cat.codes.to_numpy(),
-        "condition": place[scores["condition"].cat.codes.to_numpy()],
-        "object": scores["object"].to_numpy(),
-        "trial": np.maximum(scores["trial"].to_numpy(), 0),
+    size = (len(group.labels), len(group.conditions), len(objects))
+    scores = {
+        metric: np.full((*size, n_trials), np.nan, np.float32)
+        for metric, n_trials in _trials_of(group).items()
     }
-    size = (len(group.labels), len(conditions), len(objects))
-    values = {}
-    for number, metric in enumerate(scores["metric"].cat.categories):
-        chosen = scores["metric"].cat.codes.to_numpy() == number
-        trials = at["trial"][chosen]
-        array = np.full((*size, int(trials.max()) + 1), np.nan, np.float32)
-        where = (at["segmenter"][chosen], at["condition"][chosen], at["object"][chosen], trials)
-        array[where] = scores["value"].to_numpy()[chosen]
-        values[str(metric)] = array
-    return ScoreArrays(group.labels, conditions, list(images), objects, values)
+    for s, run in enumerate(group.runs):
+        for rows in group.rows(run):
+            for m, metric in enumerate(group.metrics):
+                chosen = rows.metric == m
+                trial = np.maximum(rows.trial[chosen], 0)
+                where = (rows.condition[chosen], rows.object[chosen], trial)
+                scores[metric][s][where] = rows.value[chosen]
+    return ScoreArrays(group.labels, group.conditions, list(images), objects, scores)
 
 
 def object_statistics(
@@ -124,6 +117,14 @@ def point_ladders(conditions: Sequence[Mapping[str, Any]]) -> list[tuple[str, st
         rungs.sort(key=lambda row: row["parameters"].get("count", 1))
         pairs += [(fewer["name"], more["name"]) for fewer, more in pairwise(rungs)]
     return pairs
+
+
+def _trials_of(group: Group) -> dict[str, int]:
+    """Return metric -> T; 1 for a metric over trials."""
+    last = [run.scores.groupby("metric", observed=True)["trial"].max() for run in group.runs]
+    return {
+        metric: 1 + max(0, *(int(each.get(metric, 0)) for each in last)) for metric in group.metrics
+    }
 
 
 def _iou_statistics(trials: Floats, n_trials: npt.NDArray[np.int64]) -> dict[str, Floats]:

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
+from samrobust.gates import Precision, precision_of
 from samrobust.report.arrays import ScoreArrays, object_statistics, point_ladders, score_arrays
 from samrobust.report.breakdown import classes_of
 from samrobust.report.groups import Group
@@ -42,6 +43,7 @@ class Measured:
         n_objects: of them.
         n_samples: images that the runs are over.
         n_failed: images that could not be evaluated.
+        precisions: of the runs that are not in float32.
         arrays: the scores; none for a group.
     """
 
@@ -58,6 +60,7 @@ class Measured:
     n_objects: int
     n_samples: int
     n_failed: int
+    precisions: Sequence[Precision]
     arrays: ScoreArrays | None
 
     @property
@@ -102,6 +105,11 @@ def measure(group: Group) -> Measured:
         n_objects=len(arrays.objects),
         n_samples=newest.n_samples,
         n_failed=max(len(run.failures) for run in group.runs),
+        precisions=[
+            found
+            for run, label in zip(group.runs, group.labels, strict=True)
+            if (found := precision_of(run, label)) is not None
+        ],
         arrays=arrays,
     )
 
@@ -139,6 +147,7 @@ def mean_of(parts: Sequence[Measured]) -> Measured:
         n_objects=sum(part.n_objects for part in parts),
         n_samples=sum(part.n_samples for part in parts),
         n_failed=sum(part.n_failed for part in parts),
+        precisions=[each for part in parts for each in part.precisions if each.segmenter in labels],
         arrays=None,
     )
 

@@ -1,12 +1,15 @@
 """Stored runs in, groups that can be compared out; what cannot be compared is refused."""
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from samrobust.errors import RunError
+from samrobust.report.rows import Rows, objects_of, rows_of
 from samrobust.store import Run
 
 
@@ -17,13 +20,27 @@ class Group:
     Attributes:
         runs: in the order in which they were given.
         labels: of their segmenters, all different.
-        scores: of all runs, columns as stored, and `segmenter` (its label) and `object` (a number,
-            unique over all images).
+        objects: of all images, as from `objects_of`.
     """
 
     runs: tuple[Run, ...]
     labels: tuple[str, ...]
-    scores: pd.DataFrame
+    objects: pd.DataFrame
+
+    @property
+    def conditions(self) -> list[str]:
+        """Return the names of the conditions, in protocol order."""
+        return [row["name"] for row in self.runs[0].manifest.protocol["conditions"]]
+
+    @cached_property
+    def metrics(self) -> list[str]:
+        """Return the names of the metrics that there are scores of, sorted."""
+        return sorted({str(name) for run in self.runs for name in run.scores["metric"].unique()})
+
+    def rows(self, run: Run) -> Iterator[Rows]:
+        """Yield the scores of one of the runs."""
+        names = {"conditions": self.conditions, "metrics": self.metrics}
+        return rows_of(run, self.objects, **names)
 
 
 def comparable_groups(runs: Sequence[Run]) -> list[Group]:
@@ -96,13 +113,7 @@ def _group(runs: Sequence[Run], labels: Sequence[str]) -> Group:
         if first < index:
             folders = f"{runs[first].folder} and {runs[index].folder}"
             raise RunError(f"{folders}: are of one segmenter with the same settings; name one")
-    columns = ["sample_id", "instance_id", "condition", "metric", "prompt_hash"]
-    scores = pd.concat([run.scores for run in runs], ignore_index=True)
-    scores = scores.astype(dict.fromkeys(columns, "category") | {"value": "float64"})
-    owners = np.repeat(np.arange(len(runs)), [len(run.scores) for run in runs])
-    scores["segmenter"] = pd.Categorical.from_codes(owners, categories=pd.Index(labels))
-    scores["object"] = scores.groupby(["sample_id", "instance_id"], observed=True).ngroup()
-    group = Group(tuple(runs), tuple(labels), scores)
+    group = Group(tuple(runs), tuple(labels), objects_of(runs))
     _check_images(group)
     _check_prompts(group)
     return group
@@ -142,19 +153,26 @@ def _check_images(group: Group) -> None:
 
 
 def _check_prompts(group: Group) -> None:
-    hashes = group.scores.assign(prompt=group.scores["prompt_hash"].cat.codes).pivot_table(
-        index=["object", "condition", "trial"],
-        columns="segmenter",
-        values="prompt",
-        aggfunc="first",
-        observed=True,
-    )
-    expected = hashes[group.labels[0]]
-    for label, run in zip(group.labels, group.runs, strict=True):
-        shared = expected.notna() & hashes[label].notna()
-        n_differ = int((hashes[label] != expected)[shared].sum())
+    if len(group.runs) == 1:
+        return
+    n_trials = max(int(run.scores["trial"].max()) + 1 for run in group.runs)
+    expected = _prompts(group, group.runs[0], n_trials)
+    for run in group.runs[1:]:
+        prompts = _prompts(group, run, n_trials)
+        either = np.count_nonzero(expected | prompts)
+        both = (expected != 0) & (prompts != 0)
+        n_differ = np.count_nonzero(both & (expected != prompts))
         folders = f"{group.runs[0].folder} and {run.folder}"
         if n_differ:
-            raise RunError(f"{folders}: the prompts differ, in {n_differ} of {len(shared)} rows")
-        if not shared.all():
+            raise RunError(f"{folders}: the prompts differ, in {n_differ} of {either} rows")
+        if np.count_nonzero(both) < either:
             raise RunError(f"{folders}: the same images have other objects, conditions or trials")
+
+
+def _prompts(group: Group, run: Run, n_trials: int) -> npt.NDArray[np.uint64]:
+    """Return (C, O, T + 1), the hash of each prompt, all trials' last; 0 where there is none."""
+    shape = len(group.conditions), len(group.objects), n_trials + 1
+    found = np.zeros(shape, np.uint64)
+    for rows in group.rows(run):
+        found[rows.condition, rows.object, rows.trial] = rows.prompt
+    return found

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from samrobust.errors import RunError
+from samrobust.gates import LIMITS, Gate, identity_of
 from samrobust.report.aggregate import SIGNIFICANT, Section, summarise
 from samrobust.report.resampling import holm
 from samrobust.report.tables import Table, factor, head, p_text, records
@@ -56,6 +57,36 @@ def compare(before: Run, after: Run) -> Comparison:
     table["is_tie"] = ~clear
     table = table.assign(segmenter=second, other=first)
     return Comparison(section, table, _objects(section))
+
+
+def gate(reference: Run, reduced: Run, *, command: str) -> Gate:
+    """Return how far the means of a run in a reduced precision are from those in float32.
+
+    Args:
+        reference: in float32.
+        reduced: of the same segmenter.
+        command: what was typed.
+
+    Raises:
+        RunError: they cannot be paired, or have no metric that a gate is about.
+    """
+    found = compare(reference, reduced)
+    table = found.differences[found.differences["statistic"].isin(LIMITS)]
+    if table.empty:
+        raise RunError(f"{reduced.folder}: has none of the statistics {', '.join(LIMITS)}")
+    order = table["difference"].abs().sort_values(ascending=False, kind="stable").index
+    largest = records(table.loc[order].drop_duplicates("statistic"))
+    return Gate(
+        identity=identity_of(reduced.manifest),
+        protocol=found.section.protocol,
+        dataset=reduced.manifest.dataset.label,
+        n_images=int(found.section.measured["n_images"].iloc[0]),
+        n_objects=int(found.section.measured["n_objects"].iloc[0]),
+        differences={row["statistic"]: row["difference"] for row in largest},
+        conditions={row["statistic"]: row["condition"] for row in largest},
+        created=reduced.manifest.created,
+        command=command,
+    )
 
 
 def comparison_tables(found: Comparison, *, count: int) -> list[Table]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from samrobust.gates import Precision
 from samrobust.report.aggregate import MEASURED, Section
 from samrobust.report.breakdown import KINDS
 
@@ -305,7 +306,27 @@ def footnotes(section: Section, where: str) -> tuple[str, ...]:
     )
     origins = sorted({name for name in section.rows["in_domain"] if name})
     in_domain = (f"{IN_DOMAIN} Trained on images of {' and '.join(origins)} too.",)
-    return about, *(in_domain if origins else ()), *sources
+    precisions = dict.fromkeys(map(_precision_note, section.precisions))
+    return about, *precisions, *(in_domain if origins else ()), *sources
+
+
+def _precision_note(found: Precision) -> str:
+    """Return how far a segmenter in reduced precision is from float32, as its gate measured."""
+    about, gate = f"{found.segmenter}: image encoder in {found.dtype}", found.gate
+    if gate is None:
+        return f"{about}; how far that is from float32 was not measured (samrobust gate)."
+    values = ", ".join(
+        f"{head(name)} {points(gate.differences[name])}" for name in gate.differences
+    )
+    return (
+        f"{about}; its gate {'passed' if gate.passed else 'FAILED'}: largest difference from "
+        f"float32 {values} points ({gate.protocol} on {gate.dataset}, {gate.n_images} images)."
+    )
+
+
+def points(difference: float) -> str:
+    """Return a difference of fractions in points, with a sign."""
+    return f"{100 * difference:+.2f}"
 
 
 def trial_footnotes(section: Section, where: str) -> tuple[str, ...]:

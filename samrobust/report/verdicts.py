@@ -82,5 +82,6 @@ def _fits(run: Run, row: Expected, dataset: str) -> bool:
 def _mean(scores: pd.DataFrame, row: Expected) -> float:
     """Return the mean over objects of the mean over trials."""
     chosen = (scores["condition"] == row.condition) & (scores["metric"] == row.metric)
-    objects = scores[chosen].astype({"value": "float64"}).groupby(["sample_id", "instance_id"])
+    values = scores[chosen].astype({"value": "float64"})
+    objects = values.groupby(["sample_id", "instance_id"], observed=True)
     return float(objects["value"].mean().mean())

@@ -179,11 +179,16 @@ class Sam:
             sizes: of each of the B images, as in their embeddings: its own, and in the square.
 
         Raises:
-            SegmenterError: the encoder's dtype is too narrow for an image, or its weights are
-                broken.
+            SegmenterError: the encoder's dtype is too narrow for an image or not supported here,
+                or its weights are broken.
         """
         with torch.autocast(self.model.device.type, enabled=False):
-            features = self.model.image_encoder(squares.to(self._dtype)).float()
+            try:
+                features = self.model.image_encoder(squares.to(self._dtype)).float()
+            except NotImplementedError as error:  # some operations of half precision on a CPU
+                raise SegmenterError(
+                    f"{self.info.label} cannot run in {self.info.dtype} here: {error}"
+                ) from error
         if not features.isfinite().all():
             reason = "is not finite (NaN or infinite)"
             if self._dtype == torch.float16:

@@ -1,0 +1,126 @@
+"""What `benchmarks.speed` measures, each in a process of its own.
+
+    python -m benchmarks.ways WAY SETTING
+
+WAY is careful, samrobust, work or operations; SETTING a `benchmarks.setting.Setting` as JSON.
+"""
+
+import json
+import resource
+import sys
+import time
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from benchmarks.careful import careful_loop
+from benchmarks.peaks import settle
+from benchmarks.setting import HEIGHT, WIDTH, Figures, Setting
+from benchmarks.watch import Clock, Tally, watched
+from samrobust.evaluation import Evaluated, LoopOptions, evaluate
+from samrobust.segmenters.allocator import keep_large_blocks
+from samrobust.segmenters.sam import Sam
+
+MOST_OPERATIONS = 15
+
+
+def careful(setting: Setting) -> Figures:
+    """Return seconds of the careful loop, and its peak memory."""
+    protocol = setting.protocol(setting.trials)
+    photographs = setting.photographs(1)
+    found = careful_loop(setting.stock(), photographs, protocol, device=setting.device)
+    return {**found, "peak_gib": _peak_gib(setting.device)}
+
+
+def ours(setting: Setting) -> Figures:
+    """Return seconds of `evaluate`, drawing of prompts and stability included, and its peak memory.
+
+    On an accelerator the parts are measured in a pass of their own, as waiting for each slows all;
+    there `busy` is the share of the time in which kernels ran, else that of the three parts.
+    """
+    segmenter = _warm(setting)
+    clock = Clock(setting.device)
+    started = time.perf_counter()
+    with watched(segmenter, clock) as seen:
+        n_prompts = _evaluate(seen, setting)
+    total = time.perf_counter() - started
+    busy = sum(clock.seconds.values()) / total
+    if setting.device != "cpu":
+        started = time.perf_counter()
+        _evaluate(segmenter, setting)
+        settle(setting.device)
+        total = time.perf_counter() - started
+        with profile(activities=[ProfilerActivity.CUDA]) as profiled:
+            _evaluate(segmenter, setting)
+        busy = sum(each.self_device_time_total for each in profiled.key_averages()) / 1e6 / total
+    counts = {"images": setting.images, "prompts": n_prompts}
+    peak = _peak_gib(setting.device)
+    return {**clock.seconds, "total": total, **counts, "busy": busy, "peak_gib": peak}
+
+
+def work(setting: Setting) -> dict[str, Figures]:
+    """Return the FLOPs and bytes of one image by part: those of an image, a prompt and a mask."""
+    tally, one = Tally(), replace(setting, images=1, workers=0)
+    with watched(setting.segmenter(), tally) as seen:
+        n_prompts = _evaluate(seen, one)
+    n_metrics = len(setting.protocol(setting.trials).metrics)
+    return {  # metrics work on bits outside of torch: their masks are counted, once a metric
+        "encode": {"flops": tally.flops["encode"], "bytes": tally.n_bytes["encode"]},
+        "predict": {
+            "flops": tally.flops["predict"] / n_prompts,
+            "bytes": tally.n_bytes["predict"] / n_prompts,
+        },
+        "metrics": {"flops": 0, "bytes": n_metrics * WIDTH * HEIGHT},
+    }
+
+
+def operations(setting: Setting) -> str:
+    """Return a table of the operations that take most time of one image."""
+    segmenter, one = _warm(setting), replace(setting, images=1, workers=0)
+    kinds = [ProfilerActivity.CPU]
+    if setting.device != "cpu":
+        kinds.append(ProfilerActivity.CUDA)
+    with profile(activities=kinds) as profiled:
+        _evaluate(segmenter, one)
+    by = "self_cpu_time_total" if setting.device == "cpu" else "self_device_time_total"
+    table: str = profiled.key_averages().table(
+        sort_by=by, row_limit=MOST_OPERATIONS, max_name_column_width=40
+    )
+    return table
+
+
+def main(way: str, setting: str) -> None:
+    """Measure one way once, and print it as JSON; the operations as a table."""
+    ways = {"careful": careful, "samrobust": ours, "work": work, "operations": operations}
+    found = ways[way](Setting(**json.loads(setting)))
+    print(found if isinstance(found, str) else json.dumps(found))
+
+
+def _warm(setting: Setting) -> Sam:
+    keep_large_blocks()
+    segmenter = setting.segmenter()
+    _evaluate(segmenter, replace(setting, trials=1, images=1, workers=0))
+    settle(setting.device)
+    return segmenter
+
+
+def _evaluate(segmenter: Any, setting: Setting) -> int:  # noqa: ANN401
+    """Evaluate and return the number of prompts."""
+    photographs, protocol = setting.photographs(setting.images), setting.protocol(setting.trials)
+    options = LoopOptions(workers=setting.workers)
+    results = evaluate(
+        segmenter, photographs, protocol, sample_ids=photographs.ids(), options=options
+    )
+    return sum(result.n_prompts for result in results if isinstance(result, Evaluated))
+
+
+def _peak_gib(device: str) -> float:
+    if device == "cpu":
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    return torch.cuda.max_memory_allocated(device) / 2**30
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,82 @@
+"""What benchmarks count and make, at tiny sizes; no timing is a gate."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+import benchmarks.rows
+from benchmarks.careful import scores_by_opencv
+from benchmarks.rows import measure, store_runs
+from benchmarks.setting import Setting
+from benchmarks.watch import Tally, Traffic
+from benchmarks.ways import ours, work
+from samrobust.metrics.overlap import boundary_iou, iou
+from samrobust.report.aggregate import summarise
+from samrobust.store import read_run
+from tests.conftest import blobs
+
+TINY = Setting("sam-nano", "", "cpu", "float32", objects=1, trials=2, images=1, workers=0)
+
+
+def test_work_is_two_flops_a_multiplication_and_the_bytes_of_operands_and_results() -> None:
+    left, right = torch.ones(3, 5), torch.ones(5, 7)
+    tally = Tally()
+    with torch.inference_mode(), tally("part"):
+        torch.mm(left, right)
+    assert tally.flops["part"] == 2 * 3 * 5 * 7
+    assert tally.n_bytes["part"] == 4 * (15 + 35 + 21)
+
+
+def test_views_are_no_traffic_and_what_is_repeated_counts_once() -> None:
+    x = torch.ones(4, 6)
+    with Traffic() as traffic:
+        x.T.reshape(6, 4)[1:].expand(2, 5, 4)
+    assert traffic.n_bytes == 0
+    with Traffic() as traffic:
+        x[:1].expand(1000, 6).sum()  # the storage of all of x
+        x.add_(1)
+    assert traffic.n_bytes == 4 * (24 + 1) + 4 * (24 + 24)
+
+
+@pytest.mark.parametrize("size_hw", [(41, 67), (90, 33), (1, 9)])
+def test_the_careful_loop_scores_as_samrobust(size_hw: tuple[int, int]) -> None:
+    rng = np.random.default_rng(size_hw[0])
+    mask, target = blobs(rng, size_hw), blobs(rng, size_hw)
+    found = scores_by_opencv(mask, target)
+    masks, of = torch.from_numpy(mask)[None], torch.from_numpy(target)
+    assert found == pytest.approx((iou(masks, of).item(), boundary_iou(masks, of).item()))
+
+
+def test_parts_of_an_evaluation_are_within_its_time_and_its_work_is_counted() -> None:
+    found = ours(TINY)
+    parts = found["encode"] + found["predict"] + found["metrics"]
+    assert 0 < parts < found["total"]
+    assert found["busy"] == pytest.approx(parts / found["total"])
+    assert found["prompts"] == 1 + 6 * 2
+    counted = work(TINY)
+    counter = FlopCounterMode(display=False)
+    segmenter, photographs = TINY.segmenter(), TINY.photographs(1)
+    with torch.no_grad(), counter:
+        segmenter.encode([photographs[photographs.ids()[0]].image])
+    assert counted["encode"]["flops"] == counter.get_total_flops() > 0
+    assert counted["predict"]["flops"] > 0
+
+
+def test_made_up_rows_are_read_and_aggregated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(benchmarks.rows, "FLUSH_ROWS", 5_000)
+    folders = store_runs(tmp_path, n_rows=30_000, n_runs=2)
+    assert measure(folders)["rows"] == 2 * 30 * 2 * 248
+    assert len(list((folders[0] / "scores").iterdir())) == 3
+    runs = [read_run(folder) for folder in folders]
+    (section,) = summarise(runs)
+    assert section.rows["n_images"].iloc[0] == runs[0].manifest.n_samples
+    one = runs[0].scores[runs[0].scores["condition"] == "box-noise-0.4"]
+    iou_rows = one[one["metric"] == "iou"]["value"].astype("float64")
+    rows = section.rows
+    chosen = (rows["segmenter"] == "sam vit_b") & (rows["condition"] == "box-noise-0.4")
+    assert rows[chosen]["miou"].item() == pytest.approx(iou_rows.mean(), abs=1e-12)
