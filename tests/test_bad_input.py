@@ -371,7 +371,11 @@ def test_a_strangers_file_ends_a_command_with_one_line(
     assert result.out == ""
     after = _files()
     assert before.items() <= after.items()
-    assert {path.name for path in after.keys() - before} <= {"manifest.json", ".lock"}
+    assert {path.name for path in after.keys() - before} <= {
+        "manifest.json",
+        ".lock",
+        ".shard-1-of-1.lock",
+    }
 
 
 def _files() -> dict[Path, int]:
