@@ -135,7 +135,8 @@ def _row(
         }
     memory = {way: found["peak_gib"] for way, found in medians.items()}
     about = {**asdict(setting), "weights": "random" if setting.variant != NAME else "packaged"}
-    shared = {"prompts": int(per_image), "busy": medians["samrobust"]["busy"], "peak_gib": memory}
+    own = {name: medians["samrobust"][name] for name in ("busy", "draw_a_prompt")}
+    shared = {"prompts": int(per_image), **own, "peak_gib": memory}
     return {**about, **shared, "parts": parts, "work": work, "measured": measured}
 
 
@@ -158,6 +159,7 @@ def _print(row: Mapping[str, Any]) -> None:
     print_table(title, header, rows)
     memory = ", ".join(f"{way} {gib:.2f}" for way, gib in row["peak_gib"].items())
     print(f"busy {row['busy']:.0%}; peak memory in GiB: {memory}")
+    print(f"drawing a prompt: {1e6 * row['draw_a_prompt']:.0f} us of CPU time")
 
 
 _SHARES = ("of_flop_limit", "of_byte_limit")

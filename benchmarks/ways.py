@@ -19,6 +19,7 @@ from benchmarks.careful import careful_loop
 from benchmarks.peaks import settle
 from benchmarks.setting import HEIGHT, WIDTH, Figures, Setting
 from benchmarks.watch import Clock, Tally, watched
+from samrobust.drawing import draw_sample
 from samrobust.evaluation import Evaluated, LoopOptions, evaluate
 from samrobust.segmenters.allocator import keep_large_blocks
 from samrobust.segmenters.sam import Sam
@@ -55,9 +56,24 @@ def ours(setting: Setting) -> Figures:
         with profile(activities=[ProfilerActivity.CUDA]) as profiled:
             _evaluate(segmenter, setting)
         busy = sum(each.self_device_time_total for each in profiled.key_averages()) / 1e6 / total
-    counts = {"images": setting.images, "prompts": n_prompts}
-    peak = _peak_gib(setting.device)
-    return {**clock.seconds, "total": total, **counts, "busy": busy, "peak_gib": peak}
+    return {
+        **clock.seconds,
+        "total": total,
+        "images": setting.images,
+        "prompts": n_prompts,
+        "busy": busy,
+        "peak_gib": _peak_gib(setting.device),
+        "draw_a_prompt": drawing_seconds(setting),
+    }
+
+
+def drawing_seconds(setting: Setting) -> float:
+    """Return the CPU seconds of drawing one prompt, which the loading processes do."""
+    photographs, protocol = setting.photographs(1), setting.protocol(setting.trials)
+    sample = photographs[photographs.ids()[0]]
+    started = time.process_time()
+    drawn = draw_sample(sample, photographs.info.key, protocol)
+    return (time.process_time() - started) / sum(len(draws.prompts) for draws in drawn.draws)
 
 
 def work(setting: Setting) -> dict[str, Figures]:
