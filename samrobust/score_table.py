@@ -40,8 +40,13 @@ def read_scores(folder: Path) -> pa.Table:
 
 
 def held_in_memory(scores: pa.Table) -> pd.DataFrame:
-    """Return scores from `read_scores` as a data frame; the table is used up."""
+    """Return scores from `read_scores` as a data frame; the table is used up.
+
+    Texts are categories in alphabetical order, whatever the order of the rows.
+    """
     held: pd.DataFrame = scores.to_pandas(self_destruct=True, split_blocks=True)
+    for name in held.columns[held.dtypes == "category"]:
+        held[name] = held[name].cat.reorder_categories(sorted(held[name].cat.categories))
     return held
 
 

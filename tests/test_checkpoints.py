@@ -176,6 +176,8 @@ def test_a_shorter_file_there_is_given_up(server: Server, checkpoint: Checkpoint
         fetch(checkpoint)
 
 
+# urllib3 leaves the socket of a header with two lengths to the garbage collector
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("length", ["100000", "4000000", "-1", "many", "3000000, 17"])
 def test_a_server_that_lies_about_the_length_is_not_believed(
     server: Server, cache: Path, checkpoint: Checkpoint, length: str
@@ -233,7 +235,7 @@ def test_a_file_that_has_moved_is_followed_but_not_for_ever(
     server: Server, checkpoint: Checkpoint
 ) -> None:
     server.behaviour.moved_to = "/weights.pth"
-    with pytest.raises(CheckpointError, match="TooManyRedirects"):
+    with pytest.raises(CheckpointError, match="HTTP status 302"):
         fetch(checkpoint)
     server.behaviour.moved_to = "file:///etc/hostname"
     with pytest.raises(CheckpointError, match="InvalidSchema"):
