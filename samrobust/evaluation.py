@@ -3,7 +3,7 @@
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import torch
@@ -63,7 +63,7 @@ class Evaluated:
     halvings: int
     objects: tuple[ObjectRow, ...] = ()
     kept: Kept | None = None
-    busy_s: float = 0.0
+    busy_s: float = field(default=0.0, compare=False)
 
 
 @dataclass(frozen=True)
