@@ -156,14 +156,14 @@ def test_a_mirrored_example_is_the_same_from_the_other_side() -> None:
 
 def test_too_small_objects_are_an_error_that_says_so() -> None:
     image = np.zeros((90, 133, 3), np.uint8)
-    tiny = Instance("1", rectangle((90, 133), (60, 40, 65, 45)))  # 36 pixels, shrunk to fewer
+    tiny = Instance("1", rectangle((90, 133), (60, 40, 66, 46)))  # 49 pixels, shrunk to fewer
     dataset = MemoryDataset([Sample("a", image, [tiny])])
     recipe = data_only(BOXES, least_crop=1.0)
     for workers in (0, 1):
         loaded = load_examples(draws_of(recipe, dataset), recipe, first_step=0, workers=workers)
         with pytest.raises(DatasetError) as caught:
             next(loaded)
-        assert str(caught.value) == "no object of at least 24 pixels at side 64 in 100 images"
+        assert str(caught.value) == "no object of at least 48 pixels at side 64 in 100 images"
 
 
 class CountedDataset(MemoryDataset):

@@ -238,14 +238,15 @@ def test_an_embedding_of_a_sam_is_refused(small: HqSam) -> None:
         small.logits(embedding, random_prompts((91, 133), 1, 1, boxes=False))
 
 
-def test_on_nano_the_early_features_have_the_grid_of_the_masks() -> None:
+def test_on_nano_one_upsampling_leads_from_the_early_grid_to_the_masks() -> None:
     base = build_sam_nano(SegmenterOptions())
     hq = HqSam(base, output="hq")
     grid, _ = base.model.prompt_encoder.image_embedding_size
     with torch.inference_mode(), early_features(base.model) as found:
         (embedding,) = hq.encode([random_image((91, 133))])
-    assert found[0].shape[-2:] == (4 * grid, 4 * grid)
+    assert found[0].shape[-2:] == (2 * grid, 2 * grid)
     assert embedding.details.shape[-2:] == (4 * grid, 4 * grid)
+    assert isinstance(hq.parts.compress_vit_feat[3], torch.nn.Conv2d)
     assert answer(hq, random_image((91, 133)), random_prompts((91, 133), 2, 0, boxes=True)).shape[
         -2:
     ] == (4 * grid, 4 * grid)

@@ -48,11 +48,11 @@ def test_features_keep_their_size_through_an_untrained_trunk(encoder: NanoEncode
             assert 0.2 < x.std() < 5
 
 
-def test_the_stem_is_the_early_feature(encoder: NanoEncoder) -> None:
+def test_the_first_stage_is_the_early_feature(encoder: NanoEncoder) -> None:
     with torch.inference_mode():
-        early = encoder.stem(normalised(1, 64))
-    assert early.shape == (1, encoder.early_channels, 32, 32)
-    assert encoder.early_share == 32 / (64 / 8)
+        early = encoder.stages[0](encoder.stem(normalised(1, 64)))
+    assert early.shape == (1, encoder.early_channels, 16, 16)
+    assert encoder.early_share == 16 / (64 / 8)
 
 
 @pytest.mark.parametrize(("kernel", "stride"), [(3, 1), (5, 1), (3, 2), (5, 2)])

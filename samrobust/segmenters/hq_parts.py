@@ -35,25 +35,22 @@ class HqParts(nn.Module):
         channels: C of the embedding; SAM's is 256.
         early_channels: of the early features.
         early_share: positions of the early features along each side for one of the embedding: 1 in
-            a ViT, from which two upsamplings lead to the mask's grid; 4 in SAM-nano, which has that
-            grid already, so that convolutions of 3x3 and 1x1 stand in their places (ours).
+            a ViT, from which two upsamplings lead to the mask's grid; 2 in SAM-nano, from which one
+            does, and the second is a 1x1 convolution (ours).
     """
 
     def __init__(self, channels: int, early_channels: int, early_share: int = 1) -> None:
         super().__init__()
         width = channels // 8  # of the pixels that a mask's token is multiplied with
-        first: nn.Module
         last: nn.Module
-        if early_share == GRID_TO_MASK:
-            first = nn.Conv2d(early_channels, channels, 3, padding=1)
+        if 2 * early_share == GRID_TO_MASK:
             last = nn.Conv2d(channels, width, 1)
         else:
-            first = nn.ConvTranspose2d(early_channels, channels, 2, stride=2)
             last = nn.ConvTranspose2d(channels, width, 2, stride=2)
         self.hf_token = nn.Embedding(1, channels)
         self.hf_mlp = MLP(channels, channels, width, 3)
         self.compress_vit_feat = nn.Sequential(
-            first,
+            nn.ConvTranspose2d(early_channels, channels, 2, stride=2),
             LayerNorm2d(channels),
             nn.GELU(),
             last,
@@ -187,14 +184,14 @@ def early_features(model: SamModel) -> Iterator[list[Tensor]]:
     """Give a list that gets the early features (B, C', h', w') of each use of a SAM's encoder.
 
     They are what the first block of global attention gives in a ViT (2, 5 or 7
-    of B, L or H, counted from 0), what enters TinyViT's third stage, and what SAM-nano's stem
-    gives.
+    of B, L or H, counted from 0), what enters TinyViT's third stage, and what SAM-nano's first
+    stage gives.
     """
     found: list[Tensor] = []
     encoder: nn.Module = model.image_encoder
     layer: nn.Module
     if isinstance(encoder, NanoEncoder):
-        layer, to_channels_first = encoder.stem, (0, 1, 2, 3)
+        layer, to_channels_first = encoder.stages[0], (0, 1, 2, 3)
     elif isinstance(encoder, TinyVitEncoder):
         layer, to_channels_first = encoder.early, (0, 1, 2, 3)
     else:

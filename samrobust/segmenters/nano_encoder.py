@@ -133,12 +133,11 @@ class NanoEncoder(nn.Module):
         channels: C of the embedding.
 
     Attributes:
-        early_channels: of the stem's output.
+        early_channels: of the first stage's output.
         early_share: positions of it along each side for one of the embedding.
     """
 
-    early_channels = STEM_ROW.width
-    early_share = 4
+    early_share = 2
 
     def __init__(self, side: int, channels: int) -> None:
         super().__init__()
@@ -160,6 +159,7 @@ class NanoEncoder(nn.Module):
                 widths.append(row.width)
             self.stages.append(nn.Sequential(*blocks))
         last = [rows[-1].width for rows in STAGES]
+        self.early_channels = last[0]
         self.finest = nn.Sequential(
             nn.Conv2d(last[0], channels, 2, stride=2), nn.GroupNorm(GROUPS, channels)
         )

@@ -26,7 +26,7 @@ from samrobust.training.ellipses import draw_ellipses
 from samrobust.training.recipe import Phase, Recipe
 from samrobust.types import Image, Mask, PromptBatch, Sample
 
-LEAST_PIXELS = 24
+LEAST_PIXELS = 48
 """Of an object in the encoder's input: smaller ones are a smudge there."""
 MOST_PASTED = 3
 """Objects of another image in front of a crop, where there are any."""
