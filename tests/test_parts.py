@@ -71,5 +71,5 @@ def test_other_sides_are_refused(side: float) -> None:
     for build in (lambda: PartBox(side), lambda: PartPoints(1, side)):
         with pytest.raises(ValueError, match=r"side must be in \(0, 1\], got"):
             build()
-    with pytest.raises(ValueError, match="count must be a whole number of at least 1 and at most 1"):
+    with pytest.raises(ValueError, match="count must be a whole number of at least 1 and at most"):
         PartPoints(0, 0.5)
