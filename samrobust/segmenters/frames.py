@@ -2,10 +2,10 @@
 
 import numpy as np
 import torch
+from PIL import Image as PillowImage
 from segment_anything.utils.transforms import ResizeLongestSide
 from torch import Tensor
 from torch.nn import functional
-from torchvision.transforms.functional import resize, to_pil_image
 
 from samrobust.types import Floats, Frame, Image
 
@@ -44,8 +44,8 @@ class InputFrame:
         if self.name == "longest-side":
             height, width = image.shape[:2]
             sides = ResizeLongestSide.get_preprocess_shape(height, width, self.side)
-            picture = to_pil_image(image)  # type: ignore[no-untyped-call]
-            picture = resize(picture, [max(1, side) for side in sides])
+            size = (max(1, sides[1]), max(1, sides[0]))
+            picture = PillowImage.fromarray(image).resize(size, PillowImage.Resampling.BILINEAR)
             return _channels_first(np.array(picture))
         pixels = _channels_first(image)[None].float()
         return _resize(pixels, (self.side, self.side))[0].to(torch.uint8)

@@ -30,6 +30,8 @@ NAME = "transformers"
 LibraryObject = Any
 """Of transformers, which is imported where it is used."""
 _EXTRA = "pip install 'samrobust[transformers]'"
+_OF_CONFIG = (ArithmeticError, ImportError, SafetensorError)
+"""What a stranger's configuration makes the library raise, besides what damaged weights do."""
 
 
 @dataclass(frozen=True)
@@ -235,7 +237,7 @@ def _in_one_line(source: str) -> Iterator[None]:
     logging.disable_progress_bar()
     try:
         yield
-    except (*UNREADABLE, ImportError, SafetensorError, StrictDataclassError) as error:
+    except (*UNREADABLE, *_OF_CONFIG, StrictDataclassError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise CheckpointError(f"{source}: cannot be loaded by transformers: {reason}") from error
     finally:
