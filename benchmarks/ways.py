@@ -21,6 +21,7 @@ from benchmarks.setting import HEIGHT, WIDTH, Figures, Setting
 from benchmarks.watch import Clock, Tally, watched
 from samrobust.drawing import draw_sample
 from samrobust.evaluation import Evaluated, LoopOptions, evaluate
+from samrobust.interfaces import Dataset, Segmenter
 from samrobust.segmenters.allocator import keep_large_blocks
 from samrobust.segmenters.sam import Sam
 
@@ -41,20 +42,20 @@ def ours(setting: Setting) -> Figures:
     On an accelerator the parts are measured in a pass of their own, as waiting for each slows all;
     there `busy` is the share of the time in which kernels ran, else that of the three parts.
     """
-    segmenter = _warm(setting)
+    segmenter, photographs = _warm(setting), setting.photographs(setting.images)
     clock = Clock(setting.device)
     started = time.perf_counter()
     with watched(segmenter, clock) as seen:
-        n_prompts = _evaluate(seen, setting)
+        n_prompts = _evaluate(seen, photographs, setting)
     total = time.perf_counter() - started
     busy = sum(clock.seconds.values()) / total
     if setting.device != "cpu":
         started = time.perf_counter()
-        _evaluate(segmenter, setting)
+        _evaluate(segmenter, photographs, setting)
         settle(setting.device)
         total = time.perf_counter() - started
         with profile(activities=[ProfilerActivity.CUDA]) as profiled:
-            _evaluate(segmenter, setting)
+            _evaluate(segmenter, photographs, setting)
         busy = sum(each.self_device_time_total for each in profiled.key_averages()) / 1e6 / total
     return {
         **clock.seconds,
@@ -78,9 +79,9 @@ def drawing_seconds(setting: Setting) -> float:
 
 def work(setting: Setting) -> dict[str, Figures]:
     """Return the FLOPs and bytes of one image by part: those of an image, a prompt and a mask."""
-    tally, one = Tally(), replace(setting, images=1, workers=0)
+    tally, one = Tally(), replace(setting, workers=0)
     with watched(setting.segmenter(), tally) as seen:
-        n_prompts = _evaluate(seen, one)
+        n_prompts = _evaluate(seen, setting.photographs(1), one)
     n_metrics = len(setting.protocol(setting.trials).metrics)
     return {  # metrics work on bits outside of torch: their masks are counted, once a metric
         "encode": {"flops": tally.flops["encode"], "bytes": tally.n_bytes["encode"]},
@@ -94,12 +95,12 @@ def work(setting: Setting) -> dict[str, Figures]:
 
 def operations(setting: Setting) -> str:
     """Return a table of the operations that take most time of one image."""
-    segmenter, one = _warm(setting), replace(setting, images=1, workers=0)
+    segmenter, photographs = _warm(setting), setting.photographs(1)
     kinds = [ProfilerActivity.CPU]
     if setting.device != "cpu":
         kinds.append(ProfilerActivity.CUDA)
     with profile(activities=kinds) as profiled:
-        _evaluate(segmenter, one)
+        _evaluate(segmenter, photographs, replace(setting, workers=0))
     by = "self_cpu_time_total" if setting.device == "cpu" else "self_device_time_total"
     table: str = profiled.key_averages().table(
         sort_by=by, row_limit=MOST_OPERATIONS, max_name_column_width=40
@@ -117,14 +118,14 @@ def main(way: str, setting: str) -> None:
 def _warm(setting: Setting) -> Sam:
     keep_large_blocks()
     segmenter = setting.segmenter()
-    _evaluate(segmenter, replace(setting, trials=1, images=1, workers=0))
+    _evaluate(segmenter, setting.photographs(1), replace(setting, trials=1, workers=0))
     settle(setting.device)
     return segmenter
 
 
-def _evaluate(segmenter: Any, setting: Setting) -> int:  # noqa: ANN401
+def _evaluate(segmenter: Segmenter[Any], photographs: Dataset, setting: Setting) -> int:
     """Evaluate and return the number of prompts."""
-    photographs, protocol = setting.photographs(setting.images), setting.protocol(setting.trials)
+    protocol = setting.protocol(setting.trials)
     options = LoopOptions(workers=setting.workers)
     results = evaluate(
         segmenter, photographs, protocol, sample_ids=photographs.ids(), options=options
