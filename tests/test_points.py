@@ -92,7 +92,7 @@ def test_an_object_that_fills_the_image_has_no_background_points() -> None:
 
 
 def test_bad_parameters_are_refused() -> None:
-    with pytest.raises(ValueError, match="count must be a whole number of at least 1, got 0"):
+    with pytest.raises(ValueError, match="count must be a whole number of at least 1 and at most"):
         RandomPoints(0)
     with pytest.raises(ValueError, match="background must be a whole number of at least 0"):
         BorderPoints(1, background=-1)
