@@ -1,8 +1,8 @@
 """The evaluation loop: drawn images in, scores out; it knows no disk and no terminal."""
 
+import itertools
 import time
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -16,19 +16,17 @@ from samrobust.interfaces import Dataset, EvalProtocol, Metric, Segmenter
 from samrobust.kept import MaskKeeper
 from samrobust.loading import as_it_is, end_with_parent
 from samrobust.metrics import METRICS
-from samrobust.metrics.overlap import DILATION_RATIO, iou
+from samrobust.metrics.overlap import DILATION_RATIO
+from samrobust.predicting import Predictor
 from samrobust.seeding import combined_hash
-from samrobust.segmenters.device import release_memory, says_out_of_memory, to_device
+from samrobust.segmenters.device import release_memory, says_out_of_memory
 from samrobust.types import (
     Keep,
     Kept,
     ObjectRow,
-    Prediction,
-    PromptBatch,
     Sample,
     Score,
     SegmenterInfo,
-    Selection,
 )
 
 E = TypeVar("E")
@@ -68,10 +66,11 @@ class Evaluated:
 
 @dataclass(frozen=True)
 class LoopOptions:
-    """How to run; nothing here changes a score.
+    """How to run; nothing here changes a score, but for rounding by `images_at_once`.
 
     Attributes:
         prompts_at_once: prompts in one call of the segmenter, at most.
+        images_at_once: images in one call of the encoder, at most.
         workers: processes that decode images and draw prompts ahead; 0 for none.
         keep_going: yield a failure instead of raising it.
         keep_masks: which masks are yielded with the scores.
@@ -84,6 +83,7 @@ class LoopOptions:
     keep_going: bool = False
     keep_masks: Keep = "none"
     halvings: int = 0
+    images_at_once: int = 1
 
 
 def check_can_run(info: SegmenterInfo, protocol: EvalProtocol) -> None:
@@ -137,14 +137,14 @@ def evaluate(
         collate_fn=as_it_is,
         worker_init_fn=end_with_parent,
     )
-    for drawn in loader:
+    for drawn, encoded in _encoded(segmenter, loader, options.images_at_once):
         if isinstance(drawn, Failure):
             if not options.keep_going:
                 raise DatasetError(drawn.reason)
             yield drawn
             continue
         try:
-            evaluated = _score_sample(segmenter, drawn, protocol, metrics, options)
+            evaluated = _score_sample(segmenter, drawn, encoded, protocol, metrics, options)
         except SegmenterError as error:
             reason = f"image '{drawn.sample.sample_id}': {error}"
             if not options.keep_going:
@@ -174,22 +174,66 @@ class _Drawing:
             return Failure(sample_id, str(error))
 
 
+@dataclass(frozen=True)
+class _Encoded:
+    """An embedding, None where the image is to be encoded alone, and the seconds that it took."""
+
+    embedding: Any = None
+    seconds: float = 0.0
+
+
+def _encoded(
+    segmenter: Segmenter[Any], loader: Iterable[DrawnSample | Failure], at_once: int
+) -> Iterator[tuple[DrawnSample | Failure, _Encoded]]:
+    """Yield what a loader gives, in its order, with embeddings of images encoded together."""
+    waiting = iter(loader)
+    while group := list(itertools.islice(waiting, at_once)):
+        drawn = [each for each in group if isinstance(each, DrawnSample)]
+        together = iter(_encode_together(segmenter, [each.sample for each in drawn]))
+        for each in group:
+            yield each, next(together) if isinstance(each, DrawnSample) else _Encoded()
+
+
+@torch.inference_mode()
+def _encode_together(segmenter: Segmenter[Any], samples: Sequence[Sample]) -> list[_Encoded]:
+    """Return an embedding for each of some images; none where they are to be encoded alone.
+
+    That is where there is one, and where what hinders them is to be found out one by one.
+    """
+    if len(samples) > 1:
+        started = time.perf_counter()
+        try:
+            embeddings = segmenter.encode([sample.image for sample in samples])
+        except SegmenterError:
+            pass
+        except (RuntimeError, MemoryError) as error:
+            if not says_out_of_memory(error):
+                raise
+            release_memory()
+        else:
+            seconds = (time.perf_counter() - started) / len(samples)
+            return [_Encoded(embedding, seconds) for embedding in embeddings]
+    return [_Encoded() for _ in samples]
+
+
 @torch.inference_mode()
 def _score_sample(
     segmenter: Segmenter[Any],
     drawn: DrawnSample,
+    encoded: _Encoded,
     protocol: EvalProtocol,
     metrics: Sequence[Metric],
     options: LoopOptions,
 ) -> Evaluated:
     """Score an image, once more with half as many prompts at once as often as memory ends."""
-    sample, started = drawn.sample, time.perf_counter()
-    embedding = _encode(segmenter, sample)
+    sample, started = drawn.sample, time.perf_counter() - encoded.seconds
+    alone = encoded.embedding is None
+    embedding = _encode(segmenter, sample) if alone else encoded.embedding
     height, width = sample.image.shape[:2]
     most = min(options.prompts_at_once, MASK_BYTES // (height * width))
     while True:
         in_a_call = max(1, most >> options.halvings)
-        predict = _Predictor(segmenter, embedding, protocol.selection, in_a_call)
+        predict = Predictor(segmenter, embedding, protocol.selection, in_a_call)
         try:
             scored = _score_masks(predict, drawn, metrics, options)
             # scores are numbers here: no device lags behind
@@ -220,7 +264,7 @@ def _encode(segmenter: Segmenter[E], sample: Sample) -> E:
 
 
 def _score_masks(
-    predict: "_Predictor", drawn: DrawnSample, metrics: Sequence[Metric], options: LoopOptions
+    predict: Predictor, drawn: DrawnSample, metrics: Sequence[Metric], options: LoopOptions
 ) -> Evaluated:
     sample = drawn.sample
     keeper = None if options.keep_masks == "none" else MaskKeeper(sample, options.keep_masks)
@@ -239,87 +283,6 @@ def _score_masks(
         drawn.objects,
         None if keeper is None else keeper.kept(),
     )
-
-
-class _Predictor:
-    """The masks of one image's draws, in calls that mix instances and conditions."""
-
-    def __init__(
-        self, segmenter: Segmenter[E], embedding: E, selection: Selection, in_a_call: int
-    ) -> None:
-        self._segmenter: Segmenter[Any] = segmenter
-        self._embedding = embedding
-        self._selection = selection
-        self._multimask = segmenter.info.multimask and selection != "single"
-        self._in_a_call = in_a_call
-        self._finite: list[Tensor] = []
-
-    def check_finite(self) -> None:
-        """Raise where an answer was not finite; once an image, as it waits for the device.
-
-        Raises:
-            SegmenterError: the quality of a mask is not a number, or not finite.
-        """
-        if not torch.stack(self._finite).all():
-            raise SegmenterError(
-                f"{self._segmenter.info.label}: an answer is not finite (NaN or infinite logits or "
-                "quality)"
-            )
-
-    def all_masks(self, draws: Sequence[Draws]) -> Iterator[tuple[Draws, Tensor, Tensor]]:
-        """Yield each draw with its masks (T, H, W) and its target (H, W), bool, on the device."""
-        by_structure: dict[tuple[bool, int], list[Draws]] = defaultdict(list)
-        for draw in draws:
-            by_structure[draw.prompts.structure].append(draw)
-        for group in by_structure.values():
-            yield from self._masks_of_group(group)
-
-    def _masks_of_group(self, group: Sequence[Draws]) -> Iterator[tuple[Draws, Tensor, Tensor]]:
-        prompts = PromptBatch.join([draw.prompts for draw in group])
-        candidates = _Queue()
-        start = 0
-        for draw in group:
-            trials = len(draw.prompts)
-            while candidates.n_waiting < trials:
-                batch = prompts[start : start + self._in_a_call]
-                start += len(batch)
-                found = self._segmenter.predict(self._embedding, batch, multimask=self._multimask)
-                self._finite.append(found.quality.isfinite().all())
-                candidates.put(found)
-            prediction = candidates.take(trials)
-            target = to_device(torch.tensor(draw.instance.mask), prediction.masks.device)
-            yield draw, _select(prediction, target, self._selection), target
-
-
-class _Queue:
-    """Predictions put in as they are made and taken out as many at a time as a condition has."""
-
-    def __init__(self) -> None:
-        self._waiting: list[Prediction] = []
-
-    @property
-    def n_waiting(self) -> int:
-        return sum(len(prediction.masks) for prediction in self._waiting)
-
-    def put(self, prediction: Prediction) -> None:
-        self._waiting.append(prediction)
-
-    def take(self, n: int) -> Prediction:
-        masks = torch.cat([prediction.masks for prediction in self._waiting])
-        quality = torch.cat([prediction.quality for prediction in self._waiting])
-        self._waiting = [Prediction(masks[n:], quality[n:])]
-        return Prediction(masks[:n], quality[:n])
-
-
-def _select(prediction: Prediction, target: Tensor, selection: Selection) -> Tensor:
-    """Return (T, H, W), the candidate of each prompt that counts."""
-    if prediction.masks.shape[1] == 1:
-        return prediction.masks[:, 0]
-    if selection == "best-quality":
-        best = prediction.quality.argmax(dim=1)
-    else:
-        best = iou(prediction.masks.flatten(0, 1), target).view(prediction.quality.shape).argmax(1)
-    return prediction.masks[torch.arange(len(best), device=best.device), best]
 
 
 def _scores(

@@ -32,7 +32,7 @@ LARGE = 2**30
 
 
 class Counting:
-    """A cache before a segmenter, and how often its image encoder has run."""
+    """A cache before a segmenter, and how many images its encoder has seen."""
 
     def __init__(self, segmenter: Sam | StableSam | HqSam, cache: EmbeddingCache) -> None:
         self.n_encoded = 0
@@ -41,8 +41,8 @@ class Counting:
         self.segmenter = with_cache(segmenter, cache)
         assert isinstance(self.segmenter, CachedSegmenter)
 
-    def _count(self, *_: object) -> None:
-        self.n_encoded += 1
+    def _count(self, _encoder: object, inputs: tuple[Tensor], _output: object) -> None:
+        self.n_encoded += len(inputs[0])
 
     def encode(self, *images: Image) -> list[SamEmbedding]:
         with torch.inference_mode():

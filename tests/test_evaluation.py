@@ -23,6 +23,7 @@ from samrobust.metrics.stability import stability_factor
 from samrobust.protocol import load_protocol, with_trials
 from samrobust.segmenters.baselines import build_box_fill
 from samrobust.types import (
+    Image,
     Mask,
     Prediction,
     Prompt,
@@ -101,6 +102,31 @@ def test_each_image_is_encoded_once_and_prompts_are_joined(small_dataset: Memory
     assert segmenter.n_prompts == [8, 6, 6, 6] * 3
 
 
+class Together(GrownBox):
+    """A segmenter that says how many images came at once, and takes no more than `most`."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self.most = most
+        self.n_images: list[int] = []
+
+    def encode(self, images: Sequence[Image]) -> list[tuple[int, int]]:
+        self.n_images.append(len(images))
+        if len(images) > self.most:
+            raise torch.OutOfMemoryError
+        return super().encode(images)
+
+
+@pytest.mark.parametrize(("most", "calls"), [(2, [2, 1]), (1, [2, 1, 1, 1])])
+def test_images_are_encoded_together_or_where_memory_ends_alone(
+    small_dataset: MemoryDataset, most: int, calls: list[int]
+) -> None:
+    segmenter = Together(most)
+    found = _run(small_dataset, segmenter, options=LoopOptions(images_at_once=2))
+    assert found == _run(small_dataset, GrownBox())
+    assert segmenter.n_images == calls
+
+
 def test_huge_images_are_predicted_in_small_calls(
     small_dataset: MemoryDataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -164,6 +190,16 @@ def test_a_broken_image_stops_the_run_or_is_recorded(
     results = _run(broken, GrownBox(), options=LoopOptions(workers=workers, keep_going=True))
     assert results[1] == Failure("b", "b.jpg: cannot be decoded")
     assert [result.sample_id for result in results] == ["a", "b", "c"]
+
+
+def test_a_broken_image_among_others_is_recorded_in_its_place(
+    small_dataset: MemoryDataset,
+) -> None:
+    broken = _Broken([small_dataset[sample_id] for sample_id in small_dataset.ids()])
+    segmenter = Together(most=3)
+    found = _run(broken, segmenter, options=LoopOptions(images_at_once=3, keep_going=True))
+    assert found == _run(broken, GrownBox(), options=LoopOptions(keep_going=True))
+    assert segmenter.n_images == [2]
 
 
 def test_a_prompt_that_cannot_be_drawn_names_where(small_dataset: MemoryDataset) -> None:

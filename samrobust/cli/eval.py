@@ -92,6 +92,9 @@ def evaluate_command(
     prompts_at_once: Annotated[
         int, typer.Option(help="Prompts in one call of the model; halved where memory ends.")
     ] = 16,
+    images_at_once: Annotated[
+        int, typer.Option(help="Images in one call of the encoder; more may pay on a GPU.")
+    ] = 1,
     workers: Annotated[
         int | None, typer.Option(help="Processes that load images; default: 1 a core, at most 8.")
     ] = None,
@@ -123,6 +126,7 @@ def evaluate_command(
     """
     check_number("--limit", limit, least=1)
     check_number("--prompts-at-once", prompts_at_once, least=1)
+    check_number("--images-at-once", images_at_once, least=1)
     check_number("--workers", workers, least=0)
     asked = WHOLE if shard is None else parse_shard(shard)
     caching = CacheOptions(cache, no_cache, cache_size)
@@ -157,7 +161,7 @@ def evaluate_command(
         )
         segmenters = [build_segmenter(each, options) for each in chosen]
     n_loading = n_workers(workers, ranks=ranks.local_world)
-    loop = LoopOptions(prompts_at_once, n_loading, keep_going, keep)
+    loop = LoopOptions(prompts_at_once, n_loading, keep_going, keep, images_at_once=images_at_once)
     settings = RunSettings(out, limit, options.device, loop, quiet, ranks.part_of(asked))
     cached = with_caches(segmenters, caching, device=options.device)
     folders = run_all(protocols, datasets, cached, settings)

@@ -169,6 +169,8 @@ def _manifest(
     from samrobust.evaluation import SCORE_CONSTANTS
 
     packages = {name: version(name) for name in VERSIONED}
+    at_once = settings.loop.images_at_once
+    rounding = {"images_at_once": float(at_once)} if at_once > 1 else {}
     return RunManifest(
         protocol={**describe_protocol(protocol), "sha256": protocol_hash(protocol)},
         reported=[asdict(row) for row in protocol.reported],
@@ -178,7 +180,7 @@ def _manifest(
         limit=settings.limit,
         trials=protocol.trials,
         device=settings.device.partition(":")[0],
-        constants=SCORE_CONSTANTS,
+        constants={**SCORE_CONSTANTS, **rounding},
         versions={"samrobust": __version__, "python": platform.python_version(), **packages},
         command=shlex.join(["samrobust", *sys.argv[1:]]),
         created=datetime.now(UTC).isoformat(timespec="seconds"),

@@ -124,7 +124,15 @@ class CachedSegmenter:
 
     def encode(self, images: Sequence[Image]) -> list[SamEmbedding]:
         """Return the embeddings of images, kept or made; see the segmenter's."""
-        return [self._encode(image) for image in images]
+        device = _base(self.segmenter).model.device
+        keys = [_key(self._identity(device), image) for image in images]
+        found = [self._load(key, device) for key in keys]
+        missing = [place for place, embedding in enumerate(found) if embedding is None]
+        made = self.segmenter.encode([images[place] for place in missing]) if missing else []
+        for place, embedding in zip(missing, made, strict=True):
+            self._keep(keys[place], embedding)
+            found[place] = embedding
+        return [embedding for embedding in found if embedding is not None]
 
     def predict(
         self, embedding: SamEmbedding, prompts: PromptBatch, *, multimask: bool = False
@@ -132,20 +140,19 @@ class CachedSegmenter:
         """Return the segmenter's masks."""
         return self.segmenter.predict(embedding, prompts, multimask=multimask)  # type: ignore[arg-type]
 
-    def _encode(self, image: Image) -> SamEmbedding:
-        device = _base(self.segmenter).model.device
-        key = _key(self._identity(device), image)
+    def _load(self, key: str, device: torch.device) -> SamEmbedding | None:
         kept = self.cache.load(key, device)
-        if kept is not None:
-            kind = HqEmbedding if isinstance(self.segmenter, HqSam) else SamEmbedding
-            return kind(**kept)
-        (embedding,) = self.segmenter.encode([image])
+        if kept is None:
+            return None
+        kind = HqEmbedding if isinstance(self.segmenter, HqSam) else SamEmbedding
+        return kind(**kept)
+
+    def _keep(self, key: str, embedding: SamEmbedding) -> None:
         own = {  # without the rest of a batch; strides stay
             name: value.clone().cpu() if isinstance(value, torch.Tensor) else value
             for name, value in vars(embedding).items()
         }
         self.cache.keep(key, own)
-        return embedding
 
     def _identity(self, device: torch.device) -> Mapping[str, str]:
         """Return all but the image that an embedding depends on."""

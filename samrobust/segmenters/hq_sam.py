@@ -112,9 +112,9 @@ class HqSam:
         return describe_base(KIND, self.base)
 
     def encode(self, images: Sequence[Image]) -> list[HqEmbedding]:
-        """Return the embeddings of images, each encoded alone; see `Sam.encode`."""
-        framed = [self.base.to_square(image) for image in images]
-        return [self.embed(square[None], [sizes])[0] for square, sizes in framed]
+        """Return the embeddings of images, encoded together; see `Sam.encode`."""
+        squares, sizes = zip(*map(self.base.to_square, images), strict=True)
+        return self.embed(torch.stack(squares), sizes)
 
     def embed(self, squares: Tensor, sizes: Sequence[Sizes]) -> list[HqEmbedding]:
         """Return the embeddings of the encoder's inputs, with details; see `Sam.embed`."""

@@ -127,13 +127,13 @@ class Sam:
             compile_blocks(model.image_encoder)
 
     def encode(self, images: Sequence[Image]) -> list[SamEmbedding]:
-        """Return the embeddings of images, each encoded alone: no image changes another's.
+        """Return the embeddings of images, encoded together: others' change one by rounding alone.
 
         Raises:
             SegmenterError: the encoder's dtype is too narrow for an image.
         """
-        framed = [self.to_square(image) for image in images]
-        return [self.embed(square[None], [sizes])[0] for square, sizes in framed]
+        squares, sizes = zip(*map(self.to_square, images), strict=True)
+        return self.embed(torch.stack(squares), sizes)
 
     def predict(
         self, embedding: SamEmbedding, prompts: PromptBatch, *, multimask: bool = False
