@@ -75,7 +75,8 @@ def gate(reference: Run, reduced: Run, *, command: str) -> Gate:
     if table.empty:
         raise RunError(f"{reduced.folder}: has none of the statistics {', '.join(LIMITS)}")
     order = table["difference"].abs().sort_values(ascending=False, kind="stable").index
-    largest = records(table.loc[order].drop_duplicates("statistic"))
+    rows = {row["statistic"]: row for row in records(table.loc[order[::-1]])}  # the largest last
+    largest = [rows[statistic] for statistic in LIMITS if statistic in rows]
     return Gate(
         identity=identity_of(reduced.manifest),
         protocol=found.section.protocol,
