@@ -74,8 +74,8 @@ def gate(reference: Run, reduced: Run, *, command: str) -> Gate:
     table = found.differences[found.differences["statistic"].isin(LIMITS)]
     if table.empty:
         raise RunError(f"{reduced.folder}: has none of the statistics {', '.join(LIMITS)}")
-    order = table["difference"].abs().sort_values(ascending=False, kind="stable").index
-    rows = {row["statistic"]: row for row in records(table.loc[order[::-1]])}  # the largest last
+    order = table["difference"].abs().sort_values(kind="stable").index
+    rows = {row["statistic"]: row for row in records(table.loc[order])}  # the largest last
     largest = [rows[statistic] for statistic in LIMITS if statistic in rows]
     return Gate(
         identity=identity_of(reduced.manifest),
