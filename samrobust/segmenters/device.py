@@ -5,8 +5,12 @@ from torch import Tensor
 
 from samrobust.errors import SegmenterError
 
-_OUT_OF_MEMORY = ("DefaultCPUAllocator: can't allocate memory", "_STATUS_ALLOC_FAILED")
-"""What plain errors of torch's say where the memory of a CPU, or of cuBLAS and cuDNN, ends."""
+_OUT_OF_MEMORY = (
+    "DefaultCPUAllocator: can't allocate memory",
+    "could not create a primitive",
+    "_STATUS_ALLOC_FAILED",
+)
+"""What plain errors of torch's say where memory ends: of a CPU, of oneDNN, of cuBLAS and cuDNN."""
 
 
 def resolve_device(name: str) -> str:
