@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode, sdpa_flop
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from benchmarks.peaks import settle
 from samrobust.interfaces import Metric, Segmenter
@@ -21,7 +21,18 @@ from samrobust.types import Image, Prediction, PromptBatch
 
 Around = Callable[[str], AbstractContextManager[None]]
 """Given the name of a part, a context for one call of it."""
-_CPU_ATTENTION = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: sdpa_flop}  # noqa: SLF001
+
+
+def _attention_flops(
+    query: torch.Size, key: torch.Size, value: torch.Size, *_others: object, **_named: object
+) -> int:
+    flops: int = sdpa_flop_count(query, key, value)  # type: ignore[no-untyped-call]
+    return flops
+
+
+_CPU_ATTENTION = {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops  # noqa: SLF001
+}
 """A kernel that torch's counter of FLOPs does not know."""
 
 

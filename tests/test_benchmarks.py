@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
 import benchmarks.rows
@@ -80,3 +81,11 @@ def test_made_up_rows_are_read_and_aggregated(
     rows = section.rows
     chosen = (rows["segmenter"] == "sam vit_b") & (rows["condition"] == "box-noise-0.4")
     assert rows[chosen]["miou"].item() == pytest.approx(iou_rows.mean(), abs=1e-12)
+
+
+def test_attention_by_one_kernel_is_counted_as_two_products() -> None:
+    tally = Tally()
+    q, k, v = (torch.ones(1, 2, n, 16) for n in (8, 12, 12))
+    with torch.inference_mode(), tally("part"):
+        functional.scaled_dot_product_attention(q, k, v)
+    assert tally.flops["part"] == 2 * (2 * 2 * 8 * 12 * 16)
