@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image as PillowImage
 
 from samrobust.cli import main
 from samrobust.segmenters.published import CACHE_VARIABLE
@@ -167,3 +168,18 @@ def shell(
     monkeypatch.setenv("COLUMNS", "80")
     yield Shell(monkeypatch, capsys)
     torch.set_flush_denormal(False)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Return a folder of four pairs of odd sizes."""
+    rng = np.random.default_rng(0)
+    for number in range(4):
+        size_hw = (41 + number, 63)
+        for kind, values in (
+            ("images", rng.integers(0, 256, (*size_hw, 3), dtype=np.uint8)),
+            ("masks", rectangle(size_hw, (9, 8, 40, 33)).astype(np.uint8) * 255),
+        ):
+            (tmp_path / "own" / kind).mkdir(parents=True, exist_ok=True)
+            PillowImage.fromarray(values).save(tmp_path / "own" / kind / f"p{number}.png")
+    return tmp_path / "own"

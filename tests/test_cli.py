@@ -5,30 +5,12 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
-from PIL import Image as PillowImage
 
 from samrobust import __version__
 from samrobust.store import read_masks, read_photographs, read_run
-from tests.conftest import Result, Shell, rectangle
-
-
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    """Return a folder of four pairs of odd sizes."""
-    rng = np.random.default_rng(0)
-    for number in range(4):
-        size_hw = (41 + number, 63)
-        for kind, values in (
-            ("images", rng.integers(0, 256, (*size_hw, 3), dtype=np.uint8)),
-            ("masks", rectangle(size_hw, (9, 8, 40, 33)).astype(np.uint8) * 255),
-        ):
-            (tmp_path / "own" / kind).mkdir(parents=True, exist_ok=True)
-            PillowImage.fromarray(values).save(tmp_path / "own" / kind / f"p{number}.png")
-    return tmp_path / "own"
-
+from tests.conftest import Result, Shell
 
 EVAL = ("eval", "--dataset", "folder", "--segmenter", "ellipse", "--workers", "0")
 

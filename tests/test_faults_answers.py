@@ -13,7 +13,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from PIL import Image as PillowImage
 from safetensors.torch import load_file, save_file
 
 import samrobust.store
@@ -26,7 +25,7 @@ from samrobust.protocol import load_protocol, with_trials
 from samrobust.segmenters.nano import WEIGHTS
 from samrobust.store import read_run
 from samrobust.types import Image, Prediction, PromptBatch
-from tests.conftest import GrownBox, MemoryDataset, Shell, rectangle
+from tests.conftest import GrownBox, MemoryDataset, Shell
 from tests.faults import assert_same_tables, limit_memory, run, tables
 
 IN_2096 = 4e9
@@ -36,21 +35,6 @@ EVAL = (
     *("eval", "--dataset", "scenes", "--split", "4x96x64", "--segmenter", "ellipse"),
     *("--protocol", "gt-box", "--keep-masks", "all", "--workers", "0", "--quiet"),
 )
-
-
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    """Return a folder of four pairs of odd sizes."""
-    rng = np.random.default_rng(0)
-    for number in range(4):
-        size_hw = (41 + number, 63)
-        for kind, values in (
-            ("images", rng.integers(0, 256, (*size_hw, 3), dtype=np.uint8)),
-            ("masks", rectangle(size_hw, (9, 8, 40, 33)).astype(np.uint8) * 255),
-        ):
-            (tmp_path / "own" / kind).mkdir(parents=True, exist_ok=True)
-            PillowImage.fromarray(values).save(tmp_path / "own" / kind / f"p{number}.png")
-    return tmp_path / "own"
 
 
 class Spoiler(GrownBox):

@@ -28,6 +28,18 @@ Splits = Annotated[
     list[str] | None,
     typer.Option(help="Split, as val2017: once for all, or one a data set, in order."),
 ]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+FrameName = Annotated[
+    str, typer.Option(help="How images reach a SAM: longest-side (aspect kept) or squash.")
+]
+ResultsFolder = Annotated[Path, typer.Option("--out", help="Folder of all runs.")]
+PromptsAtOnce = Annotated[
+    int, typer.Option(help="Prompts in one call of the model; halved where memory ends.")
+]
+Workers = Annotated[
+    int | None, typer.Option(help="Processes that load images; default: 1 a core, at most 8.")
+]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No progress.")]
 DEFAULT_DATASETS = ["scenes"]
 
 

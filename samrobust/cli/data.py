@@ -1,10 +1,14 @@
 """`samrobust data`: look at a data set before a long run."""
 
-from typing import Annotated
-
 import typer
 
-from samrobust.cli.choices import DataRoots, Datasets, Splits, chosen_datasets
+from samrobust.cli.choices import (
+    DataRoots,
+    Datasets,
+    Quiet,
+    Splits,
+    chosen_datasets,
+)
 from samrobust.cli.terminal import one_line, out, progress_bar
 from samrobust.errors import DatasetError
 
@@ -17,7 +21,7 @@ def check_command(
     data_root: DataRoots = None,
     split: Splits = None,
     *,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Read every image and mask, count them, and name each broken file; exits 1 if there is one."""
     n_broken = 0

@@ -17,8 +17,14 @@ from samrobust.cli.caching import (
 from samrobust.cli.choices import (
     DataRoots,
     Datasets,
+    Device,
+    FrameName,
     IdFiles,
+    PromptsAtOnce,
+    Quiet,
+    ResultsFolder,
     Splits,
+    Workers,
     build_segmenter,
     check_number,
     choose_segmenters,
@@ -77,7 +83,7 @@ def evaluate_command(
         str | None,
         typer.Option(help="Mask that counts: single, best-quality or oracle; marked likewise."),
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    device: Device = "auto",
     dtype: Annotated[
         str, typer.Option(help="Of the image encoder: float32, bfloat16 or float16.")
     ] = "float32",
@@ -85,19 +91,13 @@ def evaluate_command(
         bool,
         typer.Option("--compile", help="Compile ViT encoders: for GPUs, pays after minutes."),
     ] = False,
-    frame: Annotated[
-        str, typer.Option(help="How images reach a SAM: longest-side (aspect kept) or squash.")
-    ] = "longest-side",
-    out: Annotated[Path, typer.Option(help="Folder of all runs.")] = Path("results"),
-    prompts_at_once: Annotated[
-        int, typer.Option(help="Prompts in one call of the model; halved where memory ends.")
-    ] = 16,
+    frame: FrameName = "longest-side",
+    out: ResultsFolder = Path("results"),
+    prompts_at_once: PromptsAtOnce = 16,
     images_at_once: Annotated[
         int, typer.Option(help="Images in one call of the encoder; more may pay on a GPU.")
     ] = 1,
-    workers: Annotated[
-        int | None, typer.Option(help="Processes that load images; default: 1 a core, at most 8.")
-    ] = None,
+    workers: Workers = None,
     keep_going: Annotated[
         bool,
         typer.Option(
@@ -114,7 +114,7 @@ def evaluate_command(
     cache: Cache = None,
     no_cache: NoCache = False,
     cache_size: CacheSize = DEFAULT_CACHE_SIZE,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Evaluate every combination of the given protocols, data sets and segmenters.
 

@@ -13,8 +13,14 @@ from samrobust.cli.choices import (
     ChosenSegmenter,
     DataRoots,
     Datasets,
+    Device,
+    FrameName,
     IdFiles,
+    PromptsAtOnce,
+    Quiet,
+    ResultsFolder,
     Splits,
+    Workers,
     build_segmenter,
     check_number,
     choose_segmenters,
@@ -30,6 +36,7 @@ from samrobust.types import Frame
 
 if TYPE_CHECKING:
     from samrobust.gates import Gate
+    from samrobust.store import Run
 
 REFERENCE: EncoderDtype = "float32"
 REDUCED = ["bfloat16", "float16"]
@@ -64,16 +71,12 @@ def gate_command(
     ] = None,
     limit: Annotated[int, typer.Option(help="Only the first N images in id order.")] = 32,
     trials: Annotated[int, typer.Option(help="Trials instead of the protocol's own.")] = 4,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
-    frame: Annotated[
-        str, typer.Option(help="How images reach a SAM: longest-side (aspect kept) or squash.")
-    ] = "longest-side",
-    results: Annotated[Path, typer.Option("--out", help="Folder of all runs.")] = Path("results"),
-    prompts_at_once: Annotated[int, typer.Option(help="Prompts in one call of the model.")] = 16,
-    workers: Annotated[
-        int | None, typer.Option(help="Processes that load images; default: 1 a core, at most 8.")
-    ] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
+    device: Device = "auto",
+    frame: FrameName = "longest-side",
+    results: ResultsFolder = Path("results"),
+    prompts_at_once: PromptsAtOnce = 16,
+    workers: Workers = None,
+    quiet: Quiet = False,
 ) -> None:
     """Measure how far a reduced precision is from float32; exits with 1 unless all pass.
 
@@ -105,6 +108,7 @@ def gate_command(
     from samrobust.evaluation import LoopOptions
     from samrobust.segmenters.allocator import keep_large_blocks
     from samrobust.segmenters.device import resolve_device
+    from samrobust.store import read_run
 
     keep_large_blocks()
     loop = LoopOptions(prompts_at_once, n_workers(workers))
@@ -124,11 +128,12 @@ def gate_command(
             reduced[name] = []
     passed = True
     for place, folder in enumerate(reference):
+        run_in_full = read_run(folder)
         gates = {
-            name: _measure(folder, folders[place]) if folders else None
+            name: _measure(run_in_full, read_run(folders[place])) if folders else None
             for name, folders in reduced.items()
         }
-        _print_gates(folder, gates)
+        _print_gates(run_in_full, gates)
         passed &= all(gate is not None and gate.passed for gate in gates.values())
     if not passed:
         raise typer.Exit(1)
@@ -153,23 +158,20 @@ def _run(
     return run_all(protocols, datasets, [model], settings)
 
 
-def _measure(reference: Path, reduced: Path) -> "Gate":
+def _measure(reference: "Run", reduced: "Run") -> "Gate":
     """Measure the gate of a run in reduced precision, and store it beside the run."""
     from samrobust.gates import write_gate
     from samrobust.report.pairing import gate
-    from samrobust.store import read_run
 
-    run = read_run(reduced)
-    found = gate(read_run(reference), run, command=shlex.join(["samrobust", *sys.argv[1:]]))
-    write_gate(found, run)
+    found = gate(reference, reduced, command=shlex.join(["samrobust", *sys.argv[1:]]))
+    write_gate(found, reduced)
     return found
 
 
-def _print_gates(reference: Path, gates: "Mapping[str, Gate | None]") -> None:
+def _print_gates(reference: "Run", gates: "Mapping[str, Gate | None]") -> None:
     """Print what was measured of each dtype; None where it could not run."""
     from samrobust.gates import LIMITS
     from samrobust.report.tables import NONE, head, points
-    from samrobust.store import read_run
 
     rows = []
     for dtype, gate in gates.items():
@@ -178,12 +180,11 @@ def _print_gates(reference: Path, gates: "Mapping[str, Gate | None]") -> None:
         verdict = "cannot run" if gate is None else "pass" if gate.passed else "fail"
         rows.append([dtype, *cells, verdict])
     rows.append(["limit", *(f"{100 * limit:.1f}" for limit in LIMITS.values()), ""])
-    run = read_run(reference)
-    manifest = run.manifest
+    manifest = reference.manifest
     title = f"{manifest.segmenter.label}: {manifest.protocol['name']} on {manifest.dataset.label}"
     print_table(title, ["dtype", *map(head, LIMITS), "verdict"], rows)
     out.print(
         "Largest difference from float32 over the conditions, in points; "
-        f"{run.scores['sample_id'].nunique()} images, {manifest.trials} trials.",
+        f"{reference.scores['sample_id'].nunique()} images, {manifest.trials} trials.",
         style="dim",
     )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from samrobust.cli.choices import Quiet
 from samrobust.cli.terminal import note_line, out, print_tables, progress_bar
 from samrobust.errors import RunError
 from samrobust.registry import known
@@ -43,7 +44,7 @@ def report_command(
         bool,
         typer.Option("--details", help="Print also trials, classes of objects and differences."),
     ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Compare stored runs: one table a protocol and data set, figures, and a page.
 

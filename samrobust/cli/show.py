@@ -15,7 +15,12 @@ from samrobust.cli.caching import (
     NoCache,
     with_caches,
 )
-from samrobust.cli.choices import check_number, for_each
+from samrobust.cli.choices import (
+    Device,
+    Quiet,
+    check_number,
+    for_each,
+)
 from samrobust.cli.terminal import download_bar, note_line
 from samrobust.errors import SamrobustError
 from samrobust.interfaces import SegmenterOptions
@@ -47,12 +52,12 @@ def show_command(
     *,
     protocol: Annotated[str, typer.Option(help="Of boxes; a name or a TOML file.")] = "noisy-box",
     trials: Annotated[int, typer.Option(help="Boxes a condition.")] = 8,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    device: Device = "auto",
     cache: Cache = None,
     no_cache: NoCache = False,
     cache_size: CacheSize = DEFAULT_CACHE_SIZE,
     to: Annotated[Path, typer.Option("--out", help="Picture to write.")] = Path("show.png"),
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Draw what happens to the masks of one photograph when its box gets worse.
 

@@ -6,7 +6,11 @@ from typing import Annotated
 
 import typer
 
-from samrobust.cli.choices import check_number
+from samrobust.cli.choices import (
+    Device,
+    Quiet,
+    check_number,
+)
 from samrobust.cli.terminal import note_line, print_table, training_bar
 from samrobust.datasets import GROUPS
 from samrobust.errors import TrainingError
@@ -53,14 +57,14 @@ def train_command(
     longer: Annotated[
         float, typer.Option(help="Factor of the length of every phase: 10 where there is a GPU.")
     ] = 1.0,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    device: Device = "auto",
     dtype: Annotated[
         str, typer.Option(help="Of the image encoder: float32, bfloat16 or float16.")
     ] = "float32",
     workers: Annotated[
         int, typer.Option(help="Processes that draw examples ahead, for each training process.")
     ] = 1,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Train a model by a recipe.
 

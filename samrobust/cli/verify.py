@@ -15,7 +15,17 @@ from samrobust.cli.caching import (
     NoCache,
     with_caches,
 )
-from samrobust.cli.choices import ChosenSegmenter, build_segmenter, check_number, chosen_datasets
+from samrobust.cli.choices import (
+    ChosenSegmenter,
+    Device,
+    PromptsAtOnce,
+    Quiet,
+    ResultsFolder,
+    Workers,
+    build_segmenter,
+    check_number,
+    chosen_datasets,
+)
 from samrobust.cli.report import only_folders
 from samrobust.cli.running import RunSettings, n_workers, run_all
 from samrobust.cli.terminal import download_bar, out, print_table
@@ -47,16 +57,14 @@ def verify_command(
     ] = None,
     data_root: Annotated[Path | None, typer.Option(help="Folder of the data set.")] = None,
     *,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
-    results: Annotated[Path, typer.Option("--out", help="Folder of all runs.")] = Path("results"),
-    prompts_at_once: Annotated[int, typer.Option(help="Prompts in one call of the model.")] = 16,
-    workers: Annotated[
-        int | None, typer.Option(help="Processes that load images; default: 1 a core, at most 8.")
-    ] = None,
+    device: Device = "auto",
+    results: ResultsFolder = Path("results"),
+    prompts_at_once: PromptsAtOnce = 16,
+    workers: Workers = None,
     cache: Cache = None,
     no_cache: NoCache = False,
     cache_size: CacheSize = DEFAULT_CACHE_SIZE,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Compare measured with published values; exits with 1 unless every one is met.
 
