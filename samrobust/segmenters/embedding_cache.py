@@ -5,6 +5,7 @@ dictionary as `torch.save` writes it, strides included, so that nothing is compu
 """
 
 import contextlib
+import functools
 import hashlib
 import io
 import json
@@ -125,7 +126,8 @@ class CachedSegmenter:
     def encode(self, images: Sequence[Image]) -> list[SamEmbedding]:
         """Return the embeddings of images, kept or made; see the segmenter's."""
         device = _base(self.segmenter).model.device
-        keys = [_key(self._identity(device), image) for image in images]
+        identity = self._identity(device)
+        keys = [_key(identity, image) for image in images]
         found = [self._load(key, device) for key in keys]
         missing = [place for place, embedding in enumerate(found) if embedding is None]
         made = self.segmenter.encode([images[place] for place in missing]) if missing else []
@@ -169,7 +171,7 @@ class CachedSegmenter:
             "instructions": "" if is_cuda else torch.backends.cpu.get_cpu_capability(),
             "precision": torch.get_float32_matmul_precision(),
             "samrobust": __version__,
-            **{name: version(name) for name in VERSIONED},
+            **_versions(),
         }
 
 
@@ -186,6 +188,11 @@ def with_cache(segmenter: Segmenter[Any], cache: EmbeddingCache) -> Segmenter[An
     if isinstance(encoder, ImageEncoderViT) and _encoder_sha256(segmenter.info):
         return CachedSegmenter(segmenter, cache)
     return segmenter
+
+
+@functools.cache
+def _versions() -> Mapping[str, str]:
+    return {name: version(name) for name in VERSIONED}
 
 
 def _base(segmenter: Sam | StableSam | HqSam) -> Sam:
