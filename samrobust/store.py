@@ -7,32 +7,29 @@ twice counts once.
 """
 
 import dataclasses
-import hashlib
-import json
-import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 import pandas as pd
 import pyarrow as pa
 
 from samrobust.errors import RunError
 from samrobust.manifests import (
-    check_failures,
-    check_manifest,
-    check_objects,
-    check_photographs,
-    check_scores,
+    MANIFEST,
+    read_json,
+    read_manifest,
+    run_name,
+    write_json,
+    write_manifest,
 )
 from samrobust.parts import append_part, read_parts
 from samrobust.score_table import SCHEMA, held_in_memory, images_of, read_scores
 from samrobust.shards import WHOLE, Shard
+from samrobust.soundness import check_failures, check_objects, check_photographs, check_scores
 from samrobust.types import (
-    DatasetInfo,
     Keep,
     Kept,
     MaskRow,
@@ -40,12 +37,9 @@ from samrobust.types import (
     PhotographRow,
     RunManifest,
     Score,
-    SegmenterInfo,
 )
-from samrobust.whole import write_whole
 from samrobust.writers import claim, clear_unfinished, gate
 
-FORMAT = 1
 FLUSH_SECONDS = 5.0
 """So much work is done again after a kill, and what a part takes to be written."""
 FLUSH_ROWS = 200_000
@@ -80,11 +74,10 @@ PHOTOGRAPHS = pa.schema(
         ("kept", pa.string()),
     ]
 )
-_MANIFEST, _SCORES, _FAILURES = "manifest.json", "scores", "failures"
+_SCORES, _FAILURES = "scores", "failures"
 _OBJECTS, _MASKS, _PHOTOGRAPHS = "objects", "masks", "photographs"
 _Table = tuple[str, pa.Schema, Sequence[object]]
 """Folder, schema and new rows of a table."""
-_NOT_IDENTITY = ("command", "created", "reported", "memory_halvings")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,10 +136,10 @@ class RunWriter:
             with gate(self.folder):
                 self._lock = claim(self.folder, shard)
                 clear_unfinished(self.folder, shard)
-                if (self.folder / _MANIFEST).exists():
+                if (self.folder / MANIFEST).exists():
                     read_manifest(self.folder)
                 else:
-                    _write_json(self.folder / _MANIFEST, _manifest_to_json(manifest))
+                    write_manifest(self.folder, manifest)
         except OSError as error:
             raise RunError(f"{self.folder}: cannot be written: {error.strerror}") from error
         self._scored = stored_images(self.folder)
@@ -191,7 +184,7 @@ class RunWriter:
             manifest = read_manifest(self.folder)
             if halvings > manifest.memory_halvings:
                 noted = dataclasses.replace(manifest, memory_halvings=halvings)
-                _write_json(self.folder / _MANIFEST, _manifest_to_json(noted))
+                write_manifest(self.folder, noted)
 
     def write(
         self,
@@ -219,7 +212,7 @@ class RunWriter:
         """Record that an image could not be evaluated; the same command tries it again."""
         self._failures[sample_id] = reason
         name = "-".join(filter(None, [_FAILURES, self._label]))
-        _write_json(self.folder / f"{name}.json", self._failures)
+        write_json(self.folder / f"{name}.json", self._failures)
 
     def _flush(self) -> None:
         """Let the thread write what is in memory, once it has written what came before."""
@@ -246,21 +239,6 @@ def _append_parts(folder: Path, tables: Sequence[_Table], label: str) -> None:
         append_part(folder / name, schema, rows, label=label)
 
 
-def run_name(manifest: RunManifest) -> str:
-    """Return the folder name of a run: what it is, then a hash of all that can change a number.
-
-    Not in the hash: when and how it was started, whether its prompts fitted into memory, the
-    published values shown beside it, the name of the folder that the data lie in, and what the
-    segmenter was trained on, which its weights say.
-    """
-    identity = {k: v for k, v in _manifest_to_json(manifest).items() if k not in _NOT_IDENTITY}
-    identity["dataset"].pop("folder")
-    identity["segmenter"].pop("trained_on")
-    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:10]
-    words = [manifest.protocol["name"], manifest.dataset.key, manifest.segmenter.label, digest]
-    return "--".join(re.sub(r"[^A-Za-z0-9._]+", "-", word) for word in words)
-
-
 def stored_images(folder: Path) -> frozenset[str]:
     """Return the images whose scores a run holds.
 
@@ -268,15 +246,6 @@ def stored_images(folder: Path) -> frozenset[str]:
         RunError: a part cannot be read.
     """
     return images_of(folder / _SCORES)
-
-
-def read_manifest(folder: Path) -> RunManifest:
-    """Return what a stored run is.
-
-    Raises:
-        RunError: the folder is no run, or its manifest cannot be read.
-    """
-    return _manifest_from_json(folder / _MANIFEST)
 
 
 def read_run(folder: Path) -> Run:
@@ -289,7 +258,7 @@ def read_run(folder: Path) -> Run:
     if not (folder / _SCORES).is_dir():
         raise RunError(f"{folder / _SCORES}: there is no such folder")
     objects = read_parts(folder / _OBJECTS, OBJECTS)
-    failures = [_read_json(path) for path in sorted(folder.glob(f"{_FAILURES}*.json"))]
+    failures = [read_json(path) for path in sorted(folder.glob(f"{_FAILURES}*.json"))]
     try:
         scores = read_scores(folder / _SCORES)
         check_scores(scores, manifest)
@@ -332,53 +301,3 @@ def read_photographs(folder: Path) -> pd.DataFrame:
 def _once(table: pa.Table, key: list[str]) -> pd.DataFrame:
     rows: pd.DataFrame = table.to_pandas()
     return rows.drop_duplicates(key, ignore_index=True)
-
-
-def _manifest_to_json(manifest: RunManifest) -> dict[str, Any]:
-    plain = dataclasses.asdict(manifest)
-    plain["segmenter"]["prompts"] = sorted(manifest.segmenter.prompts)
-    return {"format": FORMAT, **plain}
-
-
-def _manifest_from_json(path: Path) -> RunManifest:
-    plain = _read_json(path)
-    try:
-        if plain.pop("format") != FORMAT:
-            raise RunError(f"{path}: is of another format than {FORMAT}")
-        check_manifest(plain)
-        segmenter = plain.pop("segmenter")
-        segmenter["prompts"] = frozenset(segmenter["prompts"])
-        segmenter["trained_on"] = tuple(segmenter.get("trained_on", ()))
-        dataset = plain.pop("dataset")
-        dataset["group_members"] = tuple(dataset["group_members"])
-        return RunManifest(
-            segmenter=SegmenterInfo(**segmenter), dataset=DatasetInfo(**dataset), **plain
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise RunError(f"{path}: is not the manifest of a run: {error}") from error
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        plain: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise RunError(f"{path}: cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise RunError(f"{path}: is not JSON: {error}") from error
-    if not isinstance(plain, dict):
-        raise RunError(f"{path}: is not a JSON object")
-    return plain
-
-
-def _write_json(path: Path, value: Mapping[str, object]) -> None:
-    _write_whole(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
-
-
-def _write_whole(path: Path, content: bytes) -> None:
-    try:
-        write_whole(path, content)
-    except OSError as error:
-        raise RunError(
-            f"{path}: cannot be written: {error.strerror}; what was stored before is kept, "
-            "the same command goes on from there"
-        ) from error

@@ -9,6 +9,7 @@ import torch
 from segment_anything.build_sam import sam_model_registry
 
 from samrobust.datasets import GROUPS
+from samrobust.manifests import run_name
 from samrobust.origins import HQSEG_44K, origin, origins_of_training
 from samrobust.report.aggregate import summarise
 from samrobust.report.latex import to_latex
@@ -18,7 +19,6 @@ from samrobust.segmenters.cards import N_PARAMETERS, card_lines, segmenter_card
 from samrobust.segmenters.hq_parts import HqParts, untrained_parts
 from samrobust.segmenters.published import CACHE_VARIABLE
 from samrobust.segmenters.tiny_vit import tiny_sam_model
-from samrobust.store import run_name
 from samrobust.types import DatasetInfo
 from tests.conftest import Shell
 from tests.runs import SAM, STABLE, MadeUp

@@ -13,7 +13,8 @@ import pytest
 
 import samrobust.store
 from samrobust.errors import RunError
-from samrobust.store import RunWriter, read_run, run_name
+from samrobust.manifests import run_name
+from samrobust.store import RunWriter, read_run
 from samrobust.types import DatasetInfo, RunManifest, Score, SegmenterInfo
 
 MANIFEST = RunManifest(

@@ -94,7 +94,8 @@ def run_all(
         SamrobustError: a combination cannot be run, or a run on disk cannot be written.
     """
     from samrobust.evaluation import check_can_run
-    from samrobust.store import RunWriter, run_name
+    from samrobust.manifests import run_name
+    from samrobust.store import RunWriter
 
     for protocol, segmenter in itertools.product(protocols, segmenters):
         check_can_run(segmenter.info, protocol)

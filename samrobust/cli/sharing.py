@@ -61,7 +61,8 @@ def _others_write(folders: Sequence[Path], shard: Shard) -> bool:
 
 
 def _say_what_is_stored(folders: Sequence[Path], shard: Shard) -> None:
-    from samrobust.store import read_manifest, stored_images
+    from samrobust.manifests import read_manifest
+    from samrobust.store import stored_images
 
     for folder in folders:
         n_samples = read_manifest(folder).n_samples
