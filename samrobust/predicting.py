@@ -12,7 +12,7 @@ from samrobust.errors import SegmenterError
 from samrobust.interfaces import Segmenter
 from samrobust.metrics.overlap import iou
 from samrobust.segmenters.device import to_device
-from samrobust.types import Prediction, PromptBatch, Selection
+from samrobust.types import Prediction, PromptBatch, SegmenterInfo, Selection
 
 E = TypeVar("E")
 
@@ -43,11 +43,7 @@ class Predictor:
         Raises:
             SegmenterError: the quality of a mask is not a number, or not finite.
         """
-        if not torch.stack(self._finite).all():
-            raise SegmenterError(
-                f"{self._segmenter.info.label}: an answer is not finite (NaN or infinite logits or "
-                "quality)"
-            )
+        check_finite(self._segmenter.info, self._finite)
 
     def all_masks(self, draws: Sequence[Draws]) -> Iterator[tuple[Draws, Tensor, Tensor]]:
         """Yield each draw with its masks (T, H, W) and its target (H, W), bool, on the device."""
@@ -72,6 +68,22 @@ class Predictor:
             prediction = candidates.take(trials)
             target = to_device(torch.tensor(draw.instance.mask), prediction.masks.device)
             yield draw, _select(prediction, target, self._selection), target
+
+
+def check_finite(info: SegmenterInfo, finite: Sequence[Tensor]) -> None:
+    """Check that a segmenter's answers were finite.
+
+    Args:
+        info: of the segmenter, for the message.
+        finite: () bool each, whether the qualities of a call were.
+
+    Raises:
+        SegmenterError: some were not.
+    """
+    if not torch.stack(list(finite)).all():
+        raise SegmenterError(
+            f"{info.label}: an answer is not finite (NaN or infinite logits or quality)"
+        )
 
 
 class _Queue:

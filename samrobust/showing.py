@@ -15,6 +15,7 @@ from samrobust.evaluation import check_can_run
 from samrobust.geometry import clip_box
 from samrobust.interfaces import EvalProtocol, Segmenter
 from samrobust.metrics.overlap import iou
+from samrobust.predicting import check_finite
 from samrobust.types import Floats, Image, Instance, Mask, PromptBatch, Sample
 
 PROMPTS_AT_ONCE = 16
@@ -76,7 +77,8 @@ def answers(
         protocol: of boxes.
 
     Raises:
-        SegmenterError: the protocol does not give boxes alone, or a segmenter does not take them.
+        SegmenterError: the protocol does not give boxes alone, a segmenter does not take them, or
+            an answer is not finite.
     """
     for condition in protocol.conditions:
         if condition.degradation.gives != {"box"}:
@@ -106,4 +108,6 @@ def _masks(segmenter: Segmenter[Any], embedding: object, prompts: PromptBatch) -
     """Return the (N, H, W) single masks of prompts."""
     starts = range(0, len(prompts), PROMPTS_AT_ONCE)
     batches = [prompts[start : start + PROMPTS_AT_ONCE] for start in starts]
-    return torch.cat([segmenter.predict(embedding, batch).masks[:, 0] for batch in batches])
+    found = [segmenter.predict(embedding, batch) for batch in batches]
+    check_finite(segmenter.info, [each.quality.isfinite().all() for each in found])
+    return torch.cat([each.masks[:, 0] for each in found])
