@@ -28,6 +28,18 @@ Splits = Annotated[
     list[str] | None,
     typer.Option(help="Split, as val2017: once for all, or one a data set, in order."),
 ]
+Variants = Annotated[
+    list[str] | None,
+    typer.Option(help="Variant, as vit_b: once for all segmenters that have some, or each."),
+]
+Checkpoints = Annotated[
+    list[Path] | None,
+    typer.Option(help="Weights file: once, or one a segmenter; default: fetched and kept."),
+]
+BaseCheckpoints = Annotated[
+    list[Path] | None,
+    typer.Option(help="Weights file of the SAM that a --checkpoint is a part of."),
+]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 FrameName = Annotated[
     str, typer.Option(help="How images reach a SAM: longest-side (aspect kept) or squash.")
@@ -40,13 +52,11 @@ Workers = Annotated[
     int | None, typer.Option(help="Processes that load images; default: 1 a core, at most 8.")
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress.")]
-DEFAULT_DATASETS = ["scenes"]
-
-
 IdFiles = Annotated[
     list[Path] | None,
     typer.Option(help="File with the ids of the images to take, one a line: once, or one each."),
 ]
+DEFAULT_DATASETS = ["scenes"]
 
 
 def check_number(option: str, value: int | None, *, least: int) -> None:

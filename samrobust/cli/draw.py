@@ -8,6 +8,7 @@ import typer
 from samrobust.cli.choices import (
     DataRoots,
     Datasets,
+    Device,
     IdFiles,
     Splits,
     check_number,
@@ -30,7 +31,6 @@ Checkpoint = Annotated[
 BaseCheckpoint = Annotated[
     Path | None, typer.Option(help="Weights file of the SAM that it is for.")
 ]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 
 
 @app.command(

@@ -15,6 +15,8 @@ from samrobust.cli.caching import (
     with_caches,
 )
 from samrobust.cli.choices import (
+    BaseCheckpoints,
+    Checkpoints,
     DataRoots,
     Datasets,
     Device,
@@ -24,6 +26,7 @@ from samrobust.cli.choices import (
     Quiet,
     ResultsFolder,
     Splits,
+    Variants,
     Workers,
     build_segmenter,
     check_number,
@@ -52,18 +55,9 @@ def evaluate_command(
         list[str] | None,
         typer.Option(help="Segmenter, repeatable; default box-fill, ellipse and sam-nano."),
     ] = None,
-    variant: Annotated[
-        list[str] | None,
-        typer.Option(help="Variant, as vit_b: once for all segmenters that have some, or each."),
-    ] = None,
-    checkpoint: Annotated[
-        list[Path] | None,
-        typer.Option(help="Weights file: once, or one a segmenter; default: fetched and kept."),
-    ] = None,
-    base_checkpoint: Annotated[
-        list[Path] | None,
-        typer.Option(help="Weights file of the SAM that a --checkpoint is a part of."),
-    ] = None,
+    variant: Variants = None,
+    checkpoint: Checkpoints = None,
+    base_checkpoint: BaseCheckpoints = None,
     output: Annotated[
         list[str] | None,
         typer.Option(help="Masks of an HQ-SAM: sum (of SAM's and the HQ token's) or hq; or each."),

@@ -16,8 +16,11 @@ from samrobust.cli.caching import (
     with_caches,
 )
 from samrobust.cli.choices import (
+    BaseCheckpoints,
+    Checkpoints,
     Device,
     Quiet,
+    Variants,
     check_number,
     for_each,
 )
@@ -39,16 +42,9 @@ def show_command(
     segmenter: Annotated[
         list[str] | None, typer.Option(help="Segmenter, repeatable; default sam-nano.")
     ] = None,
-    variant: Annotated[
-        list[str] | None, typer.Option(help="Variant: once for all segmenters, or each.")
-    ] = None,
-    checkpoint: Annotated[
-        list[Path] | None, typer.Option(help="Weights file: once, or one a segmenter.")
-    ] = None,
-    base_checkpoint: Annotated[
-        list[Path] | None,
-        typer.Option(help="Weights file of the SAM that a --checkpoint is a part of."),
-    ] = None,
+    variant: Variants = None,
+    checkpoint: Checkpoints = None,
+    base_checkpoint: BaseCheckpoints = None,
     *,
     protocol: Annotated[str, typer.Option(help="Of boxes; a name or a TOML file.")] = "noisy-box",
     trials: Annotated[int, typer.Option(help="Boxes a condition.")] = 8,
