@@ -41,7 +41,15 @@ def _load(tmp_path: Path, text: str) -> Recipe:
 
 
 RECIPES = ["hq-sam", "robust", "sam-nano"]
-CHANGES = ["dsp", "imagenet", "photographs", "plain", "robust-prompts", "whole-masks"]
+CHANGES = [
+    "dsp",
+    "imagenet",
+    "photographs",
+    "plain",
+    "robust-prompts",
+    "sam-nano-further",
+    "whole-masks",
+]
 
 
 @pytest.mark.parametrize("changes", [[], *([each] for each in CHANGES), CHANGES])

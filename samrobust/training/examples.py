@@ -26,8 +26,6 @@ from samrobust.training.ellipses import draw_ellipses
 from samrobust.training.recipe import Phase, Recipe
 from samrobust.types import Image, Mask, PromptBatch, Sample
 
-LEAST_PIXELS = 48
-"""Of an object in the encoder's input: smaller ones are a smudge there."""
 MOST_PASTED = 3
 """Objects of another image in front of a crop, where there are any."""
 TRIES = 100
@@ -134,7 +132,7 @@ class ExampleDraws:
             sample = self._kept.get(pool, sample_id)
             rows, columns = random_window(rng, sample.image.shape[:2], how.least_crop)
             image = sample.image[rows, columns]
-            least = LEAST_PIXELS * (max(image.shape[:2]) / side) ** 2
+            least = how.least_pixels * (max(image.shape[:2]) / side) ** 2
             masks = sample.some_masks(rng, (rows, columns), phase.objects, least)
             if masks:
                 step = -1 if rng.random() < how.flip else 1
@@ -146,7 +144,7 @@ class ExampleDraws:
             if masks:
                 return image, masks[: phase.objects], sample_id
         raise DatasetError(
-            f"no object of at least {LEAST_PIXELS} pixels at side {side} in {TRIES} images"
+            f"no object of at least {how.least_pixels} pixels at side {side} in {TRIES} images"
         )
 
     def _paste(
@@ -158,7 +156,7 @@ class ExampleDraws:
         source = self._kept.get(pool, pool.sample_ids[rng.integers(len(pool.sample_ids))])
         whole = slice(None), slice(None)
         count = int(rng.integers(1, MOST_PASTED, endpoint=True))
-        for mask in source.some_masks(rng, whole, count, LEAST_PIXELS):
+        for mask in source.some_masks(rng, whole, count, how.least_pixels):
             colours = random_colours(rng, source.image, how)
             image, masks = paste_object(rng, image, masks, colours, mask)
         return image, masks

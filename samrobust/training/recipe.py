@@ -152,6 +152,7 @@ class Augmentation:
         colour: how far brightness, contrast and each channel swing, as a fraction.
         grey: share of crops without colour.
         paste: share of crops with objects of another image in front.
+        least_pixels: of an object in the encoder's input: smaller ones are a smudge there.
     """
 
     least_crop: float = 0.4
@@ -159,8 +160,10 @@ class Augmentation:
     colour: float = 0.25
     grey: float = 0.1
     paste: float = 0.0
+    least_pixels: int = 48
 
     def __post_init__(self) -> None:
+        at_least("least_pixels", self.least_pixels, 1)
         for name in ("least_crop", "flip", "colour", "grey", "paste"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}")
