@@ -99,6 +99,8 @@ def randomise(model: SamModel) -> SamModel:
             elif name.startswith("mask_decoder") and "norm" not in name:
                 if weight.ndim == 1:
                     weight.normal_(std=0.3)
+                elif ".mix." in name:  # of blocks that begin as the identity
+                    weight.normal_(std=0.3)
                 else:
                     weight.mul_(2.5 if weight.ndim == 2 else 4.0)
         _balance(model)
@@ -108,7 +110,7 @@ def randomise(model: SamModel) -> SamModel:
 def _balance(model: SamModel) -> None:
     """Make one upscaled channel constant, and subtract with it the mean logit of each mask."""
     decoder = model.mask_decoder
-    last = cast(nn.ConvTranspose2d, decoder.output_upscaling[3])
+    last = cast(nn.ConvTranspose2d, decoder.output_upscaling[-2])
     last.weight[:, 0] = 0
     cast(Tensor, last.bias)[0] = 1
     height, width = model.prompt_encoder.image_embedding_size

@@ -17,6 +17,7 @@ from samrobust.segmenters.decoder import (
     FastDecoder,
     StockDecoder,
 )
+from samrobust.segmenters.spatial import SpatialBlock, with_spatial_blocks
 from tests.sam_weights import randomise, small_sam
 
 GRID = (5, 7)
@@ -44,10 +45,14 @@ class DecoderOnly(SamModel):
         )
 
 
-@pytest.fixture
-def model() -> SamModel:
+@pytest.fixture(params=["SAM's upscaling", "with spatial blocks"])
+def model(request: pytest.FixtureRequest) -> SamModel:
     torch.manual_seed(0)
-    model = randomise(DecoderOnly())
+    model = DecoderOnly()
+    if request.param == "with spatial blocks":
+        decoder = model.mask_decoder
+        decoder.output_upscaling = with_spatial_blocks(decoder.output_upscaling)
+    randomise(model)
     model.prompt_encoder.no_mask_embed.double()
     model.mask_decoder.double()
     return model
@@ -108,3 +113,26 @@ def test_rounding_in_float32_is_that_of_stock() -> None:
             found, _ = FastDecoder(model)(features, prompts, masks=masks)
             stock, _ = StockDecoder(model)(features, prompts, masks=masks)
         assert (found - stock).norm() / stock.norm() < 1e-5
+
+
+def test_spatial_blocks_begin_as_the_identity() -> None:
+    torch.manual_seed(0)
+    upscaling = DecoderOnly().mask_decoder.output_upscaling
+    longer = with_spatial_blocks(upscaling)
+    assert [type(module) for module in longer].count(SpatialBlock) == 4
+    image = torch.randn(2, CHANNELS, *GRID)
+    assert torch.equal(longer(image), upscaling(image))
+
+
+def test_a_spatial_block_sees_two_positions_far() -> None:
+    torch.manual_seed(0)
+    block = SpatialBlock(8)
+    nn.init.normal_(block.mix.weight)
+    image = torch.randn(1, 8, 9, 9)
+    changed = image.clone()
+    changed[..., 4, 4] += 1
+    with torch.no_grad():
+        differs = (block(changed) != block(image)).any(dim=1)[0]
+    wanted = torch.zeros(9, 9, dtype=torch.bool)
+    wanted[2:7, 2:7] = True
+    assert torch.equal(differs, wanted)

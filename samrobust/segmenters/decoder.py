@@ -4,6 +4,7 @@ import math
 from typing import Literal, cast
 
 import torch
+from segment_anything.modeling.common import LayerNorm2d
 from segment_anything.modeling.mask_decoder import MaskDecoder
 from segment_anything.modeling.sam import Sam as SamModel
 from segment_anything.modeling.transformer import (
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from samrobust.segmenters.plugins import PluggedAttention
+from samrobust.segmenters.spatial import SpatialBlock
 
 DecoderKind = Literal["fast", "stock"]
 
@@ -88,7 +90,8 @@ class FastDecoder:
         decoder = self._decoder
         outputs = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
         queries, image = self.attend(features, prompts, outputs, n_read=1 + masks.stop)
-        logits = self.kernels(queries, masks) @ self.upscale(image).mT  # N x M x 16L
+        pixels = self.upscale(image, features.shape[-2:])
+        logits = self.kernels(queries, masks) @ pixels.mT  # N x M x 16L
         return unflatten(logits, features.shape[-2:]), self.qualities(queries, masks)
 
     def attend(
@@ -109,9 +112,9 @@ class FastDecoder:
             queries, image = self._attend(cast(TwoWayAttentionBlock, layer), queries, image, tokens)
         return self._read_image(queries, image, tokens, slice(0, n_read)), image
 
-    def upscale(self, image: Tensor) -> Tensor:
+    def upscale(self, image: Tensor, grid_hw: torch.Size) -> Tensor:
         """Return (N, 16L, C/8), the pixels of (N, L, C), in the order that `unflatten` undoes."""
-        return _upscale(self._decoder.output_upscaling, image)
+        return _upscale(self._decoder.output_upscaling, image, grid_hw)
 
     def kernels(self, queries: Tensor, masks: range) -> Tensor:
         """Return (N, M, C/8), what pixels are multiplied by, of the wanted masks' tokens."""
@@ -248,15 +251,31 @@ def _by_head(attention: Attention, weight: Tensor) -> Tensor:
     return weight.reshape(attention.num_heads, -1, weight.shape[-1])
 
 
-def _upscale(upscaling: nn.Sequential, image: Tensor) -> Tensor:
+def _upscale(upscaling: nn.Sequential, image: Tensor, grid_hw: torch.Size) -> Tensor:
     """Return (N, 16L, C/8): each position as 2 x 2 of 2 x 2 pixels, channels last."""
-    first, norm, activation, second, last_activation = upscaling
-    pixels = _double(cast(nn.ConvTranspose2d, first), image)
-    weight, bias = cast(Tensor, norm.weight), cast(Tensor, norm.bias)
-    pixels = functional.layer_norm(pixels, weight.shape, weight, bias, cast(float, norm.eps))
-    pixels = _double(cast(nn.ConvTranspose2d, second), activation(pixels))
-    upscaled: Tensor = last_activation(pixels)
-    return upscaled
+    pixels = image
+    for module in upscaling:
+        if isinstance(module, nn.ConvTranspose2d):
+            pixels = _double(module, pixels)
+        elif isinstance(module, LayerNorm2d):
+            weight, bias = module.weight, module.bias
+            pixels = functional.layer_norm(pixels, weight.shape, weight, bias, module.eps)
+        elif isinstance(module, SpatialBlock):
+            pixels = _in_grid(module, pixels, grid_hw)
+        else:
+            pixels = module(pixels)
+    return pixels
+
+
+def _in_grid(block: SpatialBlock, pixels: Tensor, grid_hw: torch.Size) -> Tensor:
+    """Return what a block makes of pixels (N, L, C), or of (N, 4L, C), where L is once doubled."""
+    n, length, width = pixels.shape
+    height, across = grid_hw
+    doubled = math.isqrt(length // (height * across))  # 1 or 2
+    nested = pixels.view(n, height, across, doubled, doubled, width).transpose(2, 3)
+    grid = nested.reshape(n, doubled * height, doubled * across, width).movedim(-1, 1)
+    seen = block(grid).movedim(1, -1).reshape(n, height, doubled, across, doubled, width)
+    return seen.transpose(2, 3).reshape(n, length, width)
 
 
 def _double(convolution: nn.ConvTranspose2d, x: Tensor) -> Tensor:

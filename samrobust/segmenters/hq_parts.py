@@ -110,8 +110,8 @@ class HqDecoder:
         """
         fast, outputs = self._fast, _output_tokens(self._decoder, self._parts)
         queries, image = fast.attend(features, prompts, outputs, n_read=len(outputs))
-        pixels = fast.upscale(image)  # N x 16L x C/8
         grid_hw = features.shape[-2:]
+        pixels = fast.upscale(image, grid_hw)  # N x 16L x C/8
         sam = unflatten(fast.kernels(queries, masks) @ pixels.mT, grid_hw)
         kernel = self._parts.hf_mlp(queries[:, _N_SAM_OUTPUTS])  # N x C/8
         hq = _hq_logits(self._parts, unflatten(pixels.mT, grid_hw), details, kernel)

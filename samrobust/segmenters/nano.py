@@ -1,5 +1,7 @@
 """SAM-nano: SAM's own prompt encoder and mask decoder, small, behind a convolutional encoder.
 
+Ours in the decoder are its first weights and, before each doubling of its upscaling, blocks in
+which positions see their neighbours: from few photographs that is learned sooner than by attention.
 It ships with the package, so that a fresh install measures a segmenter that has learned, and it is
 trained in the suite (`samrobust.training.sam_nano`). It is no competitor of SAM.
 """
@@ -22,6 +24,7 @@ from samrobust.segmenters.checkpoints import file_sha256, fill_model, load_heade
 from samrobust.segmenters.device import resolve_device
 from samrobust.segmenters.nano_encoder import NanoEncoder
 from samrobust.segmenters.sam import Sam, SamOptions
+from samrobust.segmenters.spatial import with_spatial_blocks
 
 NAME = "sam-nano"
 WEIGHTS = Path(__file__).parent / "weights" / "sam-nano.safetensors"
@@ -73,6 +76,7 @@ def nano_model(side: int = SIDE) -> SamModel:
         iou_head_depth=3,
         iou_head_hidden_dim=CHANNELS,
     )
+    decoder.output_upscaling = with_spatial_blocks(decoder.output_upscaling)
     encoder = cast(
         ImageEncoderViT, NanoEncoder(side, CHANNELS).to(memory_format=torch.channels_last)
     )
