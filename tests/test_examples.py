@@ -29,7 +29,7 @@ def draws_of(recipe: Recipe, *datasets: MemoryDataset) -> ExampleDraws:
 def data_only(prompts: Sequence[PromptSource], **augmentation: float) -> Recipe:
     """Return a recipe of one phase with images, and of one kind of prompt."""
     recipe = tiny_recipe()
-    how = replace(recipe.augmentation, **augmentation)
+    how = replace(recipe.augmentation, **augmentation)  # type: ignore[arg-type]
     return replace(recipe, phases=recipe.phases[-1:], prompts=tuple(prompts), augmentation=how)
 
 
@@ -164,6 +164,16 @@ def test_too_small_objects_are_an_error_that_says_so() -> None:
         with pytest.raises(DatasetError) as caught:
             next(loaded)
         assert str(caught.value) == "no object of at least 48 pixels at side 64 in 100 images"
+
+
+def test_a_recipe_says_how_small_an_object_may_be() -> None:
+    image = np.zeros((90, 133, 3), np.uint8)
+    tiny = Instance("1", rectangle((90, 133), (60, 40, 66, 46)))  # 11 pixels at side 64
+    draws = draws_of(
+        data_only(BOXES, least_crop=1.0, least_pixels=5),
+        MemoryDataset([Sample("a", image, [tiny])]),
+    )
+    assert draws[0, 0].targets.any()
 
 
 class CountedDataset(MemoryDataset):

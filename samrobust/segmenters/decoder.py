@@ -274,7 +274,8 @@ def _in_grid(block: SpatialBlock, pixels: Tensor, grid_hw: torch.Size) -> Tensor
     doubled = math.isqrt(length // (height * across))  # 1 or 2
     nested = pixels.view(n, height, across, doubled, doubled, width).transpose(2, 3)
     grid = nested.reshape(n, doubled * height, doubled * across, width).movedim(-1, 1)
-    seen = block(grid).movedim(1, -1).reshape(n, height, doubled, across, doubled, width)
+    seen: Tensor = block(grid).movedim(1, -1)
+    seen = seen.reshape(n, height, doubled, across, doubled, width)
     return seen.transpose(2, 3).reshape(n, length, width)
 
 
