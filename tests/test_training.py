@@ -24,6 +24,7 @@ from samrobust.training.examples import Example, ExampleDraws
 from samrobust.training.loop import Progress, Training, learning_rate
 from samrobust.training.models import build_trainee
 from samrobust.training.recipe import DataSource, Phase, Recipe
+from samrobust.training.recipe_files import load_recipe
 from samrobust.training.state import TrainingFolder
 from samrobust.training.team import joined_team
 from samrobust.training.trainee import TraineeOptions
@@ -394,31 +395,38 @@ def test_a_killed_training_goes_on_to_the_same_weights(
     assert steps[-1] == ("loss", 16)
 
 
-def test_three_processes_train_what_one_does_with_two_images_a_step(
-    undisturbed: Done, tmp_path: Path
-) -> None:
+def test_three_processes_train_what_one_does_with_two_images_a_step(tmp_path: Path) -> None:
+    text = re.sub(r"steps = \d+", "steps = 2", TINY.read_text(encoding="utf-8"))
+    # rounding grows from step to step, and by a point that is drawn elsewhere at once
+    text = re.sub(r"corrections = [\d.]+", "corrections = 0.0", text)
+    recipe = tmp_path / "short.toml"
+    recipe.write_text(text, encoding="utf-8")
+    command = ("-m", "samrobust", "train", "sam-nano", "--recipe", str(recipe), "--device", "cpu")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     launch = ("-m", "torch.distributed.run", "--nproc-per-node", "3", "--master-port", str(port))
-    result = subprocess.run(
-        [sys.executable, *launch, "-m", "samrobust", *COMMAND, "--workers", "0"],
-        cwd=tmp_path,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=300,
-    )
-    assert result.stdout.count("held-out images") == 1
-    folder = folder_beside(tmp_path / "sam-nano.safetensors")
-    assert steps_of(folder.rows()) == [("look", 9), ("look", 16), ("loss", 16)]
-    _, weights = stored(folder)
-    wanted = undisturbed.weights
-    fresh = build_trainee(tiny_recipe(), TraineeOptions()).learned.state_dict()
+    found = []
+    for name, started in (("one", ()), ("three", launch)):
+        (tmp_path / name).mkdir()
+        result = subprocess.run(
+            [sys.executable, *started, *command, "--quiet", "--workers", "0"],
+            cwd=tmp_path / name,
+            env=environment(),
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=300,
+        )
+        assert result.stdout.count("held-out images") == 1
+        folder = folder_beside(tmp_path / name / "sam-nano.safetensors")
+        assert steps_of(folder.rows()) == [("look", 4), ("loss", 4)]
+        found.append(stored(folder)[1])
+    wanted, weights = found
+    fresh = build_trainee(load_recipe(str(recipe)), TraineeOptions()).learned.state_dict()
     off = torch.cat([(weights[name] - wanted[name]).flatten() for name in fresh])
     way = torch.cat([(fresh[name] - wanted[name]).flatten() for name in fresh])
-    assert off.norm() < 1e-3 * way.norm()  # rounding: 2e-5 was found
+    assert off.norm() < 1e-3 * way.norm()  # rounding: 9e-5 was found
 
 
 def test_the_command_prints_a_table_and_writes_weights_log_curve_and_ids(shell: Shell) -> None:
