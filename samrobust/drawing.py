@@ -7,8 +7,9 @@ import numpy as np
 from samrobust.errors import DatasetError
 from samrobust.geometry import mask_to_box, perimeter
 from samrobust.interfaces import Condition, EvalProtocol
+from samrobust.records import ObjectRow
 from samrobust.seeding import keyed_generator, prompt_hash
-from samrobust.types import Instance, ObjectRow, PromptBatch, Sample
+from samrobust.types import Instance, PromptBatch, Sample
 
 
 @dataclass(frozen=True)

@@ -18,16 +18,10 @@ from samrobust.loading import as_it_is, end_with_parent
 from samrobust.metrics import METRICS
 from samrobust.metrics.overlap import DILATION_RATIO
 from samrobust.predicting import Predictor
+from samrobust.records import Keep, Kept, ObjectRow, Score
 from samrobust.seeding import combined_hash
 from samrobust.segmenters.device import release_memory, says_out_of_memory
-from samrobust.types import (
-    Keep,
-    Kept,
-    ObjectRow,
-    Sample,
-    Score,
-    SegmenterInfo,
-)
+from samrobust.types import Sample, SegmenterInfo
 
 E = TypeVar("E")
 

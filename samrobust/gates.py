@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from samrobust.errors import RunError
+from samrobust.records import RunManifest
 from samrobust.store import Run
-from samrobust.types import RunManifest
 from samrobust.whole import write_whole
 
 FORMAT = 1

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from samrobust.drawing import Draws
 from samrobust.metrics.overlap import iou
+from samrobust.records import TARGET_TRIAL, Keep, Kept, MaskRow, PhotographRow
 from samrobust.rle import encode_mask
-from samrobust.types import TARGET_TRIAL, Keep, Kept, MaskRow, PhotographRow, Sample
+from samrobust.types import Sample
 
 FIRST_TRIALS = 3
 """Trials that are kept whatever they are, beside the one of lowest IoU."""

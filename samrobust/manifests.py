@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from samrobust.errors import RunError
+from samrobust.records import RunManifest
 from samrobust.soundness import check_manifest
-from samrobust.types import DatasetInfo, RunManifest, SegmenterInfo
+from samrobust.types import DatasetInfo, SegmenterInfo
 from samrobust.whole import write_whole
 
 FORMAT = 1

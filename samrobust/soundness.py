@@ -6,8 +6,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from samrobust.records import RunManifest
 from samrobust.settings import is_of_kind, shown
-from samrobust.types import RunManifest
 
 MOST_CELLS = 10**8
 """Of conditions x trials x objects of a run, unless enough of them have scores."""

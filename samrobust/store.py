@@ -26,18 +26,10 @@ from samrobust.manifests import (
     write_manifest,
 )
 from samrobust.parts import append_part, read_parts
+from samrobust.records import Keep, Kept, MaskRow, ObjectRow, PhotographRow, RunManifest, Score
 from samrobust.score_table import SCHEMA, held_in_memory, images_of, read_scores
 from samrobust.shards import WHOLE, Shard
 from samrobust.soundness import check_failures, check_objects, check_photographs, check_scores
-from samrobust.types import (
-    Keep,
-    Kept,
-    MaskRow,
-    ObjectRow,
-    PhotographRow,
-    RunManifest,
-    Score,
-)
 from samrobust.writers import claim, clear_unfinished, gate
 
 FLUSH_SECONDS = 5.0

@@ -17,9 +17,9 @@ from PIL import Image as PillowImage
 from safetensors.torch import save_file
 
 from samrobust.parts import append_part
+from samrobust.records import TARGET_TRIAL, MaskRow, PhotographRow
 from samrobust.rle import encode_mask
 from samrobust.store import MASKS, PHOTOGRAPHS
-from samrobust.types import TARGET_TRIAL, MaskRow, PhotographRow
 from tests.conftest import rectangle
 from tests.runs import MadeUp
 

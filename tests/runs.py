@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from samrobust.protocol import describe_protocol, load_protocol, with_trials
+from samrobust.records import ObjectRow, RunManifest, Score
 from samrobust.seeding import keyed_generator
 from samrobust.store import Run, RunWriter, read_run
-from samrobust.types import DatasetInfo, ObjectRow, RunManifest, Score, SegmenterInfo
+from samrobust.types import DatasetInfo, SegmenterInfo
 
 SAM = SegmenterInfo(
     "sam", frozenset({"box", "points"}), "vit_b", "longest-side", checkpoint_sha256="a" * 64

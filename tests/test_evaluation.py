@@ -21,6 +21,7 @@ from samrobust.interfaces import EvalProtocol, SegmenterOptions
 from samrobust.metrics.overlap import boundary_iou, iou
 from samrobust.metrics.stability import stability_factor
 from samrobust.protocol import load_protocol, with_trials
+from samrobust.records import Score
 from samrobust.segmenters.baselines import build_box_fill
 from samrobust.types import (
     Image,
@@ -30,7 +31,6 @@ from samrobust.types import (
     PromptBatch,
     PromptKind,
     Sample,
-    Score,
     Selection,
 )
 from tests.conftest import GrownBox, MemoryDataset

@@ -7,8 +7,9 @@ from samrobust.drawing import draw_sample
 from samrobust.evaluation import Evaluated, LoopOptions, evaluate
 from samrobust.interfaces import EvalProtocol
 from samrobust.protocol import load_protocol, with_conditions, with_trials
+from samrobust.records import Keep, Kept
 from samrobust.rle import decode_mask
-from samrobust.types import Instance, Keep, Kept, Sample
+from samrobust.types import Instance, Sample
 from tests.conftest import GrownBox, MemoryDataset, rectangle
 
 PROTOCOL = with_trials(

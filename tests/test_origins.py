@@ -12,8 +12,10 @@ from samrobust.datasets import GROUPS
 from samrobust.manifests import run_name
 from samrobust.origins import HQSEG_44K, origin, origins_of_training
 from samrobust.report.aggregate import summarise
+from samrobust.report.csv_text import to_csv
 from samrobust.report.latex import to_latex
-from samrobust.report.tables import terminal_tables, to_csv, to_markdown
+from samrobust.report.markdown import to_markdown
+from samrobust.report.tables import terminal_tables
 from samrobust.segmenters import SEGMENTERS
 from samrobust.segmenters.cards import N_PARAMETERS, card_lines, segmenter_card
 from samrobust.segmenters.hq_parts import HqParts, untrained_parts

@@ -10,8 +10,8 @@ import samrobust.report.rows
 from samrobust.errors import RunError
 from samrobust.report.aggregate import summarise
 from samrobust.report.arrays import score_arrays
+from samrobust.report.csv_text import differences_csv, to_csv
 from samrobust.report.groups import comparable_groups
-from samrobust.report.tables import differences_csv, to_csv
 from tests.runs import SAM, STABLE, MadeUp, described
 
 NOISY = described("noisy-box", conditions=("exact-box", "box-noise-0.2"))

@@ -14,8 +14,9 @@ import pytest
 import samrobust.store
 from samrobust.errors import RunError
 from samrobust.manifests import run_name
+from samrobust.records import RunManifest, Score
 from samrobust.store import RunWriter, read_run
-from samrobust.types import DatasetInfo, RunManifest, Score, SegmenterInfo
+from samrobust.types import DatasetInfo, SegmenterInfo
 
 MANIFEST = RunManifest(
     protocol={

@@ -15,16 +15,11 @@ from rich.table import Table as RichTable
 
 from samrobust.errors import RunError
 from samrobust.report.aggregate import Section, summarise
+from samrobust.report.csv_text import breakdown_csv, differences_csv, to_csv
 from samrobust.report.files import Format, write_tables
 from samrobust.report.latex import to_latex
-from samrobust.report.tables import (
-    Table,
-    breakdown_csv,
-    differences_csv,
-    terminal_tables,
-    to_csv,
-    to_markdown,
-)
+from samrobust.report.markdown import to_markdown
+from samrobust.report.tables import Table, terminal_tables
 from samrobust.types import SegmenterInfo
 from tests.runs import CONTROL, PAIR, SAM, STABLE, MadeUp, described, member
 

@@ -38,9 +38,10 @@ from samrobust.cli.sharing import end_together
 from samrobust.cli.terminal import download_bar
 from samrobust.interfaces import EncoderDtype, EvalProtocol, SegmenterOptions
 from samrobust.protocol import load_protocol, with_trials
+from samrobust.records import Keep
 from samrobust.registry import one_of
 from samrobust.shards import WHOLE, parse_shard
-from samrobust.types import Frame, Keep, Selection
+from samrobust.types import Frame, Selection
 
 DEFAULT_PROTOCOLS = ["noisy-box"]
 DEFAULT_SEGMENTERS = ["box-fill", "ellipse", "sam-nano"]

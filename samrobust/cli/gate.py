@@ -171,7 +171,7 @@ def _measure(reference: "Run", reduced: "Run") -> "Gate":
 def _print_gates(reference: "Run", gates: "Mapping[str, Gate | None]") -> None:
     """Print what was measured of each dtype; None where it could not run."""
     from samrobust.gates import LIMITS
-    from samrobust.report.tables import NONE, head, points
+    from samrobust.report.cells import NONE, head, points
 
     rows = []
     for dtype, gate in gates.items():

@@ -118,10 +118,11 @@ def _write(
 def _print_formats(
     runs: "Sequence[Run]", sections: "Sequence[Section]", formats: Sequence[str], *, quiet: bool
 ) -> None:
+    from samrobust.report.csv_text import to_csv
     from samrobust.report.export import to_json
     from samrobust.report.latex import to_latex
+    from samrobust.report.markdown import to_markdown
     from samrobust.report.page import write_page
-    from samrobust.report.tables import to_csv, to_markdown
 
     writers = {"csv": to_csv, "latex": to_latex, "markdown": to_markdown}
     for name in formats:

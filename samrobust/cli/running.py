@@ -20,8 +20,8 @@ from samrobust.cli.sharing import stopped_as_by_key
 from samrobust.cli.terminal import note_line, progress_bar
 from samrobust.interfaces import Dataset, EvalProtocol, Segmenter
 from samrobust.protocol import describe_protocol, protocol_hash
+from samrobust.records import RunManifest
 from samrobust.shards import WHOLE, Shard, share_of
-from samrobust.types import RunManifest
 
 if TYPE_CHECKING:
     from samrobust.evaluation import LoopOptions

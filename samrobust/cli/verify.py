@@ -150,7 +150,7 @@ def _run(
 def _table(found: "Sequence[Verified]") -> tuple[list[str], list[list[str]]]:
     """Return header and rows; what is the same in all rows is left out, but for the segmenter."""
     from samrobust.report.arrays import OF_METRIC
-    from samrobust.report.tables import NAMES
+    from samrobust.report.cells import NAMES
 
     columns = {
         "segmenter": [each.expected.label for each in found],

@@ -13,12 +13,13 @@ import pandas as pd
 
 from samrobust.gates import Precision
 from samrobust.origins import origin
+from samrobust.records import RunManifest
 from samrobust.report.arrays import OF_METRIC, ScoreArrays
 from samrobust.report.estimates import IN_CLASSES, Measured, mean_of, measure
 from samrobust.report.groups import Group, comparable_groups
 from samrobust.report.resampling import holm, sign_flip_test
 from samrobust.store import Run
-from samrobust.types import DatasetInfo, Floats, RunManifest, SegmenterInfo
+from samrobust.types import DatasetInfo, Floats, SegmenterInfo
 
 INTERVAL = (0.025, 0.975)
 """Quantiles of the bootstrap samples: a 95 % percentile interval."""

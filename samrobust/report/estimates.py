@@ -12,11 +12,12 @@ import pandas as pd
 from scipy import sparse
 
 from samrobust.gates import Precision, precision_of
+from samrobust.records import RunManifest
 from samrobust.report.arrays import ScoreArrays, object_statistics, point_ladders, score_arrays
 from samrobust.report.breakdown import classes_of
 from samrobust.report.groups import Group
 from samrobust.report.resampling import N_RESAMPLES, Tail, bootstrap_weights
-from samrobust.types import Floats, RunManifest
+from samrobust.types import Floats
 
 IN_CLASSES = ("miou", "mbiou")
 """Statistics that are broken down by classes of objects."""

@@ -6,8 +6,9 @@ from typing import Literal
 
 from samrobust.errors import RunError
 from samrobust.report.aggregate import Section
+from samrobust.report.csv_text import breakdown_csv, differences_csv, to_csv
 from samrobust.report.latex import to_latex
-from samrobust.report.tables import breakdown_csv, differences_csv, to_csv, to_markdown
+from samrobust.report.markdown import to_markdown
 
 Format = Literal["csv", "md", "tex"]
 

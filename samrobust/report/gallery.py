@@ -13,12 +13,13 @@ from PIL import Image as PillowImage
 
 from samrobust.datasets.files import UNDECODABLE
 from samrobust.errors import RunError
+from samrobust.records import TARGET_TRIAL
 from samrobust.report.aggregate import Section
 from samrobust.report.arrays import ScoreArrays
 from samrobust.report.outlines import Row, outline_of, prompt_marks, view_of
 from samrobust.rle import decode_mask
 from samrobust.store import read_masks, read_photographs
-from samrobust.types import TARGET_TRIAL, Floats
+from samrobust.types import Floats
 
 PER_CELL = 4
 """Failures of each segmenter and condition."""

@@ -3,20 +3,16 @@
 from collections.abc import Iterator, Sequence
 
 from samrobust.report.aggregate import MEASURED, Section
+from samrobust.report.cells import NONE, TRIAL_NAMES, head, interval_text, value_text
 from samrobust.report.tables import (
     IN_DOMAIN,
-    NONE,
-    TRIAL_NAMES,
     bold_note,
     footnotes,
-    head,
-    interval_text,
     mark_of,
     rows_of,
     shown,
     shown_over_trials,
     trial_footnotes,
-    value_text,
 )
 
 _LATEX = {

@@ -12,13 +12,13 @@ import matplotlib as mpl
 from markupsafe import Markup
 
 from samrobust import __version__
+from samrobust.records import RunManifest
 from samrobust.report.aggregate import Section
 from samrobust.report.files import write_text
 from samrobust.report.gallery import LARGEST_OUTLINES, Gallery, Photographs, gallery_of
 from samrobust.report.looks import COLUMN_INCHES, DPI, STYLE, Look, looks_of
 from samrobust.report.plots import figures_of, stem_of
 from samrobust.report.tables import Table, page_tables
-from samrobust.types import RunManifest
 
 TEMPLATES = Path(__file__).parent / "templates"
 CAPTIONS = {

@@ -8,8 +8,9 @@ import pandas as pd
 from samrobust.errors import RunError
 from samrobust.gates import LIMITS, Gate, identity_of
 from samrobust.report.aggregate import SIGNIFICANT, Section, summarise
+from samrobust.report.cells import factor, head, p_text
 from samrobust.report.resampling import holm
-from samrobust.report.tables import Table, factor, head, p_text, records
+from samrobust.report.tables import Table, records
 from samrobust.store import Run
 
 STATISTICS = ("miou", "mbiou", "msf")

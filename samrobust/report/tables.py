@@ -1,39 +1,32 @@
-"""Summaries as text: CSV for programs, Markdown and LaTeX for papers, cells for a terminal."""
+"""Summaries as tables of text, for a terminal, a page and Markdown."""
 
 import math
-import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import pandas as pd
 
 from samrobust.gates import Precision
 from samrobust.report.aggregate import MEASURED, Section
 from samrobust.report.breakdown import KINDS
+from samrobust.report.cells import (
+    NONE,
+    TRIAL_NAMES,
+    Row,
+    factor,
+    half_width,
+    head,
+    interval_text,
+    p_text,
+    points,
+    value_text,
+)
 
-Row = dict[str, Any]
-
-NAMES = {"miou": "mIoU", "mbiou": "mBIoU", "msf": "mSF", "iou_std": "IoU std"}
-"""Statistics of the main table, in percent -> their heads; metrics of plug-ins follow."""
-TRIAL_NAMES = {
-    "iou_low": "low 10 %",
-    "iou_failed": "IoU < 0.5",
-    "iou_var_between": "var objects",
-    "iou_var": "var trials",
-    "iou_fell": "fell",
-}
-"""Statistics of the table over trials -> their heads; in percent, variances in percent squared."""
-VARIANCES = ("iou_var_between", "iou_var")
 CLASS_STATISTIC = "miou"
 FEW_IMAGES = 30
 """Below this number of images a footnote says that intervals are rough (facts/peers.md 5.6)."""
-NONE = "\N{EN DASH}"
-"""Stands where there is no value: the spread of one trial, what a paper does not print."""
 IN_DOMAIN = "‡"
 """Marks a segmenter that was trained on images of the data set's own collection."""
-
-_MARKDOWN = re.compile(r"[\\|`*~<]|(?<!\w)_|_(?!\w)")
 
 
 @dataclass(frozen=True)
@@ -68,7 +61,7 @@ def terminal_tables(sections: Sequence[Section], *, details: bool = False) -> li
         sections: the summaries.
         details: also what is known over trials, by classes of objects and of pairs of segmenters.
     """
-    spread, where = _half_width, "± half of"
+    spread, where = half_width, "± half of"
     tables = []
     for section in sections:
         tables.append(_table(section, spread, where=where))
@@ -83,44 +76,6 @@ def page_tables(section: Section) -> list[Table]:
         _table(section, interval_text, where=where),
         *_details(section, interval_text, where=where),
     ]
-
-
-def to_csv(sections: Sequence[Section]) -> str:
-    """Return all rows of all sections, one number a cell, fractions with 6 significant digits.
-
-    Columns: protocol, version, dataset, marks, then those of `Section.rows`; an empty cell where
-    there is no value.
-    """
-    return _joined_csv(sections, [section.rows for section in sections])
-
-
-def differences_csv(sections: Sequence[Section]) -> str:
-    """Return all paired differences; columns as `to_csv`, then `Section.differences`."""
-    return _joined_csv(sections, [section.differences for section in sections])
-
-
-def breakdown_csv(sections: Sequence[Section]) -> str:
-    """Return the scores of all classes of objects; columns as `to_csv`, `Section.breakdown`."""
-    return _joined_csv(sections, [section.breakdown for section in sections])
-
-
-def _joined_csv(sections: Sequence[Section], frames: Sequence[pd.DataFrame]) -> str:
-    tables = []
-    for section, frame in zip(sections, frames, strict=True):
-        table = frame.copy()
-        table.insert(0, "protocol", section.protocol)
-        table.insert(1, "version", section.version)
-        table.insert(2, "dataset", section.dataset)
-        table.insert(3, "marks", "; ".join(section.marks))
-        tables.append(table)
-    joined = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
-    return joined.to_csv(index=False, float_format="%.6g", lineterminator="\n")
-
-
-def to_markdown(sections: Sequence[Section]) -> str:
-    """Return a heading, a table and footnotes for each table of each section; with intervals."""
-    tables = [table for section in sections for table in page_tables(section)]
-    return "\n".join(map(_markdown_table, tables))
 
 
 def _table(
@@ -212,23 +167,6 @@ def difference_table(section: Section, statistic: str) -> Table:
     return Table(f"{section.title}; differences", header, tuple(rows), (about,), segmenters=of)
 
 
-def head(statistic: str) -> str:
-    """Return what stands above a statistic."""
-    return {**NAMES, **TRIAL_NAMES}.get(statistic, statistic)
-
-
-def factor(statistic: str) -> float:
-    """Return what a statistic is multiplied with to be shown: 100 for percent."""
-    if statistic in VARIANCES:
-        return 100.0**2
-    return 100.0 if statistic in {**NAMES, **TRIAL_NAMES} else 1.0
-
-
-def p_text(p: float) -> str:
-    """Return a p value with as many digits as there is reason for."""
-    return "< 0.001" if p < 0.001 else f"{p:.3f}"
-
-
 def rows_of(section: Section) -> list[Row]:
     """Return the rows of a section as dictionaries."""
     return records(section.rows)
@@ -251,33 +189,6 @@ def shown_over_trials(section: Section) -> list[str]:
     if not filled["iou_var"]:
         return []
     return [name for name in TRIAL_NAMES if filled[name]]
-
-
-def value_text(row: Row, statistic: str) -> str:
-    """Return a statistic of a row as it is shown, a dash where there is none."""
-    value = row[statistic]
-    return NONE if math.isnan(value) else _number(value, statistic)
-
-
-def interval_text(row: Row, statistic: str) -> str:
-    """Return the interval of a statistic in brackets, nothing where there is none."""
-    low, high = row[f"{statistic}_low"], row[f"{statistic}_high"]
-    if math.isnan(low):
-        return ""
-    return f"[{_number(low, statistic)}, {_number(high, statistic)}]"
-
-
-def _half_width(row: Row, statistic: str) -> str:
-    half = (row[f"{statistic}_high"] - row[f"{statistic}_low"]) / 2
-    if math.isnan(half):
-        return ""
-    return f"±{half:.2g}" if factor(statistic) == 1 else f"±{_number(half, statistic)}"
-
-
-def _number(value: float, statistic: str) -> str:
-    if factor(statistic) == 1:
-        return f"{value:.4g}"
-    return f"{factor(statistic) * value:.{0 if statistic in VARIANCES else 1}f}"
 
 
 def daggers_of(section: Section) -> dict[str, str]:
@@ -324,11 +235,6 @@ def _precision_note(found: Precision) -> str:
     )
 
 
-def points(difference: float) -> str:
-    """Return a difference of fractions in points, with a sign."""
-    return f"{100 * difference:+.2f}"
-
-
 def trial_footnotes(section: Section, where: str) -> tuple[str, ...]:
     """Return what the numbers of the table over trials are."""
     fell = "; fell: trials that lose more than 5 points by one more point"
@@ -351,25 +257,3 @@ def bold_note(bold: Iterable[object]) -> tuple[str, ...]:
             "p < 0.05 after Holm's correction)."
         ),
     )
-
-
-def _markdown_table(table: Table) -> str:
-    numbers = len(table.header) - table.n_names
-    rule = "|".join(["---"] * table.n_names + ["---:"] * numbers)
-    lines = [f"### {_markdown(table.title)}", "", _markdown_row(table.header), f"|{rule}|"]
-    for place, row in enumerate(table.rows):
-        cells = [
-            f"**{cell}**" if (place, column) in table.bold else _markdown(cell)
-            for column, cell in enumerate(row)
-        ]
-        lines.append(_markdown_row(cells))
-    lines += [line for note in table.footnotes for line in ("", _markdown(note))]
-    return "\n".join(lines) + "\n"
-
-
-def _markdown_row(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
-
-
-def _markdown(text: str) -> str:
-    return _MARKDOWN.sub(r"\\\g<0>", " ".join(text.split()))
