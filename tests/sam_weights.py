@@ -97,8 +97,10 @@ def randomise(model: SamModel) -> SamModel:
             if "pos_embed" in name or "rel_pos" in name:
                 weight.normal_(std=0.5)
             elif name.startswith("mask_decoder") and "norm" not in name:
-                if weight.ndim == 1 or ".mix." in name:
+                if weight.ndim == 1:
                     weight.normal_(std=0.3)
+                elif ".mix." in name:  # of blocks that begin as the identity
+                    weight.normal_(std=0.03)
                 else:
                     weight.mul_(2.5 if weight.ndim == 2 else 4.0)
         _balance(model)
