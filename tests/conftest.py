@@ -109,6 +109,23 @@ class GrownBox:
         return Prediction(torch.from_numpy(masks), quality)
 
 
+class Doubtful(GrownBox):
+    """Gives a quality that is no number to a single prompt of the second image."""
+
+    def __init__(self, value: float) -> None:
+        super().__init__()
+        self._value = value
+
+    def predict(
+        self, embedding: tuple[int, int], prompts: PromptBatch, *, multimask: bool = False
+    ) -> Prediction:
+        found = super().predict(embedding, prompts, multimask=multimask)
+        quality = found.quality.clone()
+        if self.n_encoded == 2 and prompts.boxes is not None:
+            quality[-1, 0] = self._value
+        return Prediction(found.masks, quality)
+
+
 @pytest.fixture
 def small_dataset() -> MemoryDataset:
     """Return three images of different odd sizes, one with an object of one pixel."""

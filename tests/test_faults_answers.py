@@ -25,7 +25,7 @@ from samrobust.protocol import load_protocol, with_trials
 from samrobust.segmenters.nano import WEIGHTS
 from samrobust.store import read_run
 from samrobust.types import Image, Prediction, PromptBatch
-from tests.conftest import GrownBox, MemoryDataset, Shell
+from tests.conftest import Doubtful, GrownBox, MemoryDataset, Shell
 from tests.faults import assert_same_tables, limit_memory, run, tables
 
 IN_2096 = 4e9
@@ -81,23 +81,6 @@ def test_a_photograph_that_breaks_in_the_middle_is_named_and_kept_apart(
     photograph.write_bytes(content)
     assert evaluate_all(settings, GrownBox()) == {"p0", "p1", "p2", "p3"}
     assert read_run(folder).failures == {}
-
-
-class Doubtful(GrownBox):
-    """Gives a quality that is no number to a single prompt of the second image."""
-
-    def __init__(self, value: float) -> None:
-        super().__init__()
-        self._value = value
-
-    def predict(
-        self, embedding: tuple[int, int], prompts: PromptBatch, *, multimask: bool = False
-    ) -> Prediction:
-        found = super().predict(embedding, prompts, multimask=multimask)
-        quality = found.quality.clone()
-        if self.n_encoded == 2 and prompts.boxes is not None:
-            quality[-1, 0] = self._value
-        return Prediction(found.masks, quality)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])

@@ -2,7 +2,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from samrobust.errors import SegmenterError
@@ -11,8 +10,7 @@ from samrobust.interfaces import SegmenterOptions
 from samrobust.protocol import load_protocol, with_trials
 from samrobust.segmenters.baselines import build_box_fill
 from samrobust.showing import answers, box_sample
-from samrobust.types import Prediction, PromptBatch
-from tests.conftest import GrownBox, Shell
+from tests.conftest import Doubtful, Shell
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (71, 113, 3), dtype=np.uint8)
 BOX = np.array([20.0, 10.0, 69.0, 49.0])
@@ -44,18 +42,10 @@ def test_a_box_that_leaves_the_image_is_cut_off() -> None:
     assert instance.mask.sum() == 13 * 10
 
 
-class Doubtful(GrownBox):
-    """Gives qualities that are no numbers."""
-
-    def predict(
-        self, embedding: tuple[int, int], prompts: PromptBatch, *, multimask: bool = False
-    ) -> Prediction:
-        found = super().predict(embedding, prompts, multimask=multimask)
-        return Prediction(found.masks, torch.full_like(found.quality, np.nan))
-
-
 def test_an_answer_that_is_not_finite_is_refused() -> None:
-    shown = answers([Doubtful()], box_sample(IMAGE, BOX), load_protocol("gt-box"))
+    doubtful = Doubtful(np.nan)
+    shown = answers([doubtful, doubtful], box_sample(IMAGE, BOX), load_protocol("gt-box"))
+    assert next(shown).masks.any()
     with pytest.raises(SegmenterError, match="grown-box: an answer is not finite"):
         list(shown)
 
