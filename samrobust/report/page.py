@@ -14,8 +14,9 @@ from markupsafe import Markup
 from samrobust import __version__
 from samrobust.records import RunManifest
 from samrobust.report.aggregate import Section
+from samrobust.report.exhibits import Gallery, Photographs
 from samrobust.report.files import write_text
-from samrobust.report.gallery import LARGEST_OUTLINES, Gallery, Photographs, gallery_of
+from samrobust.report.gallery import LARGEST_OUTLINES, gallery_of
 from samrobust.report.looks import COLUMN_INCHES, DPI, STYLE, Look, looks_of
 from samrobust.report.plots import figures_of, stem_of
 from samrobust.report.tables import Table, page_tables
