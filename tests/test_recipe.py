@@ -8,15 +8,7 @@ import pytest
 
 from samrobust.errors import RecipeError, UnknownNameError
 from samrobust.training.models import TRAINEES, default_recipe
-from samrobust.training.recipe import (
-    LossWeights,
-    Phase,
-    Recipe,
-    counted,
-    lengthened,
-    recipe_for,
-    with_data,
-)
+from samrobust.training.recipe import LossWeights, Phase, Recipe
 from samrobust.training.recipe_files import (
     describe_recipe,
     load_recipe,
@@ -24,6 +16,7 @@ from samrobust.training.recipe_files import (
     recipe_hash,
     recipe_summary,
 )
+from samrobust.training.recipe_fits import counted, lengthened, recipe_for, with_data
 from tests.trainings import TINY, tiny_recipe
 
 GOOD = TINY.read_text(encoding="utf-8")
@@ -47,6 +40,7 @@ CHANGES = [
     "photographs",
     "plain",
     "robust-prompts",
+    "sam-nano-exact",
     "sam-nano-further",
     "whole-masks",
 ]

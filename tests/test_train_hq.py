@@ -22,8 +22,9 @@ from samrobust.training.data import open_data
 from samrobust.training.examples import ExampleDraws
 from samrobust.training.loop import Training
 from samrobust.training.models import build_trainee
-from samrobust.training.recipe import Recipe, counted, recipe_for, with_data
+from samrobust.training.recipe import Recipe
 from samrobust.training.recipe_files import load_recipe
+from samrobust.training.recipe_fits import counted, recipe_for, with_data
 from samrobust.training.state import TrainingFolder
 from samrobust.training.trainee import TraineeOptions
 from tests.conftest import Shell

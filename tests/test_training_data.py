@@ -9,8 +9,9 @@ from samrobust.errors import RecipeError
 from samrobust.interfaces import Dataset
 from samrobust.training.data import open_data
 from samrobust.training.examples import ExampleDraws, Pool
-from samrobust.training.recipe import DataSource, with_data
+from samrobust.training.recipe import DataSource
 from samrobust.training.recipe_files import load_recipe
+from samrobust.training.recipe_fits import with_data
 from samrobust.types import Sample
 from tests.trainings import tiny_recipe
 

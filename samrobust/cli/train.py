@@ -86,8 +86,8 @@ def train_command(
     from samrobust.training.data import open_data
     from samrobust.training.loop import Training
     from samrobust.training.models import build_trainee, default_recipe
-    from samrobust.training.recipe import counted, lengthened, recipe_for, with_data
     from samrobust.training.recipe_files import load_recipe
+    from samrobust.training.recipe_fits import counted, lengthened, recipe_for, with_data
     from samrobust.training.state import TrainingFolder
     from samrobust.training.team import joined_team
     from samrobust.training.trainee import TraineeOptions
