@@ -17,7 +17,8 @@ from segment_anything.modeling.sam import Sam as SamModel
 from samrobust.interfaces import SegmenterOptions
 from samrobust.segmenters.allocator import keep_large_blocks
 from samrobust.segmenters.nano import build_sam_nano
-from samrobust.segmenters.plugins import n_parameters
+from samrobust.segmenters.plugin_settings import PluginSettings
+from samrobust.segmenters.plugins import Plugins, n_parameters
 from samrobust.segmenters.sam import Sam, SamEmbedding
 from samrobust.segmenters.stable_sam import StableSam
 from samrobust.types import Prompt, PromptBatch
@@ -30,14 +31,16 @@ def main() -> None:
     """Print the median seconds of both and their ratio, as Markdown."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", choices=["vit_b", "sam-nano"], default="vit_b")
+    parser.add_argument("--layers", type=int, nargs="+", default=[2], help="that have plugins")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--repeats", type=int, default=7)
     arguments = parser.parse_args()
     keep_large_blocks()
     plain = _sam(arguments.model, arguments.device)
-    stable = StableSam(_sam(arguments.model, arguments.device))
     grid_hw = plain.model.prompt_encoder.image_embedding_size
     channels, side = plain.model.prompt_encoder.embed_dim, plain.model.image_encoder.img_size
+    plugins = Plugins(channels, PluginSettings(tuple(arguments.layers)))
+    stable = StableSam(_sam(arguments.model, arguments.device), plugins)
     features = torch.randn(1, channels, *grid_hw, device=arguments.device)
     embedding = SamEmbedding(features, (side, side), (side, side))
     print(f"plugins: {n_parameters(stable.plugins):,} parameters")

@@ -51,7 +51,7 @@ def reading_command(
     """Draw where the decoder reads for a good and a bad box, in SAM and in Stable-SAM.
 
     A dot is as large as the share that is read there: the attention of the output token at the
-    decoder layer that has the plugins. Blue: target; orange: mask; white: box.
+    first decoder layer that has a plugin. Blue: target; orange: mask; white: box.
     """
     check_number("--count", count, least=1)
     chosen = _one(chosen_datasets(dataset, data_root, split, ids))
@@ -83,7 +83,10 @@ def routing_command(
     device: Device = "auto",
     to: Annotated[Path, typer.Option("--out", help="Picture to write.")] = Path("routing.png"),
 ) -> None:
-    """Draw the router's weight for the deformed features against how good the box is."""
+    """Draw the router's weight for the deformed features against how good the box is.
+
+    The router is that of the first decoder layer that has a plugin.
+    """
     check_number("--limit", limit, least=1)
     check_number("--trials", trials, least=1)
     chosen = _one(chosen_datasets(dataset, data_root, split, ids))

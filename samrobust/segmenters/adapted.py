@@ -12,6 +12,7 @@ from samrobust.segmenters.checkpoints import load_header
 from samrobust.segmenters.nano import NAME as NANO
 from samrobust.segmenters.nano import build_sam_nano
 from samrobust.segmenters.sam import Sam, build_sam
+from samrobust.types import SegmenterInfo
 
 BASES = {NANO: build_sam_nano, "sam": build_sam}
 """What can be adapted, by its name among the segmenters."""
@@ -61,6 +62,26 @@ def check_base(path: Path, header: Mapping[str, str], base: Sam) -> None:
             f"{path.name}: is for {f'{name} {variant}'.strip()} with SHA-256 {sha256[:4]}…, "
             f"not for {info.label} with SHA-256 {info.checkpoint_sha256[:4]}…"
         )
+
+
+def adapted_info(
+    base: Sam, name: str, checkpoint_sha256: str, settings: Mapping[str, str | float]
+) -> SegmenterInfo:
+    """Return what a SAM with a part put into it says of itself.
+
+    Args:
+        base: the SAM; its settings, name and SHA-256 stand among the result's.
+        name: as registered.
+        checkpoint_sha256: of the part's file, "" where there is none.
+        settings: of the part.
+    """
+    of_base = {"base": base.info.label, "base_sha256": base.info.checkpoint_sha256}
+    return replace(
+        base.info,
+        name=name,
+        checkpoint_sha256=checkpoint_sha256,
+        settings={**base.info.settings, **of_base, **settings},
+    )
 
 
 def all_origins(base: Sam, header: Mapping[str, str]) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from samrobust.interfaces import HqOutput, SegmenterOptions
 from samrobust.origins import HQSEG_44K
 from samrobust.registry import known, one_of
 from samrobust.segmenters.adapted import (
+    adapted_info,
     all_origins,
     check_base,
     describe_base,
@@ -94,17 +95,7 @@ class HqSam:
         self._output = output
         stock = base.info.settings["decoder"] == "stock"
         self._decode = (StockHqDecoder if stock else HqDecoder)(base.model, self.parts)
-        self.info = replace(
-            base.info,
-            name=NAME,
-            checkpoint_sha256=checkpoint_sha256,
-            settings={
-                **base.info.settings,
-                "base": base.info.label,
-                "base_sha256": base.info.checkpoint_sha256,
-                "output": output,
-            },
-        )
+        self.info = adapted_info(base, NAME, checkpoint_sha256, {"output": output})
 
     @property
     def header(self) -> dict[str, str]:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from samrobust.errors import CheckpointError, SegmenterError
 from samrobust.interfaces import SegmenterOptions
 from samrobust.segmenters.adapted import (
+    adapted_info,
     all_origins,
     check_base,
     describe_base,
@@ -94,14 +95,11 @@ class StableSam:
         self.base = base
         self.plugins = plugins.to(base.model.mask_decoder.iou_token.weight)  # device and dtype
         self._attentions = _attach(base.model, plugins)
-        self.info = replace(
-            base.info,
-            name=name,
-            checkpoint_sha256=checkpoint_sha256,
-            settings={
-                **base.info.settings,
-                "base": base.info.label,
-                "base_sha256": base.info.checkpoint_sha256,
+        self.info = adapted_info(
+            base,
+            name,
+            checkpoint_sha256,
+            {
                 "layers": " ".join(map(str, settings.layers)),
                 "routing": "drp" if settings.routing else "none",
                 "offset_range": settings.offset_range,
