@@ -35,12 +35,13 @@ def _load(tmp_path: Path, text: str) -> Recipe:
 
 RECIPES = ["hq-sam", "robust", "sam-nano"]
 CHANGES = [
+    "careful",
     "dsp",
     "imagenet",
+    "nano-plugins",
     "photographs",
     "plain",
     "robust-prompts",
-    "sam-nano-exact",
     "sam-nano-further",
     "whole-masks",
 ]
