@@ -274,8 +274,11 @@ def test_the_package_carries_plugins_for_its_own_sam_nano() -> None:
     assert isinstance(stable, StableSam)
     assert stable.info.label == "stable-sam"
     assert stable.info.settings["base"] == "sam-nano"
-    assert n_parameters(stable.plugins.requires_grad_(True)) == 22_613
-    assert sum(file.stat().st_size for file in WEIGHTS.parent.iterdir()) < 12e6
+    assert stable.info.settings["layers"] == "1 2 3"
+    assert n_parameters(stable.plugins.requires_grad_(True)) == 3 * 22_613
+    sizes = {file.name: file.stat().st_size for file in WEIGHTS.parent.iterdir()}
+    assert sizes.pop(WEIGHTS.name) < 12e6
+    assert max(sizes.values()) < 1e6
 
 
 def test_on_photographs_it_regains_some_of_what_bad_boxes_cost(photographs: Path) -> None:
@@ -288,4 +291,4 @@ def test_on_photographs_it_regains_some_of_what_bad_boxes_cost(photographs: Path
     )
     plain, stable = (judge(load(name, None), dataset, held_out[:8]) for name in MODELS_OF_PACKAGE)
     assert stable["box-noise-0.4"] > plain["box-noise-0.4"] + 0.01
-    assert stable["box"] > plain["box"] - 0.05
+    assert stable["box"] > plain["box"] - 0.01
