@@ -117,7 +117,7 @@ def test_cards_of_files_of_the_package_are_read_from_them() -> None:
     card = segmenter_card("stable-sam")
     assert card is not None
     (line,) = list(card_lines(card))[1:]
-    assert line.startswith("22,613 parameters; stable-sam.safetensors, ")
+    assert line.startswith("67,839 parameters; stable-sam.safetensors, ")
     assert "scenes" in line
 
 
