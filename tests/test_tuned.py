@@ -276,9 +276,7 @@ def test_the_package_carries_plugins_for_its_own_sam_nano() -> None:
     assert stable.info.settings["base"] == "sam-nano"
     assert stable.info.settings["layers"] == "1 2 3"
     assert n_parameters(stable.plugins.requires_grad_(True)) == 3 * 22_613
-    sizes = {file.name: file.stat().st_size for file in WEIGHTS.parent.iterdir()}
-    assert sizes.pop(WEIGHTS.name) < 12e6
-    assert max(sizes.values()) < 1e6
+    assert sum(file.stat().st_size for file in WEIGHTS.parent.iterdir()) < 12e6
 
 
 def test_on_photographs_it_regains_some_of_what_bad_boxes_cost(photographs: Path) -> None:
