@@ -15,7 +15,7 @@ from segment_anything.modeling.transformer import (
 from torch import Tensor, nn
 from torch.nn import functional
 
-from samrobust.segmenters.plugins import PluggedAttention
+from samrobust.segmenters.plugins import Mixture, PluggedAttention
 from samrobust.segmenters.spatial import SpatialBlock
 
 DecoderKind = Literal["fast", "stock"]
@@ -192,8 +192,11 @@ def _tokens_to_image(
         values: likewise.
     """
     if isinstance(attention, PluggedAttention):
-        keys, values = attention.calibrate(queries, keys, values)
+        mixture = attention.calibrate(queries, keys, values)
         attention = attention.attention
+        if mixture.shares_parts:
+            return _tokens_to_parts(attention, queries, mixture)
+        keys, values = mixture.mixed()
     if len(keys) < len(queries):
         shared: Tensor = attention(queries.flatten(0, 1)[None], keys, values)
         return shared.view_as(queries)
@@ -206,6 +209,33 @@ def _tokens_to_image(
     context = (weights @ values).view(q.shape)  # N x h x T x C
     context = context @ _by_head(attention, attention.v_proj.weight).mT  # N x h x T x d
     out: Tensor = attention.out_proj(context.transpose(1, 2).flatten(2) + attention.v_proj.bias)
+    return out
+
+
+def _tokens_to_parts(attention: Attention, queries: Tensor, mixture: Mixture) -> Tensor:
+    """Return (N, T, C), what tokens of N prompts take from features that these mix, each its way.
+
+    With keys K + s dK and values V + s dV, all L x d and projected once for all prompts, a query
+    scores Q (K + s dK)' = (Q, s Q) (K, dK)', and its weights W take W V + s (W dV).
+
+    Args:
+        attention: its weights.
+        queries: (N, T, C).
+        mixture: of parts (1, L, C).
+    """
+    share = mixture.share[:, None, None, None]  # N x 1 x 1 x 1
+    q = _heads(attention, attention.q_proj(queries))  # N x h x T x d
+    size = q.shape[-1]
+    q = torch.cat([q, share * q], dim=-1).transpose(0, 1).flatten(1, 2)  # h x NT x 2d
+    k_change = functional.linear(mixture.key_change, attention.k_proj.weight)
+    v_change = functional.linear(mixture.value_change, attention.v_proj.weight)
+    parts = (attention.k_proj(mixture.keys), k_change), (attention.v_proj(mixture.values), v_change)
+    k, v = (torch.cat([_heads(attention, x) for x in both], dim=-1) for both in parts)
+    taken = functional.scaled_dot_product_attention(q[None], k, v, scale=1 / math.sqrt(size))
+    regular, change = (
+        x.unflatten(1, queries.shape[:2]).transpose(0, 1) for x in taken[0].split(size, dim=-1)
+    )
+    out: Tensor = attention.out_proj((regular + share * change).transpose(1, 2).flatten(2))
     return out
 
 

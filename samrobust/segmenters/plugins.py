@@ -110,10 +110,42 @@ class DynamicRouting(nn.Module):
         return weights.softmax(dim=-1)
 
 
+@dataclass(frozen=True)
+class Mixture:
+    """Regular and deformed features and how N prompts mix them: regular + share * change.
+
+    Attributes:
+        keys: (N, L, C), the regular ones; or (1, L, C) where the prompts share them.
+        values: likewise.
+        key_change: of the same shape as the keys, deformed less regular.
+        value_change: likewise.
+        share: (N,), of the deformed features; (1,) without DRP.
+    """
+
+    keys: Tensor
+    values: Tensor
+    key_change: Tensor
+    value_change: Tensor
+    share: Tensor
+
+    @property
+    def shares_parts(self) -> bool:
+        """Return whether several prompts mix the same features, each in its own way."""
+        return len(self.keys) < len(self.share)
+
+    def mixed(self) -> tuple[Tensor, Tensor]:
+        """Return keys and values (N, L, C); (1, L, C) where the prompts share all of it."""
+        share = self.share[:, None, None]
+        return (
+            torch.addcmul(self.keys, share, self.key_change),
+            torch.addcmul(self.values, share, self.value_change),
+        )
+
+
 class Plugin(nn.Module):
     """DSP and DRP of one decoder layer: what its tokens read instead of the image tokens.
 
-    Untrained, it returns the keys and values that it is given.
+    Untrained, the mixture is the keys and values that it is given, bit by bit.
 
     Ours: keys and values read the same mixture; the positional encoding, where it moves, is
     sampled and mixed as the features are, without their amplitude and their 1x1 convolution.
@@ -129,8 +161,8 @@ class Plugin(nn.Module):
         self.drp = DynamicRouting(channels) if settings.routing else None
         self.position: Position = settings.position
 
-    def forward(self, keys: Tensor, values: Tensor, token: Tensor) -> tuple[Tensor, Tensor]:
-        """Return keys and values to read, (N, h, w, C), of the regular ones.
+    def forward(self, keys: Tensor, values: Tensor, token: Tensor) -> Mixture:
+        """Return what to read, as regular ones and their change.
 
         Args:
             keys: (N, h, w, C), image tokens and their position; or (1, h, w, C) where the prompts
@@ -139,13 +171,13 @@ class Plugin(nn.Module):
             token: (N, C), the output token of each prompt.
         """
         samples: Samples = self.dsp(values)
-        share = self.share(token)[:, None, None, None]  # N x 1 x 1 x 1, or 1
-        mixed = torch.lerp(values, samples.features, share)
-        if self.position == "stays":
-            return keys + (mixed - values), mixed  # untrained: the keys, bit by bit
-        position = keys - values
-        moved = sample_bilinear(position, samples.locations)
-        return mixed + torch.lerp(position, moved, share), mixed
+        value_change = samples.features - values
+        key_change = value_change
+        if self.position == "moves":
+            position = keys - values
+            key_change = key_change + (sample_bilinear(position, samples.locations) - position)
+        grids = keys, values, key_change, value_change
+        return Mixture(*(grid.flatten(1, 2) for grid in grids), self.share(token))
 
     def share(self, token: Tensor) -> Tensor:
         """Return (N,), the routing weight of the deformed features for (N, C); (1,) without DRP."""
@@ -175,17 +207,14 @@ class PluggedAttention(nn.Module):
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Return (N, T, C), what tokens q (N, T, C) take from keys and values (N, L, C)."""
-        taken: Tensor = self.attention(q, *self.calibrate(q, k, v))
+        taken: Tensor = self.attention(q, *self.calibrate(q, k, v).mixed())
         return taken
 
-    def calibrate(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the keys and values (N, L, C) that are read in place of k and v.
-
-        Where prompts share k and v, these are (1, L, C); so are the results without DRP.
-        """
-        grids = (x.view(len(x), *self.grid_hw, -1) for x in (k, v))
-        keys, values = self.plugin(*grids, q[:, ROUTED_TOKEN])
-        return keys.flatten(1, 2), values.flatten(1, 2)
+    def calibrate(self, q: Tensor, k: Tensor, v: Tensor) -> Mixture:
+        """Return what is read in place of k and v, (N, L, C) or, where shared, (1, L, C)."""
+        keys, values = (x.view(len(x), *self.grid_hw, -1) for x in (k, v))
+        mixture: Mixture = self.plugin(keys, values, q[:, ROUTED_TOKEN])
+        return mixture
 
 
 class Plugins(nn.ModuleDict):

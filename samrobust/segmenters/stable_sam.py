@@ -27,7 +27,13 @@ from samrobust.segmenters.checkpoints import file_sha256, fill_model, load_tenso
 from samrobust.segmenters.decoder import SINGLE
 from samrobust.segmenters.frames import input_scale
 from samrobust.segmenters.plugin_settings import PluginSettings
-from samrobust.segmenters.plugins import PluggedAttention, Plugin, Plugins, regular_locations
+from samrobust.segmenters.plugins import (
+    Mixture,
+    PluggedAttention,
+    Plugin,
+    Plugins,
+    regular_locations,
+)
 from samrobust.segmenters.sam import Sam, SamEmbedding, Sizes
 from samrobust.settings import make_settings
 from samrobust.types import Image, Prediction, PromptBatch
@@ -248,15 +254,16 @@ def _reading(
     keys, values, token = seen
     n, plugin = len(token), attention.plugin
     samples = plugin.dsp(values)
-    share = plugin.share(token).expand(n)
-    keys_read, _ = plugin(keys, values, token)
+    mixture: Mixture = plugin(keys, values, token)
+    share = mixture.share.expand(n)
+    keys_read, _ = mixture.mixed()
     to_pixels = partial(_to_pixels, embedding=embedding, stride=side / keys.shape[1])
     return Reading(
         regular=to_pixels(regular_locations(keys)),
         locations=to_pixels(samples.locations).expand(n, -1, -1, -1),
         amplitude=samples.amplitude[..., 0].expand(n, -1, -1),
         routing=torch.stack([share, 1 - share], dim=1),
-        attention=_shares(attention.attention, token, keys_read),
+        attention=_shares(attention.attention, token, keys_read.view(-1, *keys.shape[1:])),
         attention_before=_shares(attention.attention, token, keys),
     )
 
