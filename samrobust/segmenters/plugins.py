@@ -263,14 +263,15 @@ def sample_bilinear(grid: Tensor, locations: Tensor, amplitude: Tensor | float =
     """
     n, height, width, channels = grid.shape
     last_xy = locations.new_tensor([width - 1, height - 1])
-    inside = torch.minimum(locations.clamp(min=0), last_xy)
+    inside = locations.clamp(torch.zeros_like(last_xy), last_xy)
     first_xy = torch.minimum(inside.detach().floor(), last_xy - 1)
-    x, y = torch.unbind(inside - first_xy, dim=-1)  # N x h x w, in [0, 1]
-    weights = torch.stack([(1 - x) * (1 - y), x * (1 - y), (1 - x) * y, x * y], dim=-1) * amplitude
-    column, row = torch.unbind(first_xy.long(), dim=-1)
+    near = inside - first_xy  # N x h x w x 2, in [0, 1]
+    of_x, of_y = torch.stack([1 - near, near], dim=-1).unbind(dim=-2)  # N x h x w x 2 neighbours
+    weights = (of_y * amplitude)[..., None] * of_x[..., None, :]  # N x h x w x 2 x 2
+    column, row = first_xy.long().unbind(dim=-1)
     image = torch.arange(n, device=grid.device).view(n, 1, 1)
     first = (image * height + row) * width + column
-    rows = torch.stack([first, first + 1, first + width, first + width + 1], dim=-1)
+    rows = first[..., None] + first.new_tensor([0, 1, width, width + 1])
     sampled = functional.embedding_bag(
         rows.view(-1, 4),
         grid.reshape(-1, channels),
