@@ -1,19 +1,20 @@
 """Look inside Stable-SAM: where its decoder reads an image, and how its router weighs a prompt."""
 
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from samrobust.drawing import draw_sample
+from samrobust.drawing import Draws, draw_sample
 from samrobust.errors import SegmenterError
 from samrobust.geometry import box_iou, mask_to_box
 from samrobust.interfaces import Dataset, EvalProtocol
 from samrobust.metrics.overlap import iou
 from samrobust.segmenters.sam import Sam
-from samrobust.segmenters.stable_sam import Reading, StableSam
+from samrobust.segmenters.stable_sam import StableSam
 from samrobust.types import Floats, Image, Instance, Mask, PromptBatch, Sample
 
 LEAST_PIXELS = 1024
@@ -68,12 +69,12 @@ class RoutedBoxes:
 
     Attributes:
         box_iou: (P,), of each box with the exact one.
-        weight: (P,), of the deformed features.
+        weights: (P,) by decoder layer that has a plugin: those of the deformed features.
         mask_iou: (P,), of the mask with the target.
     """
 
     box_iou: Floats
-    weight: Floats
+    weights: Mapping[int, Floats]
     mask_iou: Floats
 
 
@@ -86,7 +87,13 @@ def median_instance(sample: Sample) -> Instance | None:
 
 @torch.inference_mode()
 def looks(
-    before: Sam, after: StableSam, dataset: Dataset, protocol: EvalProtocol, count: int
+    before: Sam,
+    after: StableSam,
+    dataset: Dataset,
+    protocol: EvalProtocol,
+    count: int,
+    *,
+    layer: int | None = None,
 ) -> Iterator[Look]:
     """Yield looks at photographs at even distances, with the first draw of each condition.
 
@@ -96,10 +103,19 @@ def looks(
         dataset: the photographs.
         protocol: of boxes.
         count: of photographs; of each the object of median area.
+        layer: of the decoder, at which it reads; default: the first that has a plugin.
 
     Raises:
-        SegmenterError: there are fewer photographs with an object that is large enough.
+        SegmenterError: the layer has no plugin, or there are fewer photographs with an object that
+            is large enough.
     """
+    layers = after.plugins.settings.layers
+    layer = layers[0] if layer is None else layer
+    if layer not in layers:
+        raise SegmenterError(
+            f"{after.info.label}: has no plugin at layer {layer}; it has at "
+            + ", ".join(map(str, layers))
+        )
     ids = dataset.ids()
     chosen: set[str] = set()
     for number in range(count):
@@ -108,7 +124,9 @@ def looks(
             instance = median_instance(sample)
             if instance is not None and sample_id not in chosen:
                 chosen.add(sample_id)
-                yield from _looks_at(before, after, sample, instance, dataset, protocol)
+                drawn = draw_sample(sample, dataset.info.key, protocol).draws
+                of_instance = [each for each in drawn if each.instance is instance]
+                yield from _looks_at(before, after, sample, of_instance, layer)
                 break
         else:
             raise SegmenterError(
@@ -134,7 +152,8 @@ def routed_boxes(
     """
     if not stable.plugins.settings.routing:
         raise SegmenterError(f"{stable.info.label}: has no router, but deformable sampling alone")
-    box_ious, weights, mask_ious = [], [], []
+    box_ious, mask_ious = [], []
+    weights: dict[int, list[Tensor]] = defaultdict(list)
     for sample_id in sample_ids:
         sample = dataset[sample_id]
         (embedding,) = stable.encode([sample.image])
@@ -145,31 +164,29 @@ def routed_boxes(
             exact = mask_to_box(target)
             for start in range(0, len(draws.prompts), PROMPTS_AT_ONCE):
                 prompts = draws.prompts[start : start + PROMPTS_AT_ONCE]
-                weights.append(_first(stable.readings(embedding, prompts)).routing[:, 0].cpu())
+                for layer, reading in stable.readings(embedding, prompts).items():
+                    weights[layer].append(reading.routing[:, 0].cpu())
                 masks = stable.predict(embedding, prompts).masks[:, 0]
                 mask_ious.append(iou(masks, _on(masks, target)).cpu())
                 box_ious += [box_iou(box, exact) for box in _boxes(prompts)]
     if not weights:
         raise SegmenterError(f"{dataset.info.label}: no object of at least {LEAST_PIXELS} pixels")
     return RoutedBoxes(
-        np.array(box_ious), torch.cat(weights).double().numpy(), torch.cat(mask_ious).numpy()
+        np.array(box_ious),
+        {layer: torch.cat(found).double().numpy() for layer, found in weights.items()},
+        torch.cat(mask_ious).numpy(),
     )
 
 
 def _looks_at(
-    before: Sam,
-    after: StableSam,
-    sample: Sample,
-    instance: Instance,
-    dataset: Dataset,
-    protocol: EvalProtocol,
+    before: Sam, after: StableSam, sample: Sample, drawn: Sequence[Draws], layer: int
 ) -> Iterator[Look]:
+    """Yield a look at the first prompt of each condition, all of one object."""
     (embedding,) = after.encode([sample.image])
-    for draws in draw_sample(sample, dataset.info.key, protocol).draws:
-        if draws.instance.instance_id != instance.instance_id:
-            continue
+    for draws in drawn:
+        target = draws.instance.mask
         prompts = draws.prompts[:1]
-        reading = _first(after.readings(embedding, prompts))
+        reading = after.readings(embedding, prompts)[layer]
         regular = reading.regular[None], reading.attention_before
         share = reading.routing[:, 0].view(-1, 1, 1), reading.routing[:, 1].view(-1, 1, 1)
         moved = [
@@ -178,12 +195,12 @@ def _looks_at(
         ]
         masks = [each.predict(embedding, prompts).masks[:, 0] for each in (before, after)]
         views = [
-            _view(mask, instance.mask, places)
+            _view(mask, target, places)
             for mask, places in zip(masks, ([regular], moved), strict=True)
         ]
         box = _boxes(prompts)[0]
         condition = draws.condition.name
-        yield Look(sample.sample_id, sample.image, instance.mask, condition, box, *views)
+        yield Look(sample.sample_id, sample.image, target, condition, box, *views)
 
 
 def _view(masks: Tensor, target: Mask, read: Sequence[tuple[Tensor, Tensor]]) -> View:
@@ -192,11 +209,6 @@ def _view(masks: Tensor, target: Mask, read: Sequence[tuple[Tensor, Tensor]]) ->
     inside = ((places >= 0) & (places <= np.array(target.shape[::-1]) - 1)).all(axis=1)
     value = iou(masks, _on(masks, target)).item()
     return View(masks[0].numpy(force=True), value, places[inside], shares[inside])
-
-
-def _first(readings: dict[int, Reading]) -> Reading:
-    """Return the reading of the first layer that has a plugin."""
-    return readings[min(readings)]
 
 
 def _boxes(prompts: PromptBatch) -> Floats:

@@ -40,10 +40,10 @@ def photographs() -> MemoryDataset:
     return MemoryDataset(samples)
 
 
-def stable(*, routing: bool = True, by: float = 0.3) -> StableSam:
+def stable(*, layers: tuple[int, ...] = (2,), routing: bool = True, by: float = 0.3) -> StableSam:
     """Return SAM-nano with plugins that have learned something."""
     torch.manual_seed(1)
-    plugins = Plugins(128, PluginSettings(routing=routing))
+    plugins = Plugins(128, PluginSettings(layers, routing=routing))
     with torch.no_grad():
         for weight in plugins.parameters():
             weight.add_(by * torch.randn_like(weight))
@@ -84,6 +84,18 @@ def test_a_look_shows_both_models_on_the_same_box() -> None:
         assert not np.array_equal(look.before.mask, look.after.mask)
 
 
+def test_a_look_is_at_the_layer_that_is_asked_for() -> None:
+    before, after = build_sam_nano(SegmenterOptions()), stable(layers=(1, 3))
+    shares = {}
+    for layer in (None, 1, 3):
+        look = next(looks(before, after, photographs(), PROTOCOL, 1, layer=layer))
+        shares[layer] = look.after.shares
+    np.testing.assert_array_equal(shares[None], shares[1])
+    assert not np.array_equal(shares[1], shares[3])
+    with pytest.raises(SegmenterError, match="has no plugin at layer 2; it has at 1, 3"):
+        next(looks(before, after, photographs(), PROTOCOL, 1, layer=2))
+
+
 def test_untrained_plugins_read_what_sam_reads() -> None:
     before = build_sam_nano(SegmenterOptions())
     after = StableSam(build_sam_nano(SegmenterOptions()))
@@ -102,14 +114,17 @@ def test_too_few_large_objects_are_said() -> None:
 
 
 def test_boxes_are_routed_as_the_decoder_routes_them() -> None:
-    dataset, model = photographs(), stable()
+    dataset, model = photographs(), stable(layers=(1, 3))
     found = routed_boxes(model, dataset, dataset.ids(), with_trials(PROTOCOL, 3))
     n = 4 * (1 + 3)  # large objects, exact box and draws
-    assert found.box_iou.shape == found.weight.shape == found.mask_iou.shape == (n,)
+    assert found.box_iou.shape == found.mask_iou.shape == (n,)
     assert (found.box_iou == 1).sum() == 4
     assert found.box_iou.min() > 0.2
-    assert ((found.weight > 0) & (found.weight < 1)).all()
-    assert np.ptp(found.weight) > 0
+    assert list(found.weights) == [1, 3]
+    for weight in found.weights.values():
+        assert weight.shape == (n,)
+        assert ((weight > 0) & (weight < 1)).all()
+        assert np.ptp(weight) > 0
     exact = next(iter(looks(build_sam_nano(SegmenterOptions()), model, dataset, PROTOCOL, 1)))
     assert exact.after.iou == pytest.approx(found.mask_iou[0], abs=1e-6)
 
@@ -151,7 +166,7 @@ def test_pictures_are_drawn(tmp_path: Path) -> None:
         routed_boxes(model, dataset, dataset.ids(), with_trials(PROTOCOL, 3)),
         tmp_path / "routing.pdf",
     )
-    assert text.splitlines()[-1].startswith("box IoU 1.00  weight 0.")
+    assert text.splitlines()[-1].startswith("box IoU 1.00  weight at layer 2 0.")
     assert (tmp_path / "reading.png").read_bytes().startswith(b"\x89PNG")
     assert (tmp_path / "routing.pdf").read_bytes().startswith(b"%PDF")
 

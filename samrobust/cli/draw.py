@@ -45,13 +45,16 @@ def reading_command(
     ids: IdFiles = None,
     *,
     count: Annotated[int, typer.Option(help="Images, at even distances.")] = 4,
+    layer: Annotated[
+        int | None, typer.Option(help="Decoder layer; default: the first that has a plugin.")
+    ] = None,
     device: Device = "auto",
     to: Annotated[Path, typer.Option("--out", help="Picture to write.")] = Path("reading.png"),
 ) -> None:
     """Draw where the decoder reads for a good and a bad box, in SAM and in Stable-SAM.
 
-    A dot is as large as the share that is read there: the attention of the output token at the
-    first decoder layer that has a plugin. Blue: target; orange: mask; white: box.
+    A dot is as large as the share that is read there: the attention of the output token at a
+    decoder layer that has a plugin. Blue: target; orange: mask; white: box.
     """
     check_number("--count", count, least=1)
     chosen = _one(chosen_datasets(dataset, data_root, split, ids))
@@ -63,7 +66,7 @@ def reading_command(
     options = _options(checkpoint, base_checkpoint, device)
     before, after = build_base_alone(options), build_stable_sam(options)
     protocol = with_conditions(load_protocol(PROTOCOL), CONDITIONS)
-    draw_looks(list(looks(before, after, chosen, protocol, count)), to)
+    draw_looks(list(looks(before, after, chosen, protocol, count, layer=layer)), to)
     note_line(f"{to}: written")
 
 
@@ -83,10 +86,7 @@ def routing_command(
     device: Device = "auto",
     to: Annotated[Path, typer.Option("--out", help="Picture to write.")] = Path("routing.png"),
 ) -> None:
-    """Draw the router's weight for the deformed features against how good the box is.
-
-    The router is that of the first decoder layer that has a plugin.
-    """
+    """Draw each router's weight for the deformed features against how good the box is."""
     check_number("--limit", limit, least=1)
     check_number("--trials", trials, least=1)
     chosen = _one(chosen_datasets(dataset, data_root, split, ids))
@@ -99,7 +99,7 @@ def routing_command(
     protocol = with_trials(load_protocol(PROTOCOL), trials)
     found = routed_boxes(stable, chosen, chosen.ids()[:limit], protocol)
     out.print(draw_routing(found, to), soft_wrap=True, markup=False)
-    note_line(f"{to}: written, of {len(found.weight)} boxes")
+    note_line(f"{to}: written, of {len(found.box_iou)} boxes")
 
 
 def _one(datasets: list[Dataset]) -> Dataset:

@@ -52,7 +52,7 @@ def draw_looks(looks: Sequence[Look], path: Path) -> None:
 
 
 def draw_routing(found: RoutedBoxes, path: Path) -> str:
-    """Draw the router's weight and the mask's IoU against the box's IoU with the exact box.
+    """Draw each router's weight and the mask's IoU against the box's IoU with the exact box.
 
     Args:
         found: of at least two boxes.
@@ -64,24 +64,25 @@ def draw_routing(found: RoutedBoxes, path: Path) -> str:
     Raises:
         RunError: it cannot be written.
     """
+    panels = {f"weight of deformed features, layer {n}": x for n, x in found.weights.items()}
+    panels["IoU of the mask (%)"] = 100 * found.mask_iou
+    size = 1.3 * PANEL_INCHES * len(panels), 1.2 * PANEL_INCHES
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(2.6 * PANEL_INCHES, 1.2 * PANEL_INCHES), layout="constrained")
-        left, right = figure.subplots(1, 2, sharex=True)
-        for axes, values, name in (
-            (left, found.weight, "weight of the deformed features"),
-            (right, 100 * found.mask_iou, "IoU of the mask (%)"),
-        ):
+        figure = Figure(figsize=size, layout="constrained")
+        grid = figure.subplots(1, len(panels), sharex=True)
+        for axes, (name, values) in zip(grid, panels.items(), strict=True):
             axes.plot(found.box_iou, values, ".", markersize=1.5, alpha=0.25, color="#999999")
             axes.plot(*_binned(found.box_iou, values), "o-", color=TARGET)
             axes.set_xlabel("IoU of the box with the exact one")
             axes.set_ylabel(name)
         _save(figure, path)
-    places, weights = _binned(found.box_iou, found.weight)
-    _, ious = _binned(found.box_iou, found.mask_iou)
-    rows = zip(places, weights, ious, strict=True)
+    places, ious = _binned(found.box_iou, found.mask_iou)
+    means = {layer: _binned(found.box_iou, x)[1] for layer, x in found.weights.items()}
     return "\n".join(
-        f"box IoU {place:.2f}  weight {weight:.3f}  mask IoU {100 * value:.1f}"
-        for place, weight, value in rows
+        f"box IoU {place:.2f}  "
+        + "".join(f"weight at layer {layer} {mean[row]:.3f}  " for layer, mean in means.items())
+        + f"mask IoU {100 * ious[row]:.1f}"
+        for row, place in enumerate(places)
     )
 
 

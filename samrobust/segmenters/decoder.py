@@ -224,17 +224,14 @@ def _tokens_to_parts(attention: Attention, queries: Tensor, mixture: Mixture) ->
         mixture: of parts (1, L, C).
     """
     share = mixture.share[:, None, None, None]  # N x 1 x 1 x 1
-    q = _heads(attention, attention.q_proj(queries))  # N x h x T x d
-    size = q.shape[-1]
-    q = torch.cat([q, share * q], dim=-1).transpose(0, 1).flatten(1, 2)  # h x NT x 2d
+    q = _scaled_heads(attention, attention.q_proj(queries))  # N x h x T x d
+    q = torch.cat([q, share * q], dim=-1).transpose(0, 1)  # h x N x T x 2d
     k_change = functional.linear(mixture.key_change, attention.k_proj.weight)
     v_change = functional.linear(mixture.value_change, attention.v_proj.weight)
     parts = (attention.k_proj(mixture.keys), k_change), (attention.v_proj(mixture.values), v_change)
     k, v = (torch.cat([_heads(attention, x) for x in both], dim=-1) for both in parts)
-    taken = functional.scaled_dot_product_attention(q[None], k, v, scale=1 / math.sqrt(size))
-    regular, change = (
-        x.unflatten(1, queries.shape[:2]).transpose(0, 1) for x in taken[0].split(size, dim=-1)
-    )
+    taken = functional.scaled_dot_product_attention(q.flatten(1, 2)[None], k, v, scale=1.0)
+    regular, change = taken.view(q.shape).transpose(0, 1).chunk(2, dim=-1)  # N x h x T x d
     out: Tensor = attention.out_proj((regular + share * change).transpose(1, 2).flatten(2))
     return out
 

@@ -176,8 +176,13 @@ class Plugin(nn.Module):
         if self.position == "moves":
             position = keys - values
             key_change = key_change + (sample_bilinear(position, samples.locations) - position)
-        grids = keys, values, key_change, value_change
-        return Mixture(*(grid.flatten(1, 2) for grid in grids), self.share(token))
+        return Mixture(
+            keys=keys.flatten(1, 2),
+            values=values.flatten(1, 2),
+            key_change=key_change.flatten(1, 2),
+            value_change=value_change.flatten(1, 2),
+            share=self.share(token),
+        )
 
     def share(self, token: Tensor) -> Tensor:
         """Return (N,), the routing weight of the deformed features for (N, C); (1,) without DRP."""
