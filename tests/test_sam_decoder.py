@@ -9,10 +9,10 @@ from segment_anything.modeling.sam import Sam as SamModel
 from segment_anything.modeling.transformer import TwoWayTransformer
 from torch import Tensor, nn
 
+from samrobust.segmenters.cross_attention import FEW_TOKENS
 from samrobust.segmenters.decoder import (
     ALL_MASKS,
     CANDIDATES,
-    FEW_TOKENS,
     SINGLE,
     FastDecoder,
     StockDecoder,

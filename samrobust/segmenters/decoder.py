@@ -7,23 +7,14 @@ import torch
 from segment_anything.modeling.common import LayerNorm2d
 from segment_anything.modeling.mask_decoder import MaskDecoder
 from segment_anything.modeling.sam import Sam as SamModel
-from segment_anything.modeling.transformer import (
-    Attention,
-    TwoWayAttentionBlock,
-    TwoWayTransformer,
-)
+from segment_anything.modeling.transformer import TwoWayAttentionBlock, TwoWayTransformer
 from torch import Tensor, nn
 from torch.nn import functional
 
-from samrobust.segmenters.plugins import Mixture, PluggedAttention
+from samrobust.segmenters.cross_attention import image_to_tokens, tokens_to_image
 from samrobust.segmenters.spatial import SpatialBlock
 
 DecoderKind = Literal["fast", "stock"]
-
-FEW_TOKENS = 16
-"""Up to so many tokens, bringing them to the image's C channels is less work than projecting all
-image positions to the attention's C / 2 (counted at 8 heads: break-even at 17)."""
-
 
 SINGLE, CANDIDATES, ALL_MASKS = range(1), range(1, 4), range(4)
 """Of a decoder's four masks: the one for a clear prompt, the three for an ambiguous one, all."""
@@ -138,14 +129,14 @@ class FastDecoder:
             queries = layer.norm1(queries + layer.self_attn(q, q, queries))
         # (2) cross-attention from tokens to image
         keys = image + self._position
-        attended = _tokens_to_image(
+        attended = tokens_to_image(
             layer.cross_attn_token_to_image, queries + tokens, keys=keys, values=image
         )
         queries = layer.norm2(queries + attended)
         # (3) MLP of each token
         queries = layer.norm3(queries + layer.mlp(queries))
         # (4) cross-attention from image to tokens
-        attended = _image_to_tokens(
+        attended = image_to_tokens(
             layer.cross_attn_image_to_token, keys, keys=queries + tokens, values=queries
         )
         return queries, layer.norm4(image + attended)
@@ -153,7 +144,7 @@ class FastDecoder:
     def _read_image(self, queries: Tensor, image: Tensor, tokens: Tensor, wanted: slice) -> Tensor:
         """Return the wanted queries after the last attention from tokens to image."""
         queries, tokens = queries[:, wanted], tokens[:, wanted]
-        attended = _tokens_to_image(
+        attended = tokens_to_image(
             self._transformer.final_attn_token_to_image,
             queries + tokens,
             keys=image + self._position,
@@ -174,108 +165,6 @@ def unflatten(pixels: Tensor, grid_hw: torch.Size) -> Tensor:
     height, width = grid_hw
     nested = pixels.view(n, m, height, width, 2, 2, 2, 2)
     return nested.permute(0, 1, 2, 4, 6, 3, 5, 7).reshape(n, m, 4 * height, 4 * width)
-
-
-def _tokens_to_image(
-    attention: Attention | PluggedAttention, queries: Tensor, *, keys: Tensor, values: Tensor
-) -> Tensor:
-    """Return (N, T, C), what T tokens of N prompts take from the image's L positions.
-
-    With K = X W and V = Y U, softmax(Q K') V = softmax((Q W') X') Y U. The bias of the keys adds
-    the same to all scores of a query; the bias of the values is added as it is, as weights sum
-    to 1.
-
-    Args:
-        attention: its weights, and the plugin that it may have.
-        queries: (N, T, C).
-        keys: (N, L, C), or (1, L, C) where the prompts share them: then they are projected once.
-        values: likewise.
-    """
-    if isinstance(attention, PluggedAttention):
-        mixture = attention.calibrate(queries, keys, values)
-        attention = attention.attention
-        if mixture.shares_parts:
-            return _tokens_to_parts(attention, queries, mixture)
-        keys, values = mixture.mixed()
-    if len(keys) < len(queries):
-        shared: Tensor = attention(queries.flatten(0, 1)[None], keys, values)
-        return shared.view_as(queries)
-    if queries.shape[1] > FEW_TOKENS:
-        projected: Tensor = attention(queries, keys, values)
-        return projected
-    q = _scaled_heads(attention, attention.q_proj(queries))  # N x h x T x d
-    q = q @ _by_head(attention, attention.k_proj.weight)  # N x h x T x C
-    weights = (q.flatten(1, 2) @ keys.mT).softmax(dim=-1)  # N x hT x L
-    context = (weights @ values).view(q.shape)  # N x h x T x C
-    context = context @ _by_head(attention, attention.v_proj.weight).mT  # N x h x T x d
-    out: Tensor = attention.out_proj(context.transpose(1, 2).flatten(2) + attention.v_proj.bias)
-    return out
-
-
-def _tokens_to_parts(attention: Attention, queries: Tensor, mixture: Mixture) -> Tensor:
-    """Return (N, T, C), what tokens of N prompts take from features that these mix, each its way.
-
-    With keys K + s dK and values V + s dV, all L x d and projected once for all prompts, a query
-    scores Q (K + s dK)' = (Q, s Q) (K, dK)', and its weights W take W V + s (W dV).
-
-    Args:
-        attention: its weights.
-        queries: (N, T, C).
-        mixture: of parts (1, L, C).
-    """
-    share = mixture.share[:, None, None, None]  # N x 1 x 1 x 1
-    q = _scaled_heads(attention, attention.q_proj(queries))  # N x h x T x d
-    q = torch.cat([q, share * q], dim=-1).transpose(0, 1)  # h x N x T x 2d
-    k_change = functional.linear(mixture.key_change, attention.k_proj.weight)
-    v_change = functional.linear(mixture.value_change, attention.v_proj.weight)
-    parts = (attention.k_proj(mixture.keys), k_change), (attention.v_proj(mixture.values), v_change)
-    k, v = (torch.cat([_heads(attention, x) for x in both], dim=-1) for both in parts)
-    taken = functional.scaled_dot_product_attention(q.flatten(1, 2)[None], k, v, scale=1.0)
-    regular, change = taken.view(q.shape).transpose(0, 1).chunk(2, dim=-1)  # N x h x T x d
-    out: Tensor = attention.out_proj((regular + share * change).transpose(1, 2).flatten(2))
-    return out
-
-
-def _image_to_tokens(
-    attention: Attention, queries: Tensor, *, keys: Tensor, values: Tensor
-) -> Tensor:
-    """Return (N, L, C), what the image's L positions take from T tokens of N prompts.
-
-    With Q = X W + b and output projection O, softmax(Q K') V O = softmax(X (K W')' + K b) (V O).
-
-    Args:
-        attention: its weights.
-        queries: (N, L, C), or (1, L, C) where the prompts share them.
-        keys: (N, T, C).
-        values: likewise.
-    """
-    if keys.shape[1] > FEW_TOKENS:
-        projected: Tensor = attention(queries, keys, values)
-        return projected
-    k = _scaled_heads(attention, attention.k_proj(keys))  # N x h x T x d
-    bias = k @ attention.q_proj.bias.view(attention.num_heads, -1, 1)  # N x h x T x 1
-    k = k @ _by_head(attention, attention.q_proj.weight)  # N x h x T x C
-    scores = k.flatten(1, 2) @ queries.squeeze(0).mT  # N x hT x L
-    weights = (scores.view(*k.shape[:3], -1) + bias).softmax(dim=2).flatten(1, 2)
-    v = _heads(attention, attention.v_proj(values))
-    v = v @ _by_head(attention, attention.out_proj.weight.mT)  # N x h x T x C
-    return weights.mT @ (v + attention.out_proj.bias / attention.num_heads).flatten(1, 2)
-
-
-def _heads(attention: Attention, x: Tensor) -> Tensor:
-    """Return (N, h, T, d) of (N, T, h * d)."""
-    return x.view(*x.shape[:2], attention.num_heads, -1).transpose(1, 2)
-
-
-def _scaled_heads(attention: Attention, x: Tensor) -> Tensor:
-    """Return the heads divided by the root of their dimension."""
-    heads = _heads(attention, x)
-    return heads / math.sqrt(heads.shape[-1])
-
-
-def _by_head(attention: Attention, weight: Tensor) -> Tensor:
-    """Return (h, d, C) of (h * d, C)."""
-    return weight.reshape(attention.num_heads, -1, weight.shape[-1])
 
 
 def _upscale(upscaling: nn.Sequential, image: Tensor, grid_hw: torch.Size) -> Tensor:
