@@ -4,30 +4,24 @@ import json
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from samrobust.gates import Precision
 from samrobust.origins import origin
 from samrobust.records import RunManifest
 from samrobust.report.arrays import OF_METRIC, ScoreArrays
+from samrobust.report.differences import INTERVAL, paired_differences
 from samrobust.report.estimates import IN_CLASSES, Measured, mean_of, measure
 from samrobust.report.groups import Group, comparable_groups
-from samrobust.report.resampling import holm, sign_flip_test
 from samrobust.store import Run
-from samrobust.types import DatasetInfo, Floats, SegmenterInfo
+from samrobust.types import DatasetInfo, SegmenterInfo
 
-INTERVAL = (0.025, 0.975)
-"""Quantiles of the bootstrap samples: a 95 % percentile interval."""
 OF_TRIALS = ("iou_std", "iou_var", "iou_var_between", "iou_low", "iou_failed", "iou_fell")
 """What is known of IoU over trials besides its mean."""
 LOWER_IS_BETTER = frozenset({"iou_std", "iou_var", "iou_failed", "iou_fell"})
-SIGNIFICANT = 0.05
-"""A difference whose corrected p is not below it is a tie."""
 MEASURED = "measured"
 """Source of the rows that are ours; a published row names its paper."""
 
@@ -181,7 +175,7 @@ def _section(measured: Measured, dataset: str, *, published: set[str]) -> Sectio
         marks=_marks(measured),
         conditions=conditions,
         rows=table.astype(dict.fromkeys(_COUNTS, "Int64") | dict.fromkeys(columns, "float64")),
-        differences=_differences(measured),
+        differences=paired_differences(measured),
         breakdown=_breakdown(measured),
         runs=tuple(measured.manifests),
         segmenters=tuple(measured.segmenters),
@@ -189,35 +183,6 @@ def _section(measured: Measured, dataset: str, *, published: set[str]) -> Sectio
         precisions=tuple(measured.precisions),
         arrays=measured.arrays,
     )
-
-
-def _differences(measured: Measured) -> pd.DataFrame:
-    """Return the paired differences of all pairs of segmenters."""
-    means = list(measured.contributions.columns)
-    cells = [
-        (statistic, condition, one, other)
-        for statistic, condition in dict.fromkeys((cell[0], cell[2]) for cell in means)
-        for one, other in combinations(measured.segmenters, 2)
-        if {(statistic, one, condition), (statistic, other, condition)} <= set(means)
-    ]
-    table = pd.DataFrame(cells, columns=["statistic", "condition", "segmenter", "other"])
-    if table.empty:
-        return table.assign(difference=[], low=[], high=[], p=[], p_holm=[], is_tie=[])
-    mine = [(statistic, one, condition) for statistic, condition, one, _ in cells]
-    theirs = [(statistic, other, condition) for statistic, condition, _, other in cells]
-
-    def less(frame: pd.DataFrame) -> Floats:
-        gains: Floats = frame[mine].to_numpy() - frame[theirs].to_numpy()
-        return gains
-
-    contributions = less(measured.contributions)
-    table["difference"] = contributions.sum(axis=0)
-    table["low"], table["high"] = np.quantile(less(measured.resampled), INTERVAL, axis=0)
-    table["p"] = sign_flip_test(contributions, key=measured.manifest.dataset.key)
-    families = table.groupby(["statistic", "condition"], sort=False)["p"]
-    table["p_holm"] = families.transform(lambda p: holm(p.to_numpy()))
-    clear = (table["p_holm"] < SIGNIFICANT) & ((table["low"] > 0) | (table["high"] < 0))
-    return table.assign(is_tie=~clear)
 
 
 def _breakdown(measured: Measured) -> pd.DataFrame:

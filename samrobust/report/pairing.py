@@ -7,9 +7,9 @@ import pandas as pd
 
 from samrobust.errors import RunError
 from samrobust.gates import LIMITS, Gate, identity_of
-from samrobust.report.aggregate import SIGNIFICANT, Section, summarise
+from samrobust.report.aggregate import Section, summarise
 from samrobust.report.cells import factor, head, p_text
-from samrobust.report.resampling import holm
+from samrobust.report.differences import corrected
 from samrobust.report.tables import Table, records
 from samrobust.store import Run
 
@@ -52,11 +52,7 @@ def compare(before: Run, after: Run) -> Comparison:
     cells = list(zip(table["condition"], table["statistic"], strict=True))
     table["before"] = [values[first, condition][statistic] for condition, statistic in cells]
     table["after"] = [values[second, condition][statistic] for condition, statistic in cells]
-    families = table.groupby("statistic", sort=False)["p"]
-    table["p_holm"] = families.transform(lambda p: holm(p.to_numpy()))
-    clear = (table["p_holm"] < SIGNIFICANT) & ((table["low"] > 0) | (table["high"] < 0))
-    table["is_tie"] = ~clear
-    table = table.assign(segmenter=second, other=first)
+    table = corrected(table, ["statistic"]).assign(segmenter=second, other=first)
     return Comparison(section, table, _objects(section))
 
 
