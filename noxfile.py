@@ -44,8 +44,10 @@ def tests(session: nox.Session) -> None:
         "pytest",
         "--cov",
         "--cov-report=term-missing:skip-covered",
+        "--numprocesses=2",
+        "--dist=loadfile",  # fixtures of a file train models: once
         *session.posargs,
-        env={"OMP_WAIT_POLICY": "PASSIVE"},  # as the command line: busy cores are not spun on
+        env={"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"},
     )
 
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -70,12 +71,16 @@ class RoutedBoxes:
     Attributes:
         box_iou: (P,), of each box with the exact one.
         weights: (P,) by decoder layer that has a plugin: those of the deformed features.
+        tokens: (P, C) likewise: the output tokens that the router sees.
         mask_iou: (P,), of the mask with the target.
+        image: (P,), number of each box's image.
     """
 
     box_iou: Floats
     weights: Mapping[int, Floats]
+    tokens: Mapping[int, Floats]
     mask_iou: Floats
+    image: npt.NDArray[np.int64]
 
 
 def median_instance(sample: Sample) -> Instance | None:
@@ -152,9 +157,10 @@ def routed_boxes(
     """
     if not stable.plugins.settings.routing:
         raise SegmenterError(f"{stable.info.label}: has no router, but deformable sampling alone")
-    box_ious, mask_ious = [], []
+    box_ious, mask_ious, images = [], [], []
     weights: dict[int, list[Tensor]] = defaultdict(list)
-    for sample_id in sample_ids:
+    tokens: dict[int, list[Tensor]] = defaultdict(list)
+    for image, sample_id in enumerate(sample_ids):
         sample = dataset[sample_id]
         (embedding,) = stable.encode([sample.image])
         for draws in draw_sample(sample, dataset.info.key, protocol).draws:
@@ -165,16 +171,20 @@ def routed_boxes(
             for start in range(0, len(draws.prompts), PROMPTS_AT_ONCE):
                 prompts = draws.prompts[start : start + PROMPTS_AT_ONCE]
                 for layer, reading in stable.readings(embedding, prompts).items():
-                    weights[layer].append(reading.routing[:, 0].cpu())
+                    weights[layer].append(reading.routing[:, 0])
+                    tokens[layer].append(reading.token)
                 masks = stable.predict(embedding, prompts).masks[:, 0]
                 mask_ious.append(iou(masks, _on(masks, target)).cpu())
                 box_ious += [box_iou(box, exact) for box in _boxes(prompts)]
+                images += [image] * len(prompts)
     if not weights:
         raise SegmenterError(f"{dataset.info.label}: no object of at least {LEAST_PIXELS} pixels")
     return RoutedBoxes(
         np.array(box_ious),
-        {layer: torch.cat(found).double().numpy() for layer, found in weights.items()},
+        _by_layer(weights),
+        _by_layer(tokens),
         torch.cat(mask_ious).numpy(),
+        np.array(images),
     )
 
 
@@ -209,6 +219,10 @@ def _view(masks: Tensor, target: Mask, read: Sequence[tuple[Tensor, Tensor]]) ->
     inside = ((places >= 0) & (places <= np.array(target.shape[::-1]) - 1)).all(axis=1)
     value = iou(masks, _on(masks, target)).item()
     return View(masks[0].numpy(force=True), value, places[inside], shares[inside])
+
+
+def _by_layer(found: Mapping[int, Sequence[Tensor]]) -> dict[int, Floats]:
+    return {layer: torch.cat([*each]).double().numpy(force=True) for layer, each in found.items()}
 
 
 def _boxes(prompts: PromptBatch) -> Floats:

@@ -10,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import benchmarks.rows
 from benchmarks.careful import scores_by_opencv
+from benchmarks.router_sees import explained
 from benchmarks.rows import measure, store_runs
 from benchmarks.setting import Setting
 from benchmarks.watch import Tally, Traffic
@@ -89,3 +90,14 @@ def test_attention_by_one_kernel_is_counted_as_two_products() -> None:
     with torch.inference_mode(), tally("part"):
         functional.scaled_dot_product_attention(q, k, v)
     assert tally.flops["part"] == 2 * (2 * 2 * 8 * 12 * 16)
+
+
+def test_what_a_token_says_is_explained_and_noise_is_not() -> None:
+    rng = np.random.default_rng(0)
+    x, owner = rng.normal(size=(400, 8)), np.arange(400) // 4
+    said = x @ rng.normal(size=8)
+    assert explained(x, said, owner, 1.0) > 0.99
+    assert explained(x, rng.normal(size=400), owner, 1.0) < 0.05
+    of_owner = rng.normal(size=100)[owner]  # alike within an owner: nothing about others
+    names = np.eye(100)[owner]
+    assert explained(names, of_owner, owner, 1.0) < 0.05

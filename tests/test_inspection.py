@@ -16,7 +16,7 @@ from samrobust.protocol import load_protocol, with_conditions, with_trials
 from samrobust.report.readings import draw_looks, draw_routing
 from samrobust.segmenters.nano import build_sam_nano
 from samrobust.segmenters.plugin_settings import PluginSettings
-from samrobust.segmenters.plugins import Plugins
+from samrobust.segmenters.plugins import Plugin, Plugins
 from samrobust.segmenters.stable_sam import StableSam
 from samrobust.types import Instance, Sample
 from tests.conftest import MemoryDataset, Shell, rectangle
@@ -120,7 +120,13 @@ def test_boxes_are_routed_as_the_decoder_routes_them() -> None:
     assert found.box_iou.shape == found.mask_iou.shape == (n,)
     assert (found.box_iou == 1).sum() == 4
     assert found.box_iou.min() > 0.2
+    assert found.image.tolist() == [0] * 12 + [2] * 4
     assert list(found.weights) == [1, 3]
+    for layer, token in found.tokens.items():
+        plugin = model.plugins[str(layer)]
+        assert isinstance(plugin, Plugin)
+        weight = plugin.share(torch.from_numpy(token).float())
+        np.testing.assert_allclose(weight.numpy(force=True), found.weights[layer], rtol=1e-5)
     for weight in found.weights.values():
         assert weight.shape == (n,)
         assert ((weight > 0) & (weight < 1)).all()

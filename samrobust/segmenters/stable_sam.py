@@ -57,6 +57,7 @@ class Reading:
         locations: (N, h, w, 2) xy likewise: where the deformed features are sampled instead.
         amplitude: (N, h, w), what they are multiplied by.
         routing: (N, 2), weights of deformed and regular features; (1, 0) without DRP.
+        token: (N, C), the output token that the router sees.
         attention: (N, h, w), the share of each position in what the output token reads, mean over
             heads; sums to 1. A position's features are those at its location, weighted with
             `routing[:, 0]`, and its own, weighted with `routing[:, 1]`.
@@ -68,6 +69,7 @@ class Reading:
     locations: Tensor
     amplitude: Tensor
     routing: Tensor
+    token: Tensor
     attention: Tensor
     attention_before: Tensor
 
@@ -263,6 +265,7 @@ def _reading(
         locations=to_pixels(samples.locations).expand(n, -1, -1, -1),
         amplitude=samples.amplitude[..., 0].expand(n, -1, -1),
         routing=torch.stack([share, 1 - share], dim=1),
+        token=token,
         attention=_shares(attention.attention, token, keys_read.view(-1, *keys.shape[1:])),
         attention_before=_shares(attention.attention, token, keys),
     )
