@@ -127,10 +127,10 @@ def test_boxes_are_routed_as_the_decoder_routes_them() -> None:
         assert isinstance(plugin, Plugin)
         weight = plugin.share(torch.from_numpy(token).float())
         np.testing.assert_allclose(weight.numpy(force=True), found.weights[layer], rtol=1e-5)
-    for weight in found.weights.values():
-        assert weight.shape == (n,)
-        assert ((weight > 0) & (weight < 1)).all()
-        assert np.ptp(weight) > 0
+    for routed in found.weights.values():
+        assert routed.shape == (n,)
+        assert ((routed > 0) & (routed < 1)).all()
+        assert np.ptp(routed) > 0
     exact = next(iter(looks(build_sam_nano(SegmenterOptions()), model, dataset, PROTOCOL, 1)))
     assert exact.after.iou == pytest.approx(found.mask_iou[0], abs=1e-6)
 

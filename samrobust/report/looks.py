@@ -21,7 +21,7 @@ LONGEST_NAME = 24
 _LINE_INCHES = 0.15  # height of a line of the title or the legend
 _LETTERS_AN_INCH = 19  # of a legend; a title's are smaller
 
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Okabe and Ito's palette for all kinds of colour vision, without its yellow (pale on white)."""
 _GREYS = ("#555555", "#999999")
 _MARKERS = ("o", "s", "^", "D", "v", "p", "P", "X", "<", ">")  # more than colours: pairs differ
@@ -91,7 +91,7 @@ def looks_of(sections: Sequence[Section]) -> dict[str, Look]:
         rows = section.measured
         for name, is_control in zip(rows["segmenter"], rows["is_control"], strict=True):
             if name not in looks:
-                colours = _GREYS if is_control else _COLOURS
+                colours = _GREYS if is_control else COLOURS
                 number = counts[is_control]
                 looks[name] = {
                     "color": colours[number % len(colours)],

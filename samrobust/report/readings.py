@@ -1,6 +1,7 @@
 """Pictures of what happens inside Stable-SAM: where it reads, and how it routes."""
 
 from collections.abc import Sequence
+from itertools import cycle
 from pathlib import Path
 
 import matplotlib as mpl
@@ -10,7 +11,7 @@ from matplotlib.figure import Figure
 
 from samrobust.errors import RunError
 from samrobust.inspection import Look, RoutedBoxes, View
-from samrobust.report.looks import DPI, STYLE
+from samrobust.report.looks import COLOURS, DPI, STYLE
 from samrobust.types import Floats
 
 TARGET, MASK, PLACE = "#0072B2", "#D55E00", "#F0E442"
@@ -64,17 +65,18 @@ def draw_routing(found: RoutedBoxes, path: Path) -> str:
     Raises:
         RunError: it cannot be written.
     """
-    panels = {f"weight of deformed features, layer {n}": x for n, x in found.weights.items()}
-    panels["IoU of the mask (%)"] = 100 * found.mask_iou
-    size = 1.3 * PANEL_INCHES * len(panels), 1.2 * PANEL_INCHES
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=size, layout="constrained")
-        grid = figure.subplots(1, len(panels), sharex=True)
-        for axes, (name, values) in zip(grid, panels.items(), strict=True):
-            axes.plot(found.box_iou, values, ".", markersize=1.5, alpha=0.25, color="#999999")
-            axes.plot(*_binned(found.box_iou, values), "o-", color=TARGET)
+        figure = Figure(figsize=(2.6 * PANEL_INCHES, 1.2 * PANEL_INCHES), layout="constrained")
+        left, right = figure.subplots(1, 2, sharex=True)
+        for colour, (layer, weights) in zip(cycle(COLOURS), found.weights.items(), strict=False):
+            _draw_means(left, found.box_iou, weights, colour, label=f"layer {layer}")
+        left.set_ylim(0, 1)
+        left.set_ylabel("weight of the deformed features")
+        left.legend(frameon=False, loc="upper left")
+        _draw_means(right, found.box_iou, 100 * found.mask_iou, MASK, label="")
+        right.set_ylabel("IoU of the mask (%)")
+        for axes in (left, right):
             axes.set_xlabel("IoU of the box with the exact one")
-            axes.set_ylabel(name)
         _save(figure, path)
     places, ious = _binned(found.box_iou, found.mask_iou)
     means = {layer: _binned(found.box_iou, x)[1] for layer, x in found.weights.items()}
@@ -100,6 +102,11 @@ def _draw_view(axes: Axes, look: Look, view: View) -> None:
     axes.set_xlim(-0.5, width - 0.5)
     axes.set_ylim(height - 0.5, -0.5)
     axes.set_axis_off()
+
+
+def _draw_means(axes: Axes, x: Floats, values: Floats, colour: str, *, label: str) -> None:
+    axes.plot(x, values, ".", markersize=1.5, alpha=0.15, color=colour)
+    axes.plot(*_binned(x, values), "o-", color=colour, label=label)
 
 
 def _binned(x: Floats, values: Floats) -> tuple[Floats, Floats]:
