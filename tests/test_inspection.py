@@ -185,3 +185,5 @@ def test_bad_input_of_the_draw_commands_is_one_line(shell: Shell) -> None:
     assert "four-hq" in message or "DIS5K" in message
     message = shell.refuses("draw", "reading", *scenes, "--checkpoint", "none.safetensors")
     assert message == "none.safetensors: there is no such checkpoint"
+    message = shell.refuses("draw", "reading", *scenes, "--layer", "4")
+    assert message == "stable-sam: has no plugin at layer 4; it has at 1, 2, 3"
