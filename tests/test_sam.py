@@ -115,7 +115,7 @@ def test_fast_parts_give_the_masks_of_sam_predictor(
         ours = predict(fast, embedding, prompts, multimask)
         shares.append(differing(ours, predicted_by_theirs(predictor, prompts, multimask)))
         areas.append(ours.masks.double().mean())
-    record_property("share of differing pixels", np.mean(shares))
+    record_property("share of differing pixels", float(np.mean(shares)))
     assert np.mean(shares) < MOST_DIFFERING
     assert 0.2 < np.mean(areas) < 0.8  # or the comparison would say nothing
 
