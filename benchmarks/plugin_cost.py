@@ -31,7 +31,8 @@ def main() -> None:
     """Print the median seconds of both and their ratio, as Markdown."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", choices=["vit_b", "sam-nano"], default="vit_b")
-    parser.add_argument("--layers", type=int, nargs="+", default=[2], help="that have plugins")
+    layers = PluginSettings().layers
+    parser.add_argument("--layers", type=int, nargs="+", default=layers, help="that have plugins")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--repeats", type=int, default=7)
     arguments = parser.parse_args()
