@@ -19,7 +19,7 @@ import pandas as pd
 from safetensors import safe_open
 
 from samrobust.training.data import open_data
-from samrobust.training.recipe_files import load_recipe
+from samrobust.training.recipe import load_recipe
 
 FOLDER = Path(__file__).parent / "recipes"
 PROTOCOL = Path(__file__).with_suffix(".toml")

@@ -10,10 +10,9 @@ from segment_anything.predictor import SamPredictor
 
 from benchmarks.peaks import settle
 from benchmarks.watch import Clock
-from samrobust.drawing import draw_sample
-from samrobust.interfaces import Dataset, EvalProtocol
+from samrobust.evaluation.prompts import draw_sample
 from samrobust.metrics.overlap import boundary_width
-from samrobust.types import Mask
+from samrobust.types import Dataset, EvalProtocol, Mask
 
 
 def careful_loop(

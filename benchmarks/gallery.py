@@ -16,14 +16,13 @@ from matplotlib.figure import Figure
 
 from samrobust.degradations.boxes import ExactBox
 from samrobust.degradations.points import RandomPoints
-from samrobust.inspection import median_instance
-from samrobust.interfaces import SegmenterOptions
+from samrobust.evaluation.inspection import median_instance
 from samrobust.metrics.overlap import iou
 from samrobust.seeding import keyed_generator
 from samrobust.segmenters import SEGMENTERS
 from samrobust.training.data import HeldOut, open_data
-from samrobust.training.recipe_files import load_recipe
-from samrobust.types import Instance, Prompt, PromptBatch, Sample
+from samrobust.training.recipe import load_recipe
+from samrobust.types import Instance, Prompt, PromptBatch, Sample, SegmenterOptions
 
 COLUMNS = 4
 INCHES = 2.4

@@ -6,11 +6,11 @@ python -m benchmarks.held_out --data-root DATA --segmenter ellipse --segmenter s
 import argparse
 from pathlib import Path
 
-from samrobust.interfaces import SegmenterOptions
 from samrobust.segmenters import SEGMENTERS
 from samrobust.training.data import open_data
-from samrobust.training.judge import PROMPTS, judge
-from samrobust.training.recipe_files import load_recipe
+from samrobust.training.recipe import load_recipe
+from samrobust.training.validation import PROMPTS, judge
+from samrobust.types import SegmenterOptions
 
 
 def main() -> None:

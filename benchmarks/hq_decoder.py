@@ -14,9 +14,9 @@ import torch
 from segment_anything.build_sam import sam_model_registry
 from torch import Tensor
 
-from samrobust.segmenters.allocator import keep_large_blocks
-from samrobust.segmenters.decoder import SINGLE
-from samrobust.segmenters.hq_parts import HqDecoder, StockHqDecoder, untrained_parts
+from samrobust.segmenters.device import keep_large_blocks
+from samrobust.segmenters.hq_modules import HqDecoder, StockHqDecoder, untrained_parts
+from samrobust.segmenters.sam_decoder import SINGLE
 
 TOKENS = 2
 """Of a box."""

@@ -12,11 +12,11 @@ from typing import Annotated
 import typer
 
 from benchmarks.photograph import DrawnPhotograph, save_random_sam
-from samrobust.evaluation import LoopOptions, evaluate
-from samrobust.interfaces import SegmenterOptions
+from samrobust.evaluation.loop import LoopOptions, evaluate
 from samrobust.protocol import load_protocol, with_trials
-from samrobust.segmenters.allocator import keep_large_blocks
+from samrobust.segmenters.device import keep_large_blocks
 from samrobust.segmenters.sam import build_sam
+from samrobust.types import SegmenterOptions
 
 ASPECT = 4 / 3
 

@@ -14,14 +14,13 @@ import torch
 from segment_anything.build_sam import sam_model_registry
 from segment_anything.modeling.sam import Sam as SamModel
 
-from samrobust.interfaces import SegmenterOptions
-from samrobust.segmenters.allocator import keep_large_blocks
+from samrobust.segmenters.device import keep_large_blocks
 from samrobust.segmenters.nano import build_sam_nano
 from samrobust.segmenters.plugin_settings import PluginSettings
-from samrobust.segmenters.plugins import Plugins, n_parameters
 from samrobust.segmenters.sam import Sam, SamEmbedding
+from samrobust.segmenters.stable_plugins import Plugins, n_parameters
 from samrobust.segmenters.stable_sam import StableSam
-from samrobust.types import Prompt, PromptBatch
+from samrobust.types import Prompt, PromptBatch, SegmenterOptions
 
 PROMPTS = (1, 20, 120)
 PROMPTS_AT_ONCE = 20

@@ -13,13 +13,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from samrobust.inspection import routed_boxes
-from samrobust.interfaces import SegmenterOptions
+from samrobust.evaluation.inspection import routed_boxes
 from samrobust.protocol import load_protocol, with_trials
 from samrobust.segmenters.stable_sam import build_stable_sam
 from samrobust.training.data import open_data
-from samrobust.training.recipe_files import load_recipe
-from samrobust.types import Floats
+from samrobust.training.recipe import load_recipe
+from samrobust.types import Floats, SegmenterOptions
 
 FOLDS = 5
 PENALTIES = (10.0, 100.0, 1000.0)

@@ -20,9 +20,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import typer
 
-from samrobust.report.aggregate import summarise
-from samrobust.score_table import SCHEMA
-from samrobust.store import FLUSH_ROWS, read_run
+from samrobust.report.summary import summarise
+from samrobust.runs.store import FLUSH_ROWS, SCHEMA, read_run
 from tests.runs import CONTROL, SAM, STABLE, MadeUp, described
 
 OBJECTS_AN_IMAGE = 2

@@ -7,10 +7,10 @@ from segment_anything.build_sam import sam_model_registry
 from segment_anything.modeling.sam import Sam as SamModel
 
 from benchmarks.photograph import DrawnPhotograph
-from samrobust.interfaces import EncoderDtype, EvalProtocol, SegmenterOptions
 from samrobust.protocol import load_protocol, with_trials
 from samrobust.segmenters.nano import NAME, build_sam_nano
 from samrobust.segmenters.sam import Sam, build_sam
+from samrobust.types import EncoderDtype, EvalProtocol, SegmenterOptions
 
 WIDTH, HEIGHT = 1024, 768
 PROTOCOL = "noisy-box"

@@ -27,11 +27,11 @@ from benchmarks.photograph import save_random_sam
 from benchmarks.setting import Figures, Setting
 from samrobust.cli.terminal import print_table
 from samrobust.errors import SamrobustError
-from samrobust.interfaces import EncoderDtype
 from samrobust.registry import known, one_of
 from samrobust.segmenters.device import resolve_device
 from samrobust.segmenters.nano import NAME
 from samrobust.segmenters.published import SAM_CHECKPOINTS
+from samrobust.types import EncoderDtype
 
 PARTS = {"encode": "images/s", "predict": "prompts/s", "metrics": "masks/s", "total": "prompts/s"}
 

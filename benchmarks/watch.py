@@ -15,9 +15,8 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from benchmarks.peaks import settle
-from samrobust.interfaces import Metric, Segmenter
 from samrobust.metrics import METRICS
-from samrobust.types import Image, Prediction, PromptBatch
+from samrobust.types import Image, Metric, Prediction, PromptBatch, Segmenter
 
 Around = Callable[[str], AbstractContextManager[None]]
 """Given the name of a part, a context for one call of it."""

@@ -19,11 +19,11 @@ from benchmarks.careful import careful_loop
 from benchmarks.peaks import settle
 from benchmarks.setting import HEIGHT, WIDTH, Figures, Setting
 from benchmarks.watch import Clock, Tally, watched
-from samrobust.drawing import draw_sample
-from samrobust.evaluation import Evaluated, LoopOptions, evaluate
-from samrobust.interfaces import Dataset, Segmenter
-from samrobust.segmenters.allocator import keep_large_blocks
+from samrobust.evaluation.loop import Evaluated, LoopOptions, evaluate
+from samrobust.evaluation.prompts import draw_sample
+from samrobust.segmenters.device import keep_large_blocks
 from samrobust.segmenters.sam import Sam
+from samrobust.types import Dataset, Segmenter
 
 MOST_OPERATIONS = 15
 

@@ -9,11 +9,10 @@ from typing import Any
 
 from samrobust.degradations import DEGRADATIONS
 from samrobust.errors import ProtocolError, SamrobustError
-from samrobust.interfaces import Condition, Degradation, EvalProtocol, Reported
+from samrobust.files import WORDS, build_from, is_of_kind, make_settings, shown
 from samrobust.metrics import METRICS
 from samrobust.registry import known, one_of
-from samrobust.settings import WORDS, build_from, is_of_kind, make_settings, shown
-from samrobust.types import Selection
+from samrobust.types import Condition, Degradation, EvalProtocol, Reported, Selection
 
 MOST_CONDITIONS = 1_000
 MOST_TRIALS = 1_000
@@ -45,9 +44,13 @@ _REPORTED_KEYS = {
 
 def packaged_protocols() -> dict[str, Path]:
     """Return name -> file of the protocols that come with the package."""
+    return {file.stem: file for file in sorted(packaged_folder().glob("*.toml"))}
+
+
+def packaged_folder() -> Path:
+    """Return the folder of the protocols, which has those of published values in `published/`."""
     inside = Path(__file__).parent / "protocols"
-    folder = inside if inside.is_dir() else Path(__file__).parents[1] / "protocols"  # a checkout
-    return {file.stem: file for file in sorted(folder.glob("*.toml"))}
+    return inside if inside.is_dir() else Path(__file__).parents[1] / "protocols"  # a checkout
 
 
 def load_protocol(name: str) -> EvalProtocol:

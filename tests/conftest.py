@@ -13,7 +13,7 @@ from PIL import Image as PillowImage
 from samrobust.cli import main
 from samrobust.segmenters.published import CACHE_VARIABLE
 from samrobust.training.data import open_data
-from samrobust.training.recipe_files import load_recipe
+from samrobust.training.recipe import load_recipe
 from samrobust.types import (
     DatasetInfo,
     Image,

@@ -19,9 +19,9 @@ from typing import Any
 import pandas as pd
 import torch
 
-import samrobust.store
+import samrobust.runs.store
 from samrobust.cli import main
-from samrobust.store import read_masks, read_photographs, read_run
+from samrobust.runs.store import read_masks, read_photographs, read_run
 from samrobust.training import loop
 
 Step = Sequence[str] | Callable[[], None]
@@ -32,12 +32,12 @@ FORKS.set_forkserver_preload(
     [
         __name__,
         "samrobust.datasets.scenes",
-        "samrobust.evaluation",
+        "samrobust.evaluation.loop",
         "samrobust.report.tables",
         "samrobust.segmenters.baselines",
         "samrobust.training.curve",
         "samrobust.training.models",
-        "samrobust.training.tuned",
+        "samrobust.training.adapters",
     ]
 )
 
@@ -106,7 +106,9 @@ def _do(folder: Path, said: Path, steps: Sequence[Step]) -> None:
     sys.stdout = sys.stderr = said.open("w", encoding="utf-8")
     os.chdir(folder)
     torch.set_num_threads(1)
-    samrobust.store.FLUSH_SECONDS = loop.SAVE_SECONDS = -1.0  # a part, a state as often as can be
+    samrobust.runs.store.FLUSH_SECONDS = (
+        loop.SAVE_SECONDS
+    ) = -1.0  # a part, a state as often as can be
     code = 0
     for step in steps:
         code = 0

@@ -16,10 +16,9 @@ import torch
 from PIL import Image as PillowImage
 from safetensors.torch import save_file
 
-from samrobust.parts import append_part
-from samrobust.records import TARGET_TRIAL, MaskRow, PhotographRow
-from samrobust.rle import encode_mask
-from samrobust.store import MASKS, PHOTOGRAPHS
+from samrobust.datasets.coco import encode_mask
+from samrobust.runs.manifest import TARGET_TRIAL, MaskRow, PhotographRow
+from samrobust.runs.store import MASKS, PHOTOGRAPHS, append_part
 from tests.conftest import rectangle
 from tests.runs import MadeUp
 

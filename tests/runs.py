@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from samrobust.protocol import describe_protocol, load_protocol, with_trials
-from samrobust.records import ObjectRow, RunManifest, Score
+from samrobust.runs.manifest import ObjectRow, RunManifest, Score
+from samrobust.runs.store import Run, RunWriter, read_run
 from samrobust.seeding import keyed_generator
-from samrobust.store import Run, RunWriter, read_run
 from samrobust.types import DatasetInfo, SegmenterInfo
 
 SAM = SegmenterInfo(

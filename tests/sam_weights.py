@@ -13,7 +13,7 @@ from segment_anything.modeling.transformer import TwoWayTransformer
 from torch import Tensor, nn
 from torch.nn import functional
 
-from samrobust.segmenters.hq_parts import HqDecoder, HqParts, untrained_parts
+from samrobust.segmenters.hq_modules import HqDecoder, HqParts, untrained_parts
 from samrobust.types import Image, PromptBatch
 
 PATCH = 16

@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from samrobust.report.aggregate import MEASURED, Section, summarise
-from samrobust.store import Run
+from samrobust.report.summary import MEASURED, Section, summarise
+from samrobust.runs.store import Run
 from samrobust.types import Floats
 from tests.runs import CONTROL, PAIR, SAM, STABLE, MadeUp, described, member
 

@@ -4,12 +4,12 @@ import sys
 
 import pytest
 
-from samrobust.segmenters.allocator import keep_large_blocks
+from samrobust.segmenters.device import keep_large_blocks
 
 COUNT_FAULTS = """
 import resource
 import numpy as np
-from samrobust.segmenters.allocator import keep_large_blocks
+from samrobust.segmenters.device import keep_large_blocks
 if {keep}:
     keep_large_blocks()
 np.ones(2**26, np.uint8)  # made and dropped

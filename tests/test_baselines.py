@@ -6,12 +6,11 @@ import pytest
 import torch
 
 from samrobust.errors import SegmenterError
-from samrobust.interfaces import SegmenterOptions
 from samrobust.metrics.overlap import iou
 from samrobust.segmenters import SEGMENTERS
 from samrobust.segmenters.baselines import build_box_fill, build_ellipse, build_grabcut
 from samrobust.segmenters.device import resolve_device
-from samrobust.types import Image, Prompt, PromptBatch
+from samrobust.types import Image, Prompt, PromptBatch, SegmenterOptions
 from tests.conftest import rectangle
 
 OPTIONS = SegmenterOptions()

@@ -16,8 +16,8 @@ from benchmarks.setting import Setting
 from benchmarks.watch import Tally, Traffic
 from benchmarks.ways import ours, work
 from samrobust.metrics.overlap import boundary_iou, iou
-from samrobust.report.aggregate import summarise
-from samrobust.store import read_run
+from samrobust.report.summary import summarise
+from samrobust.runs.store import read_run
 from tests.conftest import blobs
 
 TINY = Setting("sam-nano", "", "cpu", "float32", objects=1, trials=2, images=1, workers=0)

@@ -4,8 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from samrobust.degradations.boxes import BoxNoise, BoxScale, BoxShift, ExactBox
-from samrobust.interfaces import Degradation
 from samrobust.seeding import keyed_generator
+from samrobust.types import Degradation
 from tests.conftest import rectangle
 
 SIZE_HW = (200, 300)

@@ -16,7 +16,6 @@ import torch
 from torch import nn
 
 from samrobust.errors import CheckpointError
-from samrobust.segmenters.checkpoints import fetch, file_sha256, fill_model, load_state
 from samrobust.segmenters.published import (
     CACHE_VARIABLE,
     HQ_CHECKPOINTS,
@@ -24,6 +23,7 @@ from samrobust.segmenters.published import (
     Checkpoint,
     cache_folder,
 )
+from samrobust.segmenters.weights import fetch, file_sha256, fill_model, load_state
 
 CONTENT = np.random.default_rng(0).bytes(3_000_000)
 
@@ -252,7 +252,7 @@ def test_two_processes_that_want_a_file_fetch_it_once(
 ) -> None:
     server.behaviour.pause_s = 0.5
     script = (
-        "from samrobust.segmenters.checkpoints import fetch\n"
+        "from samrobust.segmenters.weights import fetch\n"
         "from samrobust.segmenters.published import Checkpoint\n"
         f"print(fetch({checkpoint!r}))"
     )

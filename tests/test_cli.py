@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from samrobust import __version__
-from samrobust.store import read_masks, read_photographs, read_run
+from samrobust.runs.store import read_masks, read_photographs, read_run
 from tests.conftest import Result, Shell
 
 EVAL = ("eval", "--dataset", "folder", "--segmenter", "ellipse", "--workers", "0")
@@ -105,7 +105,7 @@ def _children(pid: int) -> list[int]:
 def test_killed_with_half_of_it_stored_it_goes_on_at_once_to_the_same_rows(tmp_path: Path) -> None:
     def command(out: str) -> list[str]:
         script = (
-            "import sys, samrobust.store; samrobust.store.FLUSH_SECONDS = 0\n"
+            "import sys, samrobust.runs.store; samrobust.runs.store.FLUSH_SECONDS = 0\n"
             "from samrobust.cli import main; main()"
         )
         return [

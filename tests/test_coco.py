@@ -10,8 +10,7 @@ from pycocotools.coco import COCO
 
 from samrobust.datasets.coco import CocoDataset, decode_mask
 from samrobust.errors import DatasetError
-from samrobust.interfaces import DatasetOptions
-from samrobust.types import Mask
+from samrobust.types import DatasetOptions, Mask
 from tests.conftest import rectangle
 
 SIZE_HW = (40, 61)

@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from samrobust.training.corrections import is_corrected, with_corrections
 from samrobust.training.examples import Example
+from samrobust.training.losses import is_corrected, with_corrections
 from samrobust.training.recipe import Recipe
 from samrobust.types import BACKGROUND, FOREGROUND, PromptBatch
 from tests.conftest import blobs

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from samrobust.training.ellipses import draw_ellipses
+from samrobust.training.augment import draw_ellipses
 
 SIDE = 64
 

@@ -11,17 +11,16 @@ import torch
 from segment_anything.modeling.sam import Sam as SamModel
 from torch import Tensor
 
-from samrobust.cli.caching import CacheOptions, with_caches
+from samrobust.cli.options import CacheOptions, with_caches
 from samrobust.errors import SamrobustError
-from samrobust.interfaces import Segmenter, SegmenterOptions
+from samrobust.runs.store import read_run
 from samrobust.segmenters.embedding_cache import CachedSegmenter, EmbeddingCache, with_cache
 from samrobust.segmenters.hq_sam import HqEmbedding, HqSam
 from samrobust.segmenters.nano import build_sam_nano
 from samrobust.segmenters.published import CACHE_VARIABLE, SAM_CHECKPOINTS
 from samrobust.segmenters.sam import Sam, SamEmbedding, SamOptions
 from samrobust.segmenters.stable_sam import StableSam
-from samrobust.store import read_run
-from samrobust.types import Image
+from samrobust.types import Image, Segmenter, SegmenterOptions
 from tests.conftest import GrownBox, Shell
 from tests.sam_weights import random_image, random_parts, random_prompts, small_sam
 

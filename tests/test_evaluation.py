@@ -7,23 +7,22 @@ import numpy as np
 import pytest
 import torch
 
-import samrobust.evaluation
-from samrobust.drawing import draw_sample
+import samrobust.evaluation.loop
 from samrobust.errors import DatasetError, SegmenterError
-from samrobust.evaluation import (
+from samrobust.evaluation.loop import (
     Evaluated,
     Failure,
     LoopOptions,
     check_can_run,
     evaluate,
 )
-from samrobust.interfaces import EvalProtocol, SegmenterOptions
-from samrobust.metrics.overlap import boundary_iou, iou
-from samrobust.metrics.stability import stability_factor
+from samrobust.evaluation.prompts import draw_sample
+from samrobust.metrics.overlap import boundary_iou, iou, stability_factor
 from samrobust.protocol import load_protocol, with_trials
-from samrobust.records import Score
+from samrobust.runs.manifest import Score
 from samrobust.segmenters.baselines import build_box_fill
 from samrobust.types import (
+    EvalProtocol,
     Image,
     Mask,
     Prediction,
@@ -31,6 +30,7 @@ from samrobust.types import (
     PromptBatch,
     PromptKind,
     Sample,
+    SegmenterOptions,
     Selection,
 )
 from tests.conftest import GrownBox, MemoryDataset
@@ -131,7 +131,7 @@ def test_huge_images_are_predicted_in_small_calls(
     small_dataset: MemoryDataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = _scores(_run(small_dataset, GrownBox()))
-    monkeypatch.setattr(samrobust.evaluation, "MASK_BYTES", 2 * 90 * 33)
+    monkeypatch.setattr(samrobust.evaluation.loop, "MASK_BYTES", 2 * 90 * 33)
     segmenter = GrownBox()
     assert _scores(_run(small_dataset, segmenter)) == expected
     assert max(segmenter.n_prompts) <= 2

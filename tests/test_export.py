@@ -4,8 +4,8 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from samrobust.report.aggregate import summarise
-from samrobust.report.export import SCHEMA_FILE, export_run, to_json, write_exports
+from samrobust.report.formats import SCHEMA_FILE, export_run, to_json, write_exports
+from samrobust.report.summary import summarise
 from tests.runs import CONTROL, SAM, MadeUp, described
 
 SCHEMA = json.loads(SCHEMA_FILE.read_text(encoding="utf-8"))

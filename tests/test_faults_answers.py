@@ -15,16 +15,15 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-import samrobust.store
-from samrobust.cli.running import RunSettings, run_all
+import samrobust.runs.store
 from samrobust.datasets import DATASETS
 from samrobust.errors import DatasetError, SegmenterError
-from samrobust.evaluation import Evaluated, Failure, LoopOptions, evaluate
-from samrobust.interfaces import DatasetOptions
+from samrobust.evaluation.loop import Evaluated, Failure, LoopOptions, evaluate
+from samrobust.evaluation.runner import RunSettings, run_all
 from samrobust.protocol import load_protocol, with_trials
+from samrobust.runs.store import read_run
 from samrobust.segmenters.nano import WEIGHTS
-from samrobust.store import read_run
-from samrobust.types import Image, Prediction, PromptBatch
+from samrobust.types import DatasetOptions, Image, Prediction, PromptBatch
 from tests.conftest import Doubtful, GrownBox, MemoryDataset, Shell
 from tests.faults import assert_same_tables, limit_memory, run, tables
 
@@ -211,7 +210,7 @@ def test_a_process_that_is_refused_memory_goes_on_with_fewer_prompts(tmp_path: P
 def test_a_part_cut_short_is_named_and_its_images_are_done_again_without_it(
     shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, table: str
 ) -> None:
-    monkeypatch.setattr(samrobust.store, "FLUSH_SECONDS", -1.0)
+    monkeypatch.setattr(samrobust.runs.store, "FLUSH_SECONDS", -1.0)
     assert shell(*EVAL, "--out", "whole").code == 0
     assert shell(*EVAL, "--out", "cut").code == 0
     (part,) = tmp_path.glob(f"cut/*/{table}/part-00001.parquet")
@@ -228,7 +227,7 @@ def test_a_part_cut_short_is_named_and_its_images_are_done_again_without_it(
 def test_a_clock_that_goes_backwards_changes_nothing(
     shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(samrobust.store, "FLUSH_SECONDS", -1.0)
+    monkeypatch.setattr(samrobust.runs.store, "FLUSH_SECONDS", -1.0)
     assert shell(*EVAL, "--out", "whole").code == 0
     assert shell(*EVAL, "--out", "back").code == 0
     (folder,) = (tmp_path / "back").iterdir()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from samrobust.store import read_run
+from samrobust.runs.store import read_run
 from tests.faults import (
     Step,
     assert_same_tables,

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from samrobust.segmenters.checkpoints import load_tensors
-from samrobust.store import read_run
+from samrobust.runs.store import read_run
+from samrobust.segmenters.weights import load_tensors
 from tests.faults import Step, assert_same_tables, run
 from tests.trainings import same_tensors
 

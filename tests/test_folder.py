@@ -7,10 +7,10 @@ import pytest
 from PIL import Image as PillowImage
 
 from samrobust.datasets import DATASETS, GROUPS
-from samrobust.datasets.files import read_image, read_mask
 from samrobust.datasets.folder import LAYOUTS, FolderDataset
+from samrobust.datasets.images import read_image, read_mask
 from samrobust.errors import DatasetError
-from samrobust.interfaces import DatasetOptions
+from samrobust.types import DatasetOptions
 from tests.conftest import rectangle
 
 MASK = rectangle((31, 47), (3, 4, 20, 25))

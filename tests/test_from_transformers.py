@@ -11,9 +11,8 @@ import torch
 from torch import Tensor
 
 from samrobust.errors import CheckpointError, SegmenterError
-from samrobust.interfaces import SegmenterOptions
-from samrobust.segmenters.from_transformers import build_transformers
-from samrobust.types import Image, PromptBatch
+from samrobust.segmenters.transformers import build_transformers
+from samrobust.types import Image, PromptBatch, SegmenterOptions
 from tests.conftest import Shell
 from tests.hostile import TOUCHED, Evil
 from tests.sam_weights import random_image, random_prompts
@@ -296,7 +295,7 @@ def test_a_damaged_model_is_said_in_one_line(
 
 
 def test_without_the_library_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("samrobust.segmenters.from_transformers.find_spec", lambda _name: None)
+    monkeypatch.setattr("samrobust.segmenters.transformers.find_spec", lambda _name: None)
     with pytest.raises(SegmenterError) as caught:
         build_transformers(SegmenterOptions(variant="facebook/sam2.1-hiera-tiny"))
     assert str(caught.value) == (

@@ -15,17 +15,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image as PillowImage
 
-from samrobust.datasets.coco import CocoDataset, decode_mask
-from samrobust.datasets.files import read_image, read_mask
+from samrobust.datasets.coco import CocoDataset, decode_mask, encode_mask
+from samrobust.datasets.coco import decode_run_lengths as decode_counts
+from samrobust.datasets.images import read_image, read_mask
 from samrobust.errors import RunError, SamrobustError
-from samrobust.interfaces import DatasetOptions
 from samrobust.protocol import load_protocol
-from samrobust.report.aggregate import summarise
+from samrobust.report.summary import summarise
 from samrobust.report.tables import terminal_tables
-from samrobust.rle import decode_mask as decode_counts
-from samrobust.rle import encode_mask
-from samrobust.store import read_run
-from samrobust.training.recipe_files import load_recipe
+from samrobust.runs.store import read_run
+from samrobust.training.recipe import load_recipe
+from samrobust.types import DatasetOptions
 from tests.conftest import rectangle
 from tests.hostile import PROTOCOL, RECIPE, SIZE_HW, png
 from tests.runs import MadeUp

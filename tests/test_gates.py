@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from samrobust.errors import RunError
-from samrobust.gates import LIMITS, Gate, write_gate
-from samrobust.report.aggregate import summarise
-from samrobust.report.pairing import gate
+from samrobust.report.compare import gate
+from samrobust.report.precision import LIMITS, Gate, write_gate
+from samrobust.report.summary import summarise
 from samrobust.report.tables import terminal_tables
-from samrobust.store import Run
+from samrobust.runs.store import Run
 from tests.conftest import Shell
 from tests.runs import SAM, MadeUp, described, member
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,24 +13,28 @@ import pytest
 import torch
 
 from samrobust.datasets.scenes import build_scenes
-from samrobust.drawing import draw_sample
-from samrobust.evaluation import Evaluated, LoopOptions, evaluate
-from samrobust.interfaces import DatasetOptions, SegmenterOptions
-from samrobust.manifests import read_manifest, run_name, write_manifest
+from samrobust.evaluation.loop import Evaluated, LoopOptions, evaluate
+from samrobust.evaluation.prompts import draw_sample
 from samrobust.protocol import load_protocol, protocol_hash
-from samrobust.report.aggregate import summarise
-from samrobust.report.csv_text import breakdown_csv, differences_csv, to_csv
-from samrobust.segmenters.checkpoints import load_tensors
+from samrobust.report.formats import breakdown_csv, differences_csv, to_csv
+from samrobust.report.summary import Section, summarise
+from samrobust.runs.manifest import read_manifest, run_name, write_manifest
+from samrobust.runs.store import read_run
 from samrobust.segmenters.nano import build_sam_nano
-from samrobust.store import read_run
+from samrobust.segmenters.weights import load_tensors
+from samrobust.training.checkpoints import TrainingFolder
 from samrobust.training.data import open_data
 from samrobust.training.loop import Training
-from samrobust.training.models import build_trainee
-from samrobust.training.recipe import Recipe
-from samrobust.training.recipe_files import load_recipe, recipe_hash
-from samrobust.training.recipe_fits import counted, recipe_for, with_data
-from samrobust.training.state import TrainingFolder
-from samrobust.training.trainee import TraineeOptions
+from samrobust.training.models import TraineeOptions, build_trainee
+from samrobust.training.recipe import (
+    Recipe,
+    counted,
+    load_recipe,
+    recipe_for,
+    recipe_hash,
+    with_data,
+)
+from samrobust.types import DatasetOptions, SegmenterOptions
 
 GOLDEN = Path(__file__).parent / "golden"
 RUNS = sorted((GOLDEN / "results").iterdir())
@@ -49,7 +54,9 @@ def test_a_stored_run_keeps_its_name_and_manifest(folder: Path, tmp_path: Path) 
     ("name", "to_text"),
     [("tables", to_csv), ("differences", differences_csv), ("breakdown", breakdown_csv)],
 )
-def test_stored_runs_are_reported_with_the_same_numbers(name: str, to_text: Any) -> None:
+def test_stored_runs_are_reported_with_the_same_numbers(
+    name: str, to_text: Callable[[Sequence[Section]], str]
+) -> None:
     text = to_text(summarise([read_run(folder) for folder in RUNS]))
     assert text == (GOLDEN / f"report/{name}.csv").read_text()
 

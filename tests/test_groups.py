@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from samrobust.errors import RunError
-from samrobust.report.aggregate import summarise
-from samrobust.report.groups import comparable_groups
+from samrobust.report.scores import comparable_groups
+from samrobust.report.summary import summarise
 from samrobust.types import DatasetInfo
 from tests.runs import CONTROL, SAM, STABLE, MadeUp, described
 

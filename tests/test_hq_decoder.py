@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from samrobust.segmenters.decoder import CANDIDATES, SINGLE
-from samrobust.segmenters.hq_parts import HqDecoder, HqParts, StockHqDecoder
+from samrobust.segmenters.hq_modules import HqDecoder, HqParts, StockHqDecoder
 from samrobust.segmenters.hq_sam import HqSam
 from samrobust.segmenters.sam import Sam, SamOptions
+from samrobust.segmenters.sam_decoder import CANDIDATES, SINGLE
 from tests.sam_weights import random_image, random_parts, random_prompts, randomise, small_sam
 from tests.test_sam_decoder import CHANNELS, GRID, DecoderOnly
 

@@ -16,17 +16,15 @@ from torch.nn import functional
 
 from samrobust.datasets.coco import build_coco
 from samrobust.errors import CheckpointError, SegmenterError, UnknownNameError
-from samrobust.evaluation import Evaluated, LoopOptions, evaluate
-from samrobust.interfaces import DatasetOptions, HqOutput, SegmenterOptions
+from samrobust.evaluation.loop import Evaluated, LoopOptions, evaluate
 from samrobust.protocol import load_protocol
-from samrobust.segmenters.checkpoints import State, file_sha256
-from samrobust.segmenters.decoder import CANDIDATES, SINGLE
-from samrobust.segmenters.families import split_hq
-from samrobust.segmenters.hq_parts import HqParts, early_features
+from samrobust.segmenters.hq_modules import HqParts, early_features
 from samrobust.segmenters.hq_sam import WEIGHTS, HqSam, build_hq_sam
 from samrobust.segmenters.nano import build_sam_nano
 from samrobust.segmenters.sam import Sam, build_sam
-from samrobust.types import Frame, Image, PromptBatch
+from samrobust.segmenters.sam_decoder import CANDIDATES, SINGLE
+from samrobust.segmenters.weights import State, file_sha256, split_hq
+from samrobust.types import DatasetOptions, Frame, HqOutput, Image, PromptBatch, SegmenterOptions
 from tests.conftest import SHARED, Shell, held_out_ids
 from tests.sam_weights import random_image, random_parts, random_prompts, random_sam, small_sam
 

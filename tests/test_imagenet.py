@@ -11,14 +11,13 @@ from torch import Tensor, nn
 from samrobust.errors import TrainingError
 from samrobust.segmenters.nano import nano_model
 from samrobust.segmenters.nano_encoder import NanoEncoder
-from samrobust.training import imagenet
-from samrobust.training.imagenet import fill_trunk, trunk_file
-from samrobust.training.models import build_trainee
+from samrobust.training import sam_nano
+from samrobust.training.models import TraineeOptions, build_trainee
 from samrobust.training.recipe import Trunk
-from samrobust.training.trainee import TraineeOptions
+from samrobust.training.sam_nano import fill_trunk, trunk_file
 from tests.trainings import tiny_recipe
 
-MEAN, STD = imagenet.INPUT_MEAN, imagenet.INPUT_STD
+MEAN, STD = sam_nano.INPUT_MEAN, sam_nano.INPUT_STD
 NAMES = {
     "conv_stem": "_conv_stem",
     "bn1": "_bn0",
@@ -109,7 +108,7 @@ def test_a_trunk_is_filled_whole(theirs: nn.Module) -> None:
 def test_without_the_package_the_line_says_how_to_install_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(imagenet, "PACKAGE", "there_is_no_such_package")
+    monkeypatch.setattr(sam_nano, "PACKAGE", "there_is_no_such_package")
     recipe = dataclasses.replace(tiny_recipe(), trunk=Trunk("imagenet"))
     with pytest.raises(TrainingError, match=r"pip install 'samrobust\[imagenet\]'"):
         build_trainee(recipe, TraineeOptions())
@@ -129,10 +128,10 @@ def test_another_file_is_refused(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, make: Callable[[Path], None]
 ) -> None:
     package = tmp_path / "odd_package"
-    make(package / imagenet.FILE)
+    make(package / sam_nano.FILE)
     (package / "__init__.py").touch()
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(imagenet, "PACKAGE", "odd_package")
+    monkeypatch.setattr(sam_nano, "PACKAGE", "odd_package")
     with pytest.raises(TrainingError, match="is not the EfficientNet-Lite2 that is known"):
         trunk_file()
 

@@ -9,16 +9,15 @@ import pytest
 import torch
 
 from samrobust.errors import SegmenterError
+from samrobust.evaluation.inspection import looks, median_instance, routed_boxes
 from samrobust.geometry import box_iou, mask_to_box
-from samrobust.inspection import looks, median_instance, routed_boxes
-from samrobust.interfaces import SegmenterOptions
 from samrobust.protocol import load_protocol, with_conditions, with_trials
 from samrobust.report.readings import draw_looks, draw_routing
 from samrobust.segmenters.nano import build_sam_nano
 from samrobust.segmenters.plugin_settings import PluginSettings
-from samrobust.segmenters.plugins import Plugin, Plugins
+from samrobust.segmenters.stable_plugins import Plugin, Plugins
 from samrobust.segmenters.stable_sam import StableSam
-from samrobust.types import Instance, Sample
+from samrobust.types import Instance, Sample, SegmenterOptions
 from tests.conftest import MemoryDataset, Shell, rectangle
 from tests.sam_weights import random_image
 

@@ -8,10 +8,9 @@ from scipy import stats
 
 from samrobust.degradations.boxes import BoxNoise
 from samrobust.degradations.points import RandomPoints
-from samrobust.interfaces import Degradation
 from samrobust.seeding import keyed_generator
-from samrobust.training.judge import PROMPTS, PROMPTS_AT_ONCE, judge
-from samrobust.types import Instance, Mask, Prediction, PromptBatch, Sample
+from samrobust.training.validation import PROMPTS, PROMPTS_AT_ONCE, judge
+from samrobust.types import Degradation, Instance, Mask, Prediction, PromptBatch, Sample
 from tests.conftest import GrownBox, MemoryDataset, rectangle
 
 

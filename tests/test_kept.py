@@ -3,13 +3,12 @@ import io
 import numpy as np
 from PIL import Image
 
-from samrobust.drawing import draw_sample
-from samrobust.evaluation import Evaluated, LoopOptions, evaluate
-from samrobust.interfaces import EvalProtocol
+from samrobust.datasets.coco import decode_run_lengths
+from samrobust.evaluation.loop import Evaluated, LoopOptions, evaluate
+from samrobust.evaluation.prompts import draw_sample
 from samrobust.protocol import load_protocol, with_conditions, with_trials
-from samrobust.records import Keep, Kept
-from samrobust.rle import decode_mask
-from samrobust.types import Instance, Sample
+from samrobust.runs.manifest import Keep, Kept
+from samrobust.types import EvalProtocol, Instance, Sample
 from tests.conftest import GrownBox, MemoryDataset, rectangle
 
 PROTOCOL = with_trials(
@@ -51,13 +50,13 @@ def test_all_masks_are_those_of_the_segmenter(small_dataset: MemoryDataset) -> N
     assert len(rows) == 2 * (1 + 1 + 6)
     for instance in sample.instances:
         target = rows[instance.instance_id, "", -1]
-        np.testing.assert_array_equal(decode_mask(target.counts, size_hw), instance.mask)
+        np.testing.assert_array_equal(decode_run_lengths(target.counts, size_hw), instance.mask)
     for draws in draw_sample(sample, "memory", PROTOCOL).draws:
         masks = GrownBox().predict(size_hw, draws.prompts).masks[:, 0].numpy()
         assert draws.prompts.boxes is not None
         for trial, (mask, box) in enumerate(zip(masks, draws.prompts.boxes, strict=True)):
             row = rows[draws.instance.instance_id, draws.condition.name, trial]
-            np.testing.assert_array_equal(decode_mask(row.counts, size_hw), mask)
+            np.testing.assert_array_equal(decode_run_lengths(row.counts, size_hw), mask)
             assert row.box == box.tolist()
             assert not row.points
 

@@ -9,18 +9,15 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from samrobust.errors import CheckpointError, SegmenterError
-from samrobust.interfaces import SegmenterOptions
-from samrobust.segmenters.lora import ALPHA, RANK, add_lora, build_lora_tuned
+from samrobust.segmenters.adapters import ALPHA, RANK, add_lora, build_lora_tuned
 from samrobust.segmenters.nano import build_sam_nano
 from samrobust.segmenters.sam import Sam
+from samrobust.training.checkpoints import TrainingFolder
 from samrobust.training.data import open_data
 from samrobust.training.loop import Training
-from samrobust.training.models import build_trainee
-from samrobust.training.recipe import Recipe
-from samrobust.training.recipe_files import load_recipe
-from samrobust.training.recipe_fits import counted, recipe_for, with_data
-from samrobust.training.state import TrainingFolder
-from samrobust.training.trainee import TraineeOptions
+from samrobust.training.models import TraineeOptions, build_trainee
+from samrobust.training.recipe import Recipe, counted, load_recipe, recipe_for, with_data
+from samrobust.types import SegmenterOptions
 from tests.sam_weights import random_image, random_prompts
 
 pytest.importorskip("peft")
@@ -100,7 +97,7 @@ def test_what_cannot_be_had_is_one_line(
         build_lora_tuned(SegmenterOptions())
     with pytest.raises(CheckpointError, match="there is no such checkpoint"):
         build_lora_tuned(SegmenterOptions(checkpoint=tmp_path / "none"))
-    monkeypatch.setattr("samrobust.segmenters.lora.find_spec", lambda _name: None)
+    monkeypatch.setattr("samrobust.segmenters.adapters.find_spec", lambda _name: None)
     with pytest.raises(SegmenterError) as caught:
         build_lora_tuned(SegmenterOptions(checkpoint=trained))
     assert str(caught.value) == (

@@ -10,11 +10,10 @@ import torch
 from torch import Tensor
 
 from samrobust.errors import SegmenterError
-from samrobust.interfaces import HqOutput, SegmenterOptions
 from samrobust.segmenters.hq_sam import HqSam, build_hq_sam
 from samrobust.segmenters.mobile_sam import build_mobile_sam
 from samrobust.segmenters.sam import Sam
-from samrobust.types import Image, PromptBatch
+from samrobust.types import HqOutput, Image, PromptBatch, SegmenterOptions
 from tests.conftest import Shell
 from tests.sam_weights import random_image, random_prompts
 
@@ -127,6 +126,6 @@ def test_what_cannot_be_built_is_one_line(
     assert "is a Light HQ-SAM, whose image encoder is a TinyViT: use --segmenter hq-sam" in line
     command = ("eval", "--segmenter", "hq-sam", "--variant", "vit_tiny", "--checkpoint", files[1])
     assert "is a MobileSAM" in shell.refuses(*command)
-    monkeypatch.setattr("samrobust.segmenters.tiny_vit.find_spec", lambda _name: None)
+    monkeypatch.setattr("samrobust.segmenters.mobile_sam.find_spec", lambda _name: None)
     with pytest.raises(SegmenterError, match=r"install it with pip install 'samrobust\[mobile\]'"):
         build_mobile_sam(SegmenterOptions(checkpoint=files[1]))

@@ -15,8 +15,6 @@ from segment_anything.predictor import SamPredictor
 from torch import Tensor
 
 from samrobust.errors import CheckpointError, SegmenterError, TrainingError
-from samrobust.interfaces import SegmenterOptions
-from samrobust.segmenters.checkpoints import file_sha256, fill_model, load_tensors
 from samrobust.segmenters.nano import (
     CHANNELS,
     SIDE,
@@ -25,9 +23,10 @@ from samrobust.segmenters.nano import (
     set_side,
 )
 from samrobust.segmenters.sam import Sam, SamOptions
-from samrobust.training.recipe_files import describe_recipe
-from samrobust.training.weights import save_weights
-from samrobust.types import Image, Prediction, PromptBatch
+from samrobust.segmenters.weights import file_sha256, fill_model, load_tensors
+from samrobust.training.checkpoints import save_weights
+from samrobust.training.recipe import describe_recipe
+from samrobust.types import Image, Prediction, PromptBatch, SegmenterOptions
 from tests.sam_weights import random_image, random_prompts, randomise
 from tests.trainings import tiny_recipe
 

@@ -9,18 +9,16 @@ import torch
 from segment_anything.build_sam import sam_model_registry
 
 from samrobust.datasets import GROUPS
-from samrobust.manifests import run_name
-from samrobust.origins import HQSEG_44K, origin, origins_of_training
-from samrobust.report.aggregate import summarise
-from samrobust.report.csv_text import to_csv
-from samrobust.report.latex import to_latex
-from samrobust.report.markdown import to_markdown
+from samrobust.provenance import HQSEG_44K, origin, origins_of_training
+from samrobust.report.formats import to_csv, to_latex, to_markdown
+from samrobust.report.summary import summarise
 from samrobust.report.tables import terminal_tables
+from samrobust.runs.manifest import run_name
 from samrobust.segmenters import SEGMENTERS
 from samrobust.segmenters.cards import N_PARAMETERS, card_lines, segmenter_card
-from samrobust.segmenters.hq_parts import HqParts, untrained_parts
+from samrobust.segmenters.hq_modules import HqParts, untrained_parts
+from samrobust.segmenters.mobile_sam import tiny_sam_model
 from samrobust.segmenters.published import CACHE_VARIABLE
-from samrobust.segmenters.tiny_vit import tiny_sam_model
 from samrobust.types import DatasetInfo
 from tests.conftest import Shell
 from tests.runs import SAM, STABLE, MadeUp

@@ -17,13 +17,12 @@ from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.select import Select
 
 from samrobust.cli import main
-from samrobust.report import exhibits
-from samrobust.report.aggregate import Section, summarise
-from samrobust.report.exhibits import Photographs
-from samrobust.report.gallery import LARGEST_OUTLINES, gallery_of
+from samrobust.datasets.coco import encode_mask
+from samrobust.report import gallery
+from samrobust.report.gallery import LARGEST_OUTLINES, Photographs, gallery_of
 from samrobust.report.page import page, write_page
-from samrobust.rle import encode_mask
-from samrobust.store import read_run
+from samrobust.report.summary import Section, summarise
+from samrobust.runs.store import read_run
 from tests.conftest import rectangle
 from tests.runs import MadeUp
 
@@ -228,7 +227,7 @@ def test_photographs_beyond_the_bound_are_left_out_and_counted(
     photographs = Photographs()
     every = gallery_of(sections[0], photographs, room=LARGEST_OUTLINES)
     n_bytes = sum(len(photograph.jpeg) for photograph in photographs.shown.values())
-    monkeypatch.setattr(exhibits, "LARGEST_PHOTOGRAPHS", n_bytes // 2)
+    monkeypatch.setattr(gallery, "LARGEST_PHOTOGRAPHS", n_bytes // 2)
     photographs = Photographs()
     some = gallery_of(sections[0], photographs, room=LARGEST_OUTLINES)
     assert 0 < len(photographs.shown) < 5

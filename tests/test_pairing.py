@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 
 from samrobust.errors import RunError
-from samrobust.report.pairing import compare, comparison_tables
-from samrobust.store import Run
+from samrobust.report.compare import compare, comparison_tables
+from samrobust.runs.store import Run
 from tests.runs import SAM, STABLE, MadeUp, described
 
 NOISY = described("noisy-box", conditions=("exact-box", "box-noise-0.2", "box-noise-0.4"))

@@ -12,9 +12,8 @@ from PIL import Image
 
 from samrobust.errors import RunError
 from samrobust.report import plots
-from samrobust.report.aggregate import Section, summarise
-from samrobust.report.looks import COLUMN_INCHES, looks_of
-from samrobust.report.plots import write_plots
+from samrobust.report.plots import COLUMN_INCHES, looks_of, write_plots
+from samrobust.report.summary import Section, summarise
 from samrobust.types import SegmenterInfo
 from tests.runs import CONTROL, SAM, STABLE, MadeUp, described
 

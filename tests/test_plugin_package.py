@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from samrobust.store import read_run
+from samrobust.runs.store import read_run
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = Path(__file__).parent / "plugin"

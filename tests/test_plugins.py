@@ -8,7 +8,7 @@ from segment_anything.modeling.transformer import Attention
 from torch import Tensor
 
 from samrobust.segmenters.plugin_settings import PluginSettings, Position
-from samrobust.segmenters.plugins import (
+from samrobust.segmenters.stable_plugins import (
     DeformableSampling,
     DynamicRouting,
     Mixture,

@@ -4,9 +4,8 @@ from scipy import ndimage
 
 from samrobust.degradations.points import BorderPoints, CentrePoint, RandomPoints
 from samrobust.errors import DatasetError
-from samrobust.interfaces import Degradation
 from samrobust.seeding import keyed_generator
-from samrobust.types import Mask, Prompt
+from samrobust.types import Degradation, Mask, Prompt
 from tests.conftest import blobs, rectangle
 
 MASK = blobs(np.random.default_rng(5), (83, 131))

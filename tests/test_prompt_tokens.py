@@ -7,7 +7,7 @@ import torch
 from segment_anything.modeling.prompt_encoder import PromptEncoder
 from torch import Tensor
 
-from samrobust.segmenters.prompt_tokens import prompt_tokens
+from samrobust.segmenters.sam_decoder import prompt_tokens
 
 CHANNELS = 32
 SIDE_HW = (80, 112)

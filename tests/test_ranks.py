@@ -12,11 +12,10 @@ import pandas as pd
 import pytest
 from torch import distributed
 
-import samrobust.ranks
+import samrobust.runs.sharing
 from samrobust.errors import RunError
-from samrobust.ranks import Meeting, Ranks
-from samrobust.shards import Shard
-from samrobust.store import RunWriter, read_run
+from samrobust.runs.sharing import Meeting, Ranks, Shard
+from samrobust.runs.store import RunWriter, read_run
 from tests.conftest import Shell
 
 COMMAND = (
@@ -26,7 +25,7 @@ COMMAND = (
 N_IMAGES, STORED_BEFORE_THE_KILL = 24, 4
 RANK_1_DIES = f"""
 import os, signal
-from samrobust import store
+from samrobust.runs import store
 from samrobust.cli import main
 store.FLUSH_SECONDS = -1  # each image is stored at once
 write, n = store.RunWriter.write, 0
@@ -132,7 +131,7 @@ def test_a_shard_beside_the_whole_run_and_no_shard_are_one_line(shell: Shell) ->
 def test_ended_by_sigterm_a_run_keeps_what_it_has(tmp_path: Path) -> None:
     script = (
         "import os, signal\n"
-        "from samrobust import store\n"
+        "from samrobust.runs import store\n"
         "from samrobust.cli import main\n"
         "write = store.RunWriter.write\n"
         "def ended(self, *image, **more):\n"
@@ -173,12 +172,14 @@ def test_a_rank_has_its_place_its_device_and_its_shard(monkeypatch: pytest.Monke
 def _meetings(monkeypatch: pytest.MonkeyPatch, world: int) -> list[Meeting]:
     """Return the ranks' meetings at a store in this process, instead of torchrun's."""
     store = distributed.HashStore()  # type: ignore[attr-defined]
-    monkeypatch.setattr(samrobust.ranks, "rendezvous", lambda *_, **__: iter([(store, 0, world)]))
+    monkeypatch.setattr(
+        samrobust.runs.sharing, "rendezvous", lambda *_, **__: iter([(store, 0, world)])
+    )
     return [Meeting(Ranks(rank, world)) for rank in range(world)]
 
 
 def test_rank_0_waits_for_all_that_are_alive(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(samrobust.ranks, "PATIENCE_SECONDS", 0.2)
+    monkeypatch.setattr(samrobust.runs.sharing, "PATIENCE_SECONDS", 0.2)
     first, second, third = _meetings(monkeypatch, 3)
     first.tell_done()
     third.tell_done()
@@ -194,7 +195,7 @@ def test_rank_0_waits_for_all_that_are_alive(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_dead_rank_does_not_hang_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(samrobust.ranks, "PATIENCE_SECONDS", 0.3)
+    monkeypatch.setattr(samrobust.runs.sharing, "PATIENCE_SECONDS", 0.3)
     first, second, _ = _meetings(monkeypatch, 3)
     first.tell_done()
     second.tell_done()

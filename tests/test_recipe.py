@@ -8,15 +8,20 @@ import pytest
 
 from samrobust.errors import RecipeError, UnknownNameError
 from samrobust.training.models import TRAINEES, default_recipe
-from samrobust.training.recipe import LossWeights, Phase, Recipe
-from samrobust.training.recipe_files import (
+from samrobust.training.recipe import (
+    LossWeights,
+    Phase,
+    Recipe,
+    counted,
     describe_recipe,
+    lengthened,
     load_recipe,
     packaged_recipes,
+    recipe_for,
     recipe_hash,
     recipe_summary,
+    with_data,
 )
-from samrobust.training.recipe_fits import counted, lengthened, recipe_for, with_data
 from tests.trainings import TINY, tiny_recipe
 
 GOOD = TINY.read_text(encoding="utf-8")

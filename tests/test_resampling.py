@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import stats
 
-from samrobust.report import resampling
-from samrobust.report.resampling import (
+from samrobust.report import statistics
+from samrobust.report.statistics import (
     N_FLIPS,
     N_RESAMPLES,
     Tail,
@@ -29,7 +29,7 @@ def test_a_bootstrap_sample_has_as_many_images_as_there_are(
     whole = weights_of(7)
     assert whole.shape == (N_RESAMPLES, 7)
     assert (whole.sum(axis=1) == 7).all()
-    monkeypatch.setattr(resampling, "_WEIGHTS_AT_ONCE", 7 * 33)
+    monkeypatch.setattr(statistics, "_WEIGHTS_AT_ONCE", 7 * 33)
     np.testing.assert_array_equal(weights_of(7), whole)
     assert list(bootstrap_weights(1, key="k")) == []
 
@@ -91,7 +91,7 @@ def test_flips_in_parts_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     contributions = np.random.default_rng(0).normal(0.2, 1, (50, 4))
     whole = sign_flip_test(contributions, key="k")
     assert (whole > 1 / N_FLIPS).all()
-    monkeypatch.setattr(resampling, "_WEIGHTS_AT_ONCE", 50 * 1000)
+    monkeypatch.setattr(statistics, "_WEIGHTS_AT_ONCE", 50 * 1000)
     np.testing.assert_array_equal(sign_flip_test(contributions, key="k"), whole)
 
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from samrobust.rle import decode_mask, encode_mask
+from samrobust.datasets.coco import decode_run_lengths, encode_mask
 from tests.conftest import blobs
 
 
@@ -12,4 +12,4 @@ def test_masks_come_back_as_they_were(size_hw: tuple[int, int]) -> None:
         np.zeros(size_hw, np.bool_),
         np.ones(size_hw, np.bool_),
     ):
-        np.testing.assert_array_equal(decode_mask(encode_mask(mask), size_hw), mask)
+        np.testing.assert_array_equal(decode_run_lengths(encode_mask(mask), size_hw), mask)

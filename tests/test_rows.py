@@ -6,12 +6,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-import samrobust.report.rows
+import samrobust.report.scores
 from samrobust.errors import RunError
-from samrobust.report.aggregate import summarise
-from samrobust.report.arrays import score_arrays
-from samrobust.report.csv_text import differences_csv, to_csv
-from samrobust.report.groups import comparable_groups
+from samrobust.report.formats import differences_csv, to_csv
+from samrobust.report.scores import comparable_groups, score_arrays
+from samrobust.report.summary import summarise
 from tests.runs import SAM, STABLE, MadeUp, described
 
 NOISY = described("noisy-box", conditions=("exact-box", "box-noise-0.2"))
@@ -21,7 +20,7 @@ RUN = MadeUp(protocol=NOISY, n_samples=11)
 def test_every_stored_value_stands_in_its_place(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(samrobust.report.rows, "ROWS_AT_ONCE", 7)
+    monkeypatch.setattr(samrobust.report.scores, "ROWS_AT_ONCE", 7)
     runs = [RUN.but(segmenter=segmenter).store(tmp_path) for segmenter in (SAM, STABLE)]
     (group,) = comparable_groups(runs)
     arrays = score_arrays(group)
@@ -50,14 +49,14 @@ def test_rows_at_once_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyP
         return to_csv(sections) + differences_csv(sections)
 
     together = tables()
-    monkeypatch.setattr(samrobust.report.rows, "ROWS_AT_ONCE", 7)
+    monkeypatch.setattr(samrobust.report.scores, "ROWS_AT_ONCE", 7)
     assert tables() == together
 
 
 def test_prompts_that_differ_are_found_in_any_block(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(samrobust.report.rows, "ROWS_AT_ONCE", 7)
+    monkeypatch.setattr(samrobust.report.scores, "ROWS_AT_ONCE", 7)
     one = RUN.store(tmp_path)
     other = RUN.but(segmenter=STABLE).store(tmp_path)
     changed = other.scores["prompt_hash"].to_numpy().copy()

@@ -13,12 +13,11 @@ from segment_anything.predictor import SamPredictor
 from torch.nn import functional
 
 from samrobust.errors import CheckpointError, SegmenterError, UnknownNameError
-from samrobust.interfaces import SegmenterOptions
 from samrobust.segmenters import SEGMENTERS, frames
-from samrobust.segmenters.checkpoints import file_sha256
 from samrobust.segmenters.published import CACHE_VARIABLE, SAM_CHECKPOINTS
 from samrobust.segmenters.sam import Sam, SamEmbedding, SamOptions, build_sam
-from samrobust.types import Image, Prediction, PromptBatch
+from samrobust.segmenters.weights import file_sha256
+from samrobust.types import Image, Prediction, PromptBatch, SegmenterOptions
 from tests.sam_weights import base_sam, random_image, random_prompts, small_sam
 
 SIZE_HW = (333, 517)

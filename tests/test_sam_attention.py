@@ -5,8 +5,8 @@ import pytest
 import torch
 from segment_anything.modeling.image_encoder import ImageEncoderViT
 
-from samrobust.segmenters import attention
-from samrobust.segmenters.attention import AttentionKind, compile_blocks, replace_attention
+from samrobust.segmenters import sam_attention
+from samrobust.segmenters.sam_attention import AttentionKind, compile_blocks, replace_attention
 
 SIDES = (11, 13)
 """Of the grid of patches: each leaves a remainder after windows of 4."""
@@ -44,7 +44,7 @@ def relative_difference(found: torch.Tensor, wanted: torch.Tensor) -> float:
 def test_blocked_attention_is_bit_equal_to_stock(
     monkeypatch: pytest.MonkeyPatch, block_scores: int
 ) -> None:
-    monkeypatch.setattr(attention, "BLOCK_SCORES", block_scores)
+    monkeypatch.setattr(sam_attention, "BLOCK_SCORES", block_scores)
     encoder, pixels = encoder_and_pixels(torch.float64)
     with torch.no_grad():
         found, wanted = replaced(encoder, "blocked")(pixels), encoder(pixels)

@@ -9,15 +9,15 @@ from segment_anything.modeling.sam import Sam as SamModel
 from segment_anything.modeling.transformer import TwoWayTransformer
 from torch import Tensor, nn
 
-from samrobust.segmenters.cross_attention import FEW_TOKENS
-from samrobust.segmenters.decoder import (
+from samrobust.segmenters.nano_encoder import SpatialBlock, with_spatial_blocks
+from samrobust.segmenters.sam_decoder import (
     ALL_MASKS,
     CANDIDATES,
+    FEW_TOKENS,
     SINGLE,
     FastDecoder,
     StockDecoder,
 )
-from samrobust.segmenters.spatial import SpatialBlock, with_spatial_blocks
 from tests.sam_weights import randomise, small_sam
 
 GRID = (5, 7)

@@ -13,11 +13,9 @@ from pycocotools import mask as rle
 from scipy import ndimage
 
 from samrobust.datasets import DATASETS
-from samrobust.datasets.scenes import LEAST_VISIBLE, Scenes, build_scenes, draw_scene
-from samrobust.datasets.shapes import FAMILIES
+from samrobust.datasets.scenes import FAMILIES, LEAST_VISIBLE, Scenes, build_scenes, draw_scene
 from samrobust.errors import DatasetError
-from samrobust.interfaces import DatasetOptions
-from samrobust.types import Floats, Image, Mask, Sample
+from samrobust.types import DatasetOptions, Floats, Image, Mask, Sample
 
 COCO128 = Path(__file__).parents[2] / "shared/data/coco128"
 COCO128_THRESHOLD_IOU = 0.63

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from samrobust.settings import LARGEST, is_of_kind, make_settings
+from samrobust.files import LARGEST, is_of_kind, make_settings
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,10 @@ import pytest
 from PIL import Image as PillowImage
 
 from samrobust.datasets.coco import build_coco
-from samrobust.datasets.subset import Subset
+from samrobust.datasets.folder import Subset
 from samrobust.errors import RunError
-from samrobust.interfaces import DatasetOptions
-from samrobust.shards import WHOLE, Shard, image_cost, parse_shard, share_of
+from samrobust.runs.sharing import WHOLE, Shard, image_cost, parse_shard, share_of
+from samrobust.types import DatasetOptions
 from tests.conftest import MemoryDataset
 
 

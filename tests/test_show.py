@@ -5,11 +5,11 @@ import pytest
 from PIL import Image
 
 from samrobust.errors import SegmenterError
+from samrobust.evaluation.single_image import answers, box_sample
 from samrobust.geometry import box_iou
-from samrobust.interfaces import SegmenterOptions
 from samrobust.protocol import load_protocol, with_trials
 from samrobust.segmenters.baselines import build_box_fill
-from samrobust.showing import answers, box_sample
+from samrobust.types import SegmenterOptions
 from tests.conftest import Doubtful, Shell
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (71, 113, 3), dtype=np.uint8)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from samrobust.metrics.stability import STABILITY, stability_factor
+from samrobust.metrics.overlap import STABILITY, stability_factor
 from tests.conftest import blobs, rectangle
 
 TARGET = torch.zeros(40, 61, dtype=torch.bool)

@@ -15,17 +15,16 @@ from segment_anything.modeling.sam import Sam as SamModel
 from torch import Tensor
 
 from samrobust.errors import CheckpointError, SegmenterError
-from samrobust.interfaces import Segmenter
-from samrobust.segmenters.decoder import ALL_MASKS, DecoderKind
 from samrobust.segmenters.frames import input_scale
 from samrobust.segmenters.nano import nano_model
 from samrobust.segmenters.plugin_settings import PluginSettings, Position
-from samrobust.segmenters.plugins import PluggedAttention, Plugins
 from samrobust.segmenters.sam import Sam, SamEmbedding, SamOptions
+from samrobust.segmenters.sam_decoder import ALL_MASKS, DecoderKind
+from samrobust.segmenters.stable_plugins import PluggedAttention, Plugins
 from samrobust.segmenters.stable_sam import Reading, StableSam, load_stable_sam
-from samrobust.training.recipe_files import load_recipe
-from samrobust.training.weights import save_weights
-from samrobust.types import Frame, Image, Prediction, PromptBatch
+from samrobust.training.checkpoints import save_weights
+from samrobust.training.recipe import load_recipe
+from samrobust.types import Frame, Image, Prediction, PromptBatch, Segmenter
 from tests.sam_weights import random_image, random_prompts, randomise, small_sam
 
 SIZES_HW = [(333, 517), (91, 40)]

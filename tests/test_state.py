@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from samrobust.errors import TrainingError
+from samrobust.training.checkpoints import TrainingFolder, TrainingState
 from samrobust.training.data import HeldOut
-from samrobust.training.state import TrainingFolder, TrainingState
 from tests.trainings import rectangles, same_tensors
 
 

@@ -11,11 +11,10 @@ from typing import Any
 import pandas as pd
 import pytest
 
-import samrobust.store
+import samrobust.runs.store
 from samrobust.errors import RunError
-from samrobust.manifests import run_name
-from samrobust.records import RunManifest, Score
-from samrobust.store import RunWriter, read_run
+from samrobust.runs.manifest import RunManifest, Score, run_name
+from samrobust.runs.store import RunWriter, read_run
 from samrobust.types import DatasetInfo, SegmenterInfo
 
 MANIFEST = RunManifest(
@@ -96,14 +95,14 @@ def test_a_killed_run_loses_no_part_and_doubles_nothing(tmp_path: Path) -> None:
     script = textwrap.dedent(
         """
         import os, pathlib, signal, sys
-        import samrobust.store
+        import samrobust.runs.store
         from tests.test_store import MANIFEST, _scores
-        samrobust.store.FLUSH_SECONDS = -1
-        with samrobust.store.RunWriter(pathlib.Path(sys.argv[1]), MANIFEST) as writer:
+        samrobust.runs.store.FLUSH_SECONDS = -1
+        with samrobust.runs.store.RunWriter(pathlib.Path(sys.argv[1]), MANIFEST) as writer:
             for sample_id in ("a", "b"):
                 writer.write(sample_id, _scores(sample_id))
             writer._wait()
-            samrobust.store.FLUSH_SECONDS = 1000
+            samrobust.runs.store.FLUSH_SECONDS = 1000
             writer.write("c", _scores("c"))
             os.kill(os.getpid(), signal.SIGKILL)
         """
@@ -198,7 +197,7 @@ def test_what_is_no_run_is_named(tmp_path: Path) -> None:
 
 
 def test_many_rows_are_flushed_early(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(samrobust.store, "FLUSH_ROWS", 5)
+    monkeypatch.setattr(samrobust.runs.store, "FLUSH_ROWS", 5)
     with RunWriter(tmp_path, MANIFEST) as writer:
         for sample_id in ("a", "b", "c"):
             writer.write(sample_id, _scores(sample_id))
@@ -210,7 +209,7 @@ def test_many_rows_are_flushed_early(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_no_image_waits_for_the_disk_and_parts_keep_their_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(samrobust.store, "FLUSH_SECONDS", -1.0)
+    monkeypatch.setattr(samrobust.runs.store, "FLUSH_SECONDS", -1.0)
     may_go_on, fsync = threading.Event(), os.fsync
 
     def slow(descriptor: int) -> None:
@@ -229,7 +228,7 @@ def test_no_image_waits_for_the_disk_and_parts_keep_their_order(
 def test_what_hinders_a_part_is_raised_with_the_next(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(samrobust.store, "FLUSH_SECONDS", -1.0)
+    monkeypatch.setattr(samrobust.runs.store, "FLUSH_SECONDS", -1.0)
     writer = RunWriter(tmp_path, MANIFEST)
     (writer.folder / "scores").rmdir()
     (writer.folder / "scores").touch()

@@ -2,9 +2,9 @@ from pathlib import Path
 
 import pytest
 
-from samrobust.datasets.subset import read_subset
-from samrobust.drawing import draw_sample
+from samrobust.datasets.folder import read_subset
 from samrobust.errors import DatasetError
+from samrobust.evaluation.prompts import draw_sample
 from samrobust.protocol import load_protocol
 from tests.conftest import MemoryDataset
 

@@ -14,11 +14,16 @@ from rich.console import Console
 from rich.table import Table as RichTable
 
 from samrobust.errors import RunError
-from samrobust.report.aggregate import Section, summarise
-from samrobust.report.csv_text import breakdown_csv, differences_csv, to_csv
-from samrobust.report.files import Format, write_tables
-from samrobust.report.latex import to_latex
-from samrobust.report.markdown import to_markdown
+from samrobust.report.formats import (
+    Format,
+    breakdown_csv,
+    differences_csv,
+    to_csv,
+    to_latex,
+    to_markdown,
+    write_tables,
+)
+from samrobust.report.summary import Section, summarise
 from samrobust.report.tables import Table, terminal_tables
 from samrobust.types import SegmenterInfo
 from tests.runs import CONTROL, PAIR, SAM, STABLE, MadeUp, described, member

@@ -10,23 +10,20 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from samrobust.errors import CheckpointError, SegmenterError, TrainingError
-from samrobust.interfaces import SegmenterOptions
-from samrobust.segmenters.decoder import SINGLE
-from samrobust.segmenters.hq_parts import HqDecoder, parts_like_sam
+from samrobust.segmenters.hq_modules import HqDecoder, parts_like_sam
 from samrobust.segmenters.hq_sam import HqSam, build_hq_sam
 from samrobust.segmenters.nano import WEIGHTS as NANO_WEIGHTS
 from samrobust.segmenters.nano import build_sam_nano
 from samrobust.segmenters.sam import Sam, SamOptions
-from samrobust.training import tuned
+from samrobust.segmenters.sam_decoder import SINGLE
+from samrobust.training import adapters
+from samrobust.training.checkpoints import TrainingFolder
 from samrobust.training.data import open_data
 from samrobust.training.examples import ExampleDraws
 from samrobust.training.loop import Training
-from samrobust.training.models import build_trainee
-from samrobust.training.recipe import Recipe
-from samrobust.training.recipe_files import load_recipe
-from samrobust.training.recipe_fits import counted, recipe_for, with_data
-from samrobust.training.state import TrainingFolder
-from samrobust.training.trainee import TraineeOptions
+from samrobust.training.models import TraineeOptions, build_trainee
+from samrobust.training.recipe import Recipe, counted, load_recipe, recipe_for, with_data
+from samrobust.types import SegmenterOptions
 from tests.conftest import Shell
 from tests.sam_weights import random_image, random_prompts, small_sam
 
@@ -153,7 +150,7 @@ def test_only_the_parts_learn_and_they_learn_the_masks_of_a_step(side: int) -> N
     recipe = short_recipe("hq-sam")
     base = Sam(small_sam(side), SamOptions(attention="stock")) if side else None
     hq = HqSam(base or build_sam_nano(SegmenterOptions()), output="hq")
-    trainee = tuned.TunedTrainee(recipe, hq.base, hq, hq.parts, hq.header)
+    trainee = adapters.TunedTrainee(recipe, hq.base, hq, hq.parts, hq.header)
     draws = ExampleDraws(recipe, open_data(recipe, None).pools, trainee.side, stride=trainee.stride)
     examples = [draws[0, slot] for slot in range(2)]
     optimizer = torch.optim.AdamW(trainee.learned.parameters(), lr=1e-3, weight_decay=0.0)

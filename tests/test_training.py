@@ -15,19 +15,16 @@ import torch
 from torch import Tensor
 
 from samrobust.errors import TrainingError
-from samrobust.interfaces import EncoderDtype, SegmenterOptions
-from samrobust.segmenters.checkpoints import file_sha256, load_header, load_tensors
 from samrobust.segmenters.nano import build_sam_nano
+from samrobust.segmenters.weights import file_sha256, load_header, load_tensors
 from samrobust.training import loop
+from samrobust.training.checkpoints import TrainingFolder
 from samrobust.training.data import open_data
 from samrobust.training.examples import Example, ExampleDraws
-from samrobust.training.loop import Progress, Training, learning_rate
-from samrobust.training.models import build_trainee
-from samrobust.training.recipe import DataSource, Phase, Recipe
-from samrobust.training.recipe_files import load_recipe
-from samrobust.training.state import TrainingFolder
-from samrobust.training.team import joined_team
-from samrobust.training.trainee import TraineeOptions
+from samrobust.training.loop import Progress, Training, joined_team, learning_rate
+from samrobust.training.models import TraineeOptions, build_trainee
+from samrobust.training.recipe import DataSource, Phase, Recipe, load_recipe
+from samrobust.types import EncoderDtype, SegmenterOptions
 from tests.conftest import Shell
 from tests.trainings import TINY, open_training, same_tensors, tiny_recipe
 

@@ -6,13 +6,10 @@ from pathlib import Path
 import pytest
 
 from samrobust.errors import RecipeError
-from samrobust.interfaces import Dataset
 from samrobust.training.data import open_data
 from samrobust.training.examples import ExampleDraws, Pool
-from samrobust.training.recipe import DataSource
-from samrobust.training.recipe_files import load_recipe
-from samrobust.training.recipe_fits import with_data
-from samrobust.types import Sample
+from samrobust.training.recipe import DataSource, load_recipe, with_data
+from samrobust.types import Dataset, Sample
 from tests.trainings import tiny_recipe
 
 

@@ -12,24 +12,20 @@ from torch import Tensor
 
 from samrobust.datasets.coco import build_coco
 from samrobust.errors import CheckpointError, SegmenterError, TrainingError
-from samrobust.interfaces import DatasetOptions, SegmenterOptions
 from samrobust.segmenters import SEGMENTERS
 from samrobust.segmenters.nano import SIDE, WEIGHTS, build_sam_nano
-from samrobust.segmenters.plugins import n_parameters
 from samrobust.segmenters.sam import Sam, SamOptions
+from samrobust.segmenters.stable_plugins import n_parameters
 from samrobust.segmenters.stable_sam import StableSam
-from samrobust.training import tuned
+from samrobust.training import adapters
+from samrobust.training.checkpoints import TrainingFolder
 from samrobust.training.data import open_data
 from samrobust.training.examples import Example, ExampleDraws
-from samrobust.training.judge import judge
 from samrobust.training.loop import Training
-from samrobust.training.models import build_trainee
-from samrobust.training.recipe import Recipe
-from samrobust.training.recipe_files import load_recipe
-from samrobust.training.recipe_fits import counted, recipe_for, with_data
-from samrobust.training.state import TrainingFolder
-from samrobust.training.trainee import TraineeOptions
-from samrobust.types import PromptBatch
+from samrobust.training.models import TraineeOptions, build_trainee
+from samrobust.training.recipe import Recipe, counted, load_recipe, recipe_for, with_data
+from samrobust.training.validation import judge
+from samrobust.types import DatasetOptions, PromptBatch, SegmenterOptions
 from tests.conftest import Shell
 from tests.sam_weights import random_image, random_prompts, small_sam
 from tests.trainings import same_tensors
@@ -197,7 +193,7 @@ def test_the_encoder_learns_nothing_and_embeds_an_image_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     recipe = recipe_of("stable-sam")
-    trainee = tuned.stable_sam(recipe, TraineeOptions())
+    trainee = adapters.stable_sam(recipe, TraineeOptions())
     encoder = trainee._model.image_encoder
     forward = encoder.forward
     seen: list[int] = []
@@ -220,7 +216,7 @@ def test_a_real_decoder_learns_with_masks_of_a_quarter_of_the_side() -> None:
     recipe = recipe_of("stable-sam")
     base = Sam(small_sam(128), SamOptions(attention="stock"))
     stable = StableSam(base)
-    trainee = tuned.TunedTrainee(recipe, base, stable, stable.plugins, stable.header)
+    trainee = adapters.TunedTrainee(recipe, base, stable, stable.plugins, stable.header)
     assert (trainee.side, trainee.stride) == (128, 4)
     examples = examples_of(recipe, 128, 4)
     assert examples[0].targets.shape[1:] == (32, 32)

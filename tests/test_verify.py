@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from samrobust.errors import ProtocolError, UnknownNameError
-from samrobust.expected import load_expected, packaged_expected
+from samrobust.report.published import load_expected, packaged_expected
+from samrobust.runs.store import read_run
 from samrobust.segmenters.published import published_sha256
-from samrobust.store import read_run
 from tests.conftest import Shell
 
 OWN = """

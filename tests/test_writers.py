@@ -5,19 +5,18 @@ from pathlib import Path
 
 import pytest
 
-import samrobust.store
-import samrobust.writers
+import samrobust.runs.sharing
+import samrobust.runs.store
 from samrobust.errors import RunError
-from samrobust.shards import WHOLE, Shard
-from samrobust.store import RunWriter, read_run
-from samrobust.writers import gate, others_write
+from samrobust.runs.sharing import WHOLE, Shard, gate, others_write
+from samrobust.runs.store import RunWriter, read_run
 from tests.test_store import MANIFEST, _scores
 
 
 def test_shards_of_one_number_write_at_once_and_overwrite_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(samrobust.store, "FLUSH_SECONDS", -1)
+    monkeypatch.setattr(samrobust.runs.store, "FLUSH_SECONDS", -1)
     with (
         RunWriter(tmp_path, MANIFEST, Shard(1, 2)) as one,
         RunWriter(tmp_path, MANIFEST, Shard(2, 2)) as two,
@@ -56,7 +55,7 @@ def test_a_second_process_waits_while_another_begins(
 ) -> None:
     with RunWriter(tmp_path, MANIFEST) as writer:
         pass
-    monkeypatch.setattr(samrobust.writers, "GATE_SECONDS", 0.1)
+    monkeypatch.setattr(samrobust.runs.sharing, "GATE_SECONDS", 0.1)
     with gate(writer.folder), pytest.raises(RunError, match="another process is writing this run"):
         RunWriter(tmp_path, MANIFEST)
 
@@ -84,8 +83,8 @@ def test_only_the_dead_lose_their_half_written_files(tmp_path: Path) -> None:
 def test_a_killed_writer_bars_nobody(tmp_path: Path) -> None:
     script = (
         "import pathlib, sys\n"
-        "from samrobust.shards import Shard\n"
-        "from samrobust.store import RunWriter\n"
+        "from samrobust.runs.sharing import Shard\n"
+        "from samrobust.runs.store import RunWriter\n"
         "from tests.test_store import MANIFEST\n"
         "with RunWriter(pathlib.Path(sys.argv[1]), MANIFEST, Shard(1, 2)):\n"
         "    print(flush=True)\n"

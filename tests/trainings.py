@@ -7,14 +7,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from samrobust.training.checkpoints import TrainingFolder
 from samrobust.training.data import open_data
 from samrobust.training.examples import Example
 from samrobust.training.loop import Training
-from samrobust.training.models import build_trainee
-from samrobust.training.recipe import Recipe
-from samrobust.training.recipe_files import load_recipe
-from samrobust.training.state import TrainingFolder
-from samrobust.training.trainee import TraineeOptions
+from samrobust.training.models import TraineeOptions, build_trainee
+from samrobust.training.recipe import Recipe, load_recipe
 from samrobust.types import Instance, Sample
 from tests.conftest import MemoryDataset, rectangle
 

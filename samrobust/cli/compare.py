@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from samrobust.cli.choices import check_number
+from samrobust.cli.options import check_number
 from samrobust.cli.terminal import print_tables
 
 
@@ -24,9 +24,9 @@ def compare_command(
     """
     check_number("--count", count, least=0)
 
-    from samrobust.report.files import write_text
-    from samrobust.report.pairing import compare, comparison_tables
-    from samrobust.store import read_run
+    from samrobust.report.compare import compare, comparison_tables
+    from samrobust.report.formats import write_text
+    from samrobust.runs.store import read_run
 
     found = compare(read_run(before), read_run(after))
     print_tables(comparison_tables(found, count=count))

@@ -2,7 +2,7 @@
 
 import typer
 
-from samrobust.cli.choices import (
+from samrobust.cli.options import (
     DataRoots,
     Datasets,
     Quiet,

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from samrobust.cli.choices import (
+from samrobust.cli.options import (
     DataRoots,
     Datasets,
     Device,
@@ -16,8 +16,8 @@ from samrobust.cli.choices import (
 )
 from samrobust.cli.terminal import note_line, out
 from samrobust.errors import SamrobustError
-from samrobust.interfaces import Dataset, SegmenterOptions
 from samrobust.protocol import load_protocol, with_conditions, with_trials
+from samrobust.types import Dataset, SegmenterOptions
 
 app = typer.Typer(no_args_is_help=True, help="Draw what happens inside Stable-SAM.")
 
@@ -59,7 +59,7 @@ def reading_command(
     check_number("--count", count, least=1)
     chosen = _one(chosen_datasets(dataset, data_root, split, ids))
 
-    from samrobust.inspection import looks
+    from samrobust.evaluation.inspection import looks
     from samrobust.report.readings import draw_looks
     from samrobust.segmenters.stable_sam import build_base_alone, build_stable_sam
 
@@ -91,7 +91,7 @@ def routing_command(
     check_number("--trials", trials, least=1)
     chosen = _one(chosen_datasets(dataset, data_root, split, ids))
 
-    from samrobust.inspection import routed_boxes
+    from samrobust.evaluation.inspection import routed_boxes
     from samrobust.report.readings import draw_routing
     from samrobust.segmenters.stable_sam import build_stable_sam
 

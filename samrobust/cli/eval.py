@@ -1,27 +1,25 @@
 """`samrobust eval`: run protocols over data sets with segmenters, and store every score."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from samrobust.cli.caching import (
+from samrobust.cli.options import (
     DEFAULT_CACHE_SIZE,
+    BaseCheckpoints,
     Cache,
     CacheOptions,
     CacheSize,
-    NoCache,
-    with_caches,
-)
-from samrobust.cli.choices import (
-    BaseCheckpoints,
     Checkpoints,
     DataRoots,
     Datasets,
     Device,
     FrameName,
     IdFiles,
+    NoCache,
     PromptsAtOnce,
     Quiet,
     ResultsFolder,
@@ -32,16 +30,64 @@ from samrobust.cli.choices import (
     check_number,
     choose_segmenters,
     chosen_datasets,
+    with_caches,
 )
-from samrobust.cli.running import RunSettings, n_workers, run_all
-from samrobust.cli.sharing import end_together
-from samrobust.cli.terminal import download_bar
-from samrobust.interfaces import EncoderDtype, EvalProtocol, SegmenterOptions
+from samrobust.cli.report import print_report
+from samrobust.cli.terminal import download_bar, note_line
+from samrobust.evaluation.runner import RunSettings, n_workers, run_all
 from samrobust.protocol import load_protocol, with_trials
-from samrobust.records import Keep
 from samrobust.registry import one_of
-from samrobust.shards import WHOLE, parse_shard
-from samrobust.types import Frame, Selection
+from samrobust.runs.manifest import Keep
+from samrobust.runs.sharing import WHOLE, Shard, parse_shard
+from samrobust.types import EncoderDtype, EvalProtocol, Frame, SegmenterOptions, Selection
+
+if TYPE_CHECKING:
+    from samrobust.runs.sharing import Meeting, Ranks
+
+
+def end_together(
+    folders: Sequence[Path], ranks: "Ranks", shard: Shard, meeting: "Meeting | None"
+) -> None:
+    """Print the report where all of it is there: of a shard what is stored, by one rank of all.
+
+    Args:
+        folders: of the runs.
+        ranks: this process's place.
+        shard: what `--shard` says, the whole run without it.
+        meeting: of the ranks, None where there is one.
+
+    Raises:
+        RunError: a rank ended early.
+    """
+    if meeting is not None:
+        meeting.tell_done()
+        if ranks.rank > 0:
+            return
+        meeting.wait(lambda: _others_write(folders, ranks.part_of(shard)))
+    if shard == WHOLE:
+        print_report(folders)
+    else:
+        _say_what_is_stored(folders, shard)
+
+
+def _others_write(folders: Sequence[Path], shard: Shard) -> bool:
+    from samrobust.runs.sharing import others_write
+
+    return any(others_write(folder, shard) for folder in folders)
+
+
+def _say_what_is_stored(folders: Sequence[Path], shard: Shard) -> None:
+    from samrobust.runs.manifest import read_manifest
+    from samrobust.runs.store import stored_images
+
+    for folder in folders:
+        n_samples = read_manifest(folder).n_samples
+        n_stored = len(stored_images(folder))
+        note_line(
+            f"{folder}: shard {shard.number}/{shard.count} is done; {n_stored} of {n_samples} "
+            "images are stored; samrobust report shows them"
+        )
+
 
 DEFAULT_PROTOCOLS = ["noisy-box"]
 DEFAULT_SEGMENTERS = ["box-fill", "ellipse", "sam-nano"]
@@ -129,10 +175,9 @@ def evaluate_command(
     protocols = [_load_protocol(name, trials, selection) for name in protocol or DEFAULT_PROTOCOLS]
     datasets = chosen_datasets(dataset, data_root, split, ids)
 
-    from samrobust.evaluation import LoopOptions
-    from samrobust.ranks import Meeting, Ranks
-    from samrobust.segmenters.allocator import keep_large_blocks
-    from samrobust.segmenters.device import resolve_device
+    from samrobust.evaluation.loop import LoopOptions
+    from samrobust.runs.sharing import Meeting, Ranks
+    from samrobust.segmenters.device import keep_large_blocks, resolve_device
 
     keep_large_blocks()
     ranks = Ranks.from_environment()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from samrobust.cli.choices import (
+from samrobust.cli.options import (
     ChosenSegmenter,
     DataRoots,
     Datasets,
@@ -26,17 +26,16 @@ from samrobust.cli.choices import (
     choose_segmenters,
     chosen_datasets,
 )
-from samrobust.cli.running import RunSettings, n_workers, run_all
 from samrobust.cli.terminal import download_bar, note_line, out, print_table
 from samrobust.errors import SamrobustError, SegmenterError
-from samrobust.interfaces import Dataset, EncoderDtype, EvalProtocol, SegmenterOptions
+from samrobust.evaluation.runner import RunSettings, n_workers, run_all
 from samrobust.protocol import load_protocol, with_trials
 from samrobust.registry import one_of
-from samrobust.types import Frame
+from samrobust.types import Dataset, EncoderDtype, EvalProtocol, Frame, SegmenterOptions
 
 if TYPE_CHECKING:
-    from samrobust.gates import Gate
-    from samrobust.store import Run
+    from samrobust.report.precision import Gate
+    from samrobust.runs.store import Run
 
 REFERENCE: EncoderDtype = "float32"
 REDUCED = ["bfloat16", "float16"]
@@ -105,10 +104,9 @@ def gate_command(
     protocols = [with_trials(load_protocol(name), trials) for name in protocol or ["noisy-box"]]
     datasets = chosen_datasets(dataset, data_root, split, ids)
 
-    from samrobust.evaluation import LoopOptions
-    from samrobust.segmenters.allocator import keep_large_blocks
-    from samrobust.segmenters.device import resolve_device
-    from samrobust.store import read_run
+    from samrobust.evaluation.loop import LoopOptions
+    from samrobust.runs.store import read_run
+    from samrobust.segmenters.device import keep_large_blocks, resolve_device
 
     keep_large_blocks()
     loop = LoopOptions(prompts_at_once, n_workers(workers))
@@ -160,8 +158,8 @@ def _run(
 
 def _measure(reference: "Run", reduced: "Run") -> "Gate":
     """Measure the gate of a run in reduced precision, and store it beside the run."""
-    from samrobust.gates import write_gate
-    from samrobust.report.pairing import gate
+    from samrobust.report.compare import gate
+    from samrobust.report.precision import write_gate
 
     found = gate(reference, reduced, command=shlex.join(["samrobust", *sys.argv[1:]]))
     write_gate(found, reduced)
@@ -170,8 +168,8 @@ def _measure(reference: "Run", reduced: "Run") -> "Gate":
 
 def _print_gates(reference: "Run", gates: "Mapping[str, Gate | None]") -> None:
     """Print what was measured of each dtype; None where it could not run."""
-    from samrobust.gates import LIMITS
-    from samrobust.report.cells import NONE, head, points
+    from samrobust.report.precision import LIMITS
+    from samrobust.report.tables import NONE, head, points
 
     rows = []
     for dtype, gate in gates.items():

@@ -7,13 +7,13 @@ import typer
 from samrobust.cli.terminal import out, print_table
 from samrobust.datasets import DATASETS, GROUPS
 from samrobust.degradations import DEGRADATIONS
-from samrobust.expected import load_expected, packaged_expected
 from samrobust.metrics import METRICS
 from samrobust.protocol import load_protocol, packaged_protocols
 from samrobust.registry import Registry, known
+from samrobust.report.published import load_expected, packaged_expected
 from samrobust.segmenters import SEGMENTERS
 from samrobust.segmenters.cards import card_lines, segmenter_card
-from samrobust.training.recipe_files import packaged_recipes, recipe_summary
+from samrobust.training.recipe import packaged_recipes, recipe_summary
 
 KINDS = ("protocols", "expected", "recipes", "segmenters", "datasets", "degradations", "metrics")
 

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from samrobust.cli.choices import Quiet
+from samrobust.cli.options import Quiet
 from samrobust.cli.terminal import note_line, out, print_tables, progress_bar
 from samrobust.errors import RunError
 from samrobust.registry import known
 
 if TYPE_CHECKING:
-    from samrobust.report.aggregate import Section
-    from samrobust.report.files import Format
-    from samrobust.store import Run
+    from samrobust.report.formats import Format
+    from samrobust.report.summary import Section
+    from samrobust.runs.store import Run
 
 _ENDINGS: "dict[str, Format]" = {"csv": "csv", "latex": "tex", "markdown": "md"}
 FORMATS = (*_ENDINGS, "html", "json")
@@ -55,7 +55,7 @@ def report_command(
     """
     formats = [known(name, FORMATS, kind="format") for name in table_format or []]
 
-    from samrobust.report.aggregate import summarise
+    from samrobust.report.summary import summarise
 
     read = _read_runs(only_folders(runs), quiet=quiet)
     sections = summarise(read)
@@ -72,7 +72,7 @@ def report_command(
 
 def print_report(folders: Sequence[Path]) -> None:
     """Print the tables of runs that were just made, and where they lie."""
-    from samrobust.report.aggregate import summarise
+    from samrobust.report.summary import summarise
 
     print_sections(summarise(_read_runs(folders, quiet=True)))
     out.print("results:", style="bold")
@@ -96,8 +96,7 @@ def _write(
     quiet: bool,
 ) -> list[Path]:
     """Write figures and what is asked for, and return the paths."""
-    from samrobust.report.export import write_exports
-    from samrobust.report.files import write_tables
+    from samrobust.report.formats import write_exports, write_tables
     from samrobust.report.page import write_page
     from samrobust.report.plots import write_plots
 
@@ -118,10 +117,7 @@ def _write(
 def _print_formats(
     runs: "Sequence[Run]", sections: "Sequence[Section]", formats: Sequence[str], *, quiet: bool
 ) -> None:
-    from samrobust.report.csv_text import to_csv
-    from samrobust.report.export import to_json
-    from samrobust.report.latex import to_latex
-    from samrobust.report.markdown import to_markdown
+    from samrobust.report.formats import to_csv, to_json, to_latex, to_markdown
     from samrobust.report.page import write_page
 
     writers = {"csv": to_csv, "latex": to_latex, "markdown": to_markdown}
@@ -146,7 +142,7 @@ def only_folders(paths: Sequence[Path]) -> list[Path]:
 
 def _read_runs(folders: Sequence[Path], *, quiet: bool) -> "list[Run]":
     """Return the runs, without those that were stopped before anything was stored."""
-    from samrobust.store import read_run
+    from samrobust.runs.store import read_run
 
     runs = []
     with _counted("runs", len(folders), quiet=quiet) as advance:

@@ -7,28 +7,26 @@ from typing import Annotated
 
 import typer
 
-from samrobust.cli.caching import (
+from samrobust.cli.options import (
     DEFAULT_CACHE_SIZE,
+    BaseCheckpoints,
     Cache,
     CacheOptions,
     CacheSize,
-    NoCache,
-    with_caches,
-)
-from samrobust.cli.choices import (
-    BaseCheckpoints,
     Checkpoints,
     Device,
+    NoCache,
     Quiet,
     Variants,
     check_number,
     for_each,
+    with_caches,
 )
 from samrobust.cli.terminal import download_bar, note_line
 from samrobust.errors import SamrobustError
-from samrobust.interfaces import SegmenterOptions
 from samrobust.protocol import load_protocol, with_trials
 from samrobust.segmenters import SEGMENTERS
+from samrobust.types import SegmenterOptions
 
 DEFAULT_SEGMENTERS = ["sam-nano"]
 
@@ -73,10 +71,10 @@ def show_command(
 
     import numpy as np
 
-    from samrobust.datasets.files import read_image
-    from samrobust.report.shown import draw_answers
+    from samrobust.datasets.images import read_image
+    from samrobust.evaluation.single_image import answers, box_sample
+    from samrobust.report.photograph import draw_answers
     from samrobust.segmenters.device import resolve_device
-    from samrobust.showing import answers, box_sample
 
     photograph = read_image(image)
     sample = box_sample(photograph, np.array(corners))

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from samrobust.cli.choices import (
+from samrobust.cli.options import (
     Device,
     Quiet,
     check_number,
@@ -14,8 +14,8 @@ from samrobust.cli.choices import (
 from samrobust.cli.terminal import note_line, print_table, training_bar
 from samrobust.datasets import GROUPS
 from samrobust.errors import TrainingError
-from samrobust.interfaces import EncoderDtype
 from samrobust.registry import one_of
+from samrobust.types import EncoderDtype
 
 
 def train_command(
@@ -80,17 +80,13 @@ def train_command(
     if out.is_dir():
         raise TrainingError(f"--out {out}: is a folder; wanted is the path of a weights file")
 
-    from samrobust.segmenters.allocator import keep_large_blocks
-    from samrobust.segmenters.device import resolve_device
+    from samrobust.segmenters.device import keep_large_blocks, resolve_device
+    from samrobust.training.checkpoints import TrainingFolder
     from samrobust.training.curve import draw_curve
     from samrobust.training.data import open_data
-    from samrobust.training.loop import Training
-    from samrobust.training.models import build_trainee, default_recipe
-    from samrobust.training.recipe_files import load_recipe
-    from samrobust.training.recipe_fits import counted, lengthened, recipe_for, with_data
-    from samrobust.training.state import TrainingFolder
-    from samrobust.training.team import joined_team
-    from samrobust.training.trainee import TraineeOptions
+    from samrobust.training.loop import Training, joined_team
+    from samrobust.training.models import TraineeOptions, build_trainee, default_recipe
+    from samrobust.training.recipe import counted, lengthened, load_recipe, recipe_for, with_data
 
     keep_large_blocks()
     chosen = load_recipe(*(recipe or [default_recipe(model)]))

@@ -7,17 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from samrobust.cli.caching import (
+from samrobust.cli.options import (
     DEFAULT_CACHE_SIZE,
     Cache,
     CacheOptions,
     CacheSize,
-    NoCache,
-    with_caches,
-)
-from samrobust.cli.choices import (
     ChosenSegmenter,
     Device,
+    NoCache,
     PromptsAtOnce,
     Quiet,
     ResultsFolder,
@@ -25,19 +22,19 @@ from samrobust.cli.choices import (
     build_segmenter,
     check_number,
     chosen_datasets,
+    with_caches,
 )
 from samrobust.cli.report import only_folders
-from samrobust.cli.running import RunSettings, n_workers, run_all
 from samrobust.cli.terminal import download_bar, out, print_table
 from samrobust.errors import SamrobustError
-from samrobust.expected import Expected, load_expected
-from samrobust.interfaces import SegmenterOptions
+from samrobust.evaluation.runner import RunSettings, n_workers, run_all
 from samrobust.protocol import load_protocol
 from samrobust.registry import one_of
-from samrobust.types import Frame, Selection
+from samrobust.report.published import Expected, load_expected
+from samrobust.types import Frame, SegmenterOptions, Selection
 
 if TYPE_CHECKING:
-    from samrobust.report.verdicts import Verified
+    from samrobust.report.published import Verified
 
 
 def verify_command(
@@ -81,17 +78,16 @@ def verify_command(
     if runs:
         folders = only_folders(runs)
     else:
-        from samrobust.evaluation import LoopOptions
-        from samrobust.segmenters.allocator import keep_large_blocks
-        from samrobust.segmenters.device import resolve_device
+        from samrobust.evaluation.loop import LoopOptions
+        from samrobust.segmenters.device import keep_large_blocks, resolve_device
 
         keep_large_blocks()
         loop = LoopOptions(prompts_at_once, n_workers(workers))
         settings = RunSettings(results, None, resolve_device(device), loop, quiet)
         folders = _run(rows, data_root, settings, caching)
 
-    from samrobust.report.verdicts import verify
-    from samrobust.store import read_run
+    from samrobust.report.published import verify
+    from samrobust.runs.store import read_run
 
     found = verify(rows, [read_run(folder) for folder in folders])
     print_table(f"{chosen.name} v{chosen.version}: {chosen.summary}", *_table(found))
@@ -149,8 +145,8 @@ def _run(
 
 def _table(found: "Sequence[Verified]") -> tuple[list[str], list[list[str]]]:
     """Return header and rows; what is the same in all rows is left out, but for the segmenter."""
-    from samrobust.report.arrays import OF_METRIC
-    from samrobust.report.cells import NAMES
+    from samrobust.report.scores import OF_METRIC
+    from samrobust.report.tables import NAMES
 
     columns = {
         "segmenter": [each.expected.label for each in found],

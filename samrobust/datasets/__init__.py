@@ -1,7 +1,7 @@
 """Images with masks, by name; the built-ins, the groups, and how others are added."""
 
-from samrobust.interfaces import DatasetBuilder
 from samrobust.registry import Entry, Registry
+from samrobust.types import DatasetBuilder
 
 GROUPS: dict[str, tuple[str, ...]] = {
     "four-hq": ("dis-vd", "coift", "hrsod", "thinobject-te"),

@@ -1,7 +1,7 @@
 """Prompts made from masks, by name; the built-ins and how others are added."""
 
-from samrobust.interfaces import Degradation
 from samrobust.registry import Entry, Registry
+from samrobust.types import Degradation
 
 DEGRADATIONS: Registry[type[Degradation]] = Registry(
     "degradation",

@@ -1,7 +1,7 @@
 """Scores of masks, by name; the built-ins and how others are added."""
 
-from samrobust.interfaces import Metric
 from samrobust.registry import Entry, Registry
+from samrobust.types import Metric
 
 METRICS: Registry[Metric] = Registry(
     "metric",
@@ -12,7 +12,7 @@ METRICS: Registry[Metric] = Registry(
             "IoU of the inner boundary bands, 2 % of the image diagonal wide (Cheng et al. 2021)",
         ),
         "stability": Entry(
-            "samrobust.metrics.stability:STABILITY",
+            "samrobust.metrics.overlap:STABILITY",
             "mean IoU of an object's masks with their union, over trials; needs no target",
         ),
     },

@@ -1,12 +1,14 @@
-"""IoU and Boundary IoU of masks with their target, exact, on the device that holds the masks."""
+"""IoU, boundary IoU and the stability factor: exact, on the device that holds the masks."""
 
 import math
+import operator
+from functools import reduce
 
 import torch
 from torch import Tensor
 
-from samrobust.interfaces import Metric
 from samrobust.metrics.bits import Words, count_bits, erode_bits, pack_masks
+from samrobust.types import Metric
 
 DILATION_RATIO = 0.02
 """Width of the boundary band as a fraction of the image diagonal (Cheng et al. 2021, sec. 4)."""
@@ -67,3 +69,24 @@ def _bands(masks: Tensor, width: int) -> Words:
 
 IOU = Metric("iou", iou)
 BOUNDARY_IOU = Metric("boundary-iou", boundary_iou)
+
+
+def stability_factor(masks: Tensor, target: Tensor) -> Tensor:  # noqa: ARG001
+    """Return the mean IoU of an object's masks with their union; mSF is its mean over objects.
+
+    Source: Fan et al. 2025 (facts/stable-sam.md, Evaluation). Not SAM's own "stability score",
+    which thresholds one logit map at two levels.
+
+    Args:
+        masks: (T, H, W) bool, one a trial.
+        target: (H, W) bool, not used: stability needs no ground truth.
+
+    Returns:
+        (1,) float64 in [0, 1]; 1 where every mask is empty.
+    """
+    words = pack_masks(masks)
+    union = reduce(operator.or_, words)[None]
+    return packed_iou(words, union).mean(dim=0, keepdim=True)
+
+
+STABILITY = Metric("stability", stability_factor, over_trials=True)

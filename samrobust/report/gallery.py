@@ -1,22 +1,189 @@
-"""Failures to look at: which objects and trials are shown."""
+"""Failures to look at: which objects and trials are shown, and how they are outlined."""
 
-from collections.abc import Iterator, Sequence
+import io
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import permutations
 from pathlib import Path
+from typing import Any
 
+import cv2
 import numpy as np
 import pandas as pd
+from PIL import Image as PillowImage
 
+from samrobust.datasets.coco import decode_run_lengths
+from samrobust.datasets.images import UNDECODABLE
 from samrobust.errors import RunError
-from samrobust.records import TARGET_TRIAL
-from samrobust.report.aggregate import Section
-from samrobust.report.arrays import ScoreArrays
-from samrobust.report.exhibits import Exhibit, Gallery, Panel, Photographs
-from samrobust.report.outlines import Row, outline_of, prompt_marks, view_of
-from samrobust.rle import decode_mask
-from samrobust.store import read_masks, read_photographs
-from samrobust.types import Floats
+from samrobust.report.scores import ScoreArrays
+from samrobust.report.summary import Section
+from samrobust.runs.manifest import TARGET_TRIAL
+from samrobust.runs.store import read_masks, read_photographs
+from samrobust.types import Floats, Mask
+
+MARGIN = 0.25
+"""Around what a panel shows, in its longer side."""
+PANEL_PIXELS = 240
+"""Width at which outlines are drawn: finer detail is left out."""
+Row = Mapping[Any, Any]
+"""A stored mask with its prompt."""
+
+
+def prompt_marks(
+    row: Row,
+) -> tuple[tuple[float, ...], tuple[tuple[float, float, int], ...]]:
+    """Return the box as x, y, width, height, pixels whole, and the points, pixel centres."""
+    box = np.asarray(row["box"], np.float64)
+    points = np.asarray(row["points"], np.float64).reshape(-1, 2) + 0.5
+    labels = np.asarray(row["labels"], np.int64)
+    marks = tuple((float(x), float(y), int(k)) for (x, y), k in zip(points, labels, strict=True))
+    if not len(box):
+        return (), marks
+    x0, y0, x1, y1 = (round(float(value), 1) for value in box)
+    return (x0, y0, round(x1 - x0 + 1, 1), round(y1 - y0 + 1, 1)), marks
+
+
+def view_of(
+    masks: Sequence[Mask], prompts: Sequence[Row], size_hw: tuple[int, int]
+) -> tuple[float, ...]:
+    """Return x, y, width and height of a square about masks and prompts, inside the image."""
+    corners: list[tuple[float, float]] = []
+    for mask in masks:
+        y, x = np.nonzero(mask)
+        if len(x):
+            corners += [(float(x.min()), float(y.min())), (x.max() + 1.0, y.max() + 1.0)]
+    for row in prompts:
+        box, points = prompt_marks(row)
+        corners += [(box[0], box[1]), (box[0] + box[2], box[1] + box[3])] if box else []
+        corners += [(x, y) for x, y, _ in points]
+    low, high = np.min(corners, axis=0), np.max(corners, axis=0)
+    side = float((high - low).max()) * (1 + 2 * MARGIN) + 4
+    centre = (low + high) / 2
+    limits = np.array(size_hw[::-1], np.float64)
+    extent = np.minimum(side, limits)
+    start = np.clip(centre - extent / 2, 0, limits - extent)
+    return tuple(round(float(value), 1) for value in (*start, *extent))
+
+
+def outline_of(mask: Mask, width: float) -> str:
+    """Return the SVG path of a mask's contours, for a view of `width` pixels."""
+    contours, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+    tolerance = 0.5 * width / PANEL_PIXELS
+    parts = []
+    for contour in contours:
+        points = cv2.approxPolyDP(contour, tolerance, closed=True)[:, 0] + 0.5
+        if len(points) == 1:  # a dot, drawn by its round line ends
+            points = np.concatenate([points, points])
+        text = " ".join(f"{x:g} {y:g}" for x, y in points)
+        parts.append(f"M{text}Z")
+    return "".join(parts)
+
+
+PHOTOGRAPH_SIDE = 640
+"""Longest side of a photograph in the page, in pixels."""
+PHOTOGRAPH_QUALITY = 72
+LARGEST_PHOTOGRAPHS = 4 * 2**20
+"""Bytes of all photographs of a page; what would need more is left out."""
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One view of a photograph, in pixels of the original.
+
+    Attributes:
+        title: above it.
+        view: x, y, width, height of what is shown.
+        target: SVG path of the target.
+        mask: SVG path of the predicted mask, "" where there is none.
+        box: x, y, width, height of the prompt's box, () where it has none.
+        points: x, y and label of its points.
+        frame: x, y, width, height of what the other panels show, () for none.
+    """
+
+    title: str
+    view: tuple[float, ...]
+    target: str
+    mask: str = ""
+    box: tuple[float, ...] = ()
+    points: tuple[tuple[float, float, int], ...] = ()
+    frame: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class Exhibit:
+    """One object with some of its trials.
+
+    Attributes:
+        kind: "drop", or "pair" where one segmenter beats another.
+        photograph: key of `Gallery.photographs`.
+        name: image, object and category.
+        segmenters: one, or the better and the worse.
+        condition: of the protocol.
+        loss: IoU lost, by which exhibits are ordered.
+        caption: what is seen, in words.
+        panels: the whole photograph, then trials.
+    """
+
+    kind: str
+    photograph: str
+    name: str
+    segmenters: tuple[str, ...]
+    condition: str
+    loss: float
+    caption: str
+    panels: tuple[Panel, ...]
+
+
+@dataclass(frozen=True)
+class Photograph:
+    """A photograph as it is shown: JPEG, and the size of the original."""
+
+    jpeg: bytes
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Exhibits of a section, worst first; `n_left_out` did not fit in."""
+
+    exhibits: tuple[Exhibit, ...]
+    n_left_out: int
+
+
+class Photographs:
+    """The photographs of a page, each once, within a bound on their bytes."""
+
+    def __init__(self) -> None:
+        self.shown: dict[str, Photograph] = {}
+        self._n_bytes = 0
+
+    def show(self, key: str, row: Row) -> bool:
+        """Return whether a stored photograph is in the page, or still fits in and now is."""
+        if key not in self.shown:
+            jpeg = _reduced(row["jpeg"])
+            if self._n_bytes + len(jpeg) > LARGEST_PHOTOGRAPHS:
+                return False
+            self._n_bytes += len(jpeg)
+            self.shown[key] = Photograph(jpeg, int(row["width"]), int(row["height"]))
+        return True
+
+
+def _reduced(jpeg: bytes) -> bytes:
+    try:
+        picture: PillowImage.Image = PillowImage.open(io.BytesIO(jpeg), formats=("JPEG",))
+        picture.load()
+    except UNDECODABLE as error:
+        raise RunError("a kept photograph is no JPEG that can be read") from error
+    side = max(picture.size)
+    if side > PHOTOGRAPH_SIDE:
+        size = tuple(math.ceil(length * PHOTOGRAPH_SIDE / side) for length in picture.size)
+        picture = picture.resize((size[0], size[1]), PillowImage.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=PHOTOGRAPH_QUALITY)
+    return buffer.getvalue()
+
 
 PER_CELL = 4
 """Failures of each segmenter and condition."""
@@ -123,12 +290,12 @@ class _Hall:
         size_hw = int(photograph["height"]), int(photograph["width"])
         where = (str(row["sample_id"]), str(row["instance_id"]))
         masks = self._masks[choice.segmenters[0]]
-        target = decode_mask(masks[*where, "", TARGET_TRIAL]["counts"], size_hw)
+        target = decode_run_lengths(masks[*where, "", TARGET_TRIAL]["counts"], size_hw)
         shown = [
             (name, trial, self._masks[name][*where, choice.condition, trial])
             for name, trial in self._shown_trials(choice, where)
         ]
-        decoded = [decode_mask(mask["counts"], size_hw) for _, _, mask in shown]
+        decoded = [decode_run_lengths(mask["counts"], size_hw) for _, _, mask in shown]
         view = view_of([target, *decoded], [mask for _, _, mask in shown], size_hw)
         outline = outline_of(target, view[2])
         whole = (0.0, 0.0, float(size_hw[1]), float(size_hw[0]))

@@ -12,14 +12,12 @@ import matplotlib as mpl
 from markupsafe import Markup
 
 from samrobust import __version__
-from samrobust.records import RunManifest
-from samrobust.report.aggregate import Section
-from samrobust.report.exhibits import Gallery, Photographs
-from samrobust.report.files import write_text
-from samrobust.report.gallery import LARGEST_OUTLINES, gallery_of
-from samrobust.report.looks import COLUMN_INCHES, DPI, STYLE, Look, looks_of
-from samrobust.report.plots import figures_of, stem_of
+from samrobust.report.formats import write_text
+from samrobust.report.gallery import LARGEST_OUTLINES, Gallery, Photographs, gallery_of
+from samrobust.report.plots import COLUMN_INCHES, DPI, STYLE, Look, figures_of, looks_of, stem_of
+from samrobust.report.summary import Section
 from samrobust.report.tables import Table, page_tables
+from samrobust.runs.manifest import RunManifest
 
 TEMPLATES = Path(__file__).parent / "templates"
 CAPTIONS = {

@@ -10,8 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from samrobust.errors import RunError
-from samrobust.inspection import Look, RoutedBoxes, View
-from samrobust.report.looks import COLOURS, DPI, STYLE
+from samrobust.evaluation.inspection import Look, RoutedBoxes, View
+from samrobust.report.plots import COLOURS, DPI, STYLE
 from samrobust.types import Floats
 
 TARGET, MASK, PLACE = "#0072B2", "#D55E00", "#F0E442"

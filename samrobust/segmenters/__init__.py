@@ -1,7 +1,7 @@
 """Promptable segmenters behind one face; the built-ins and how others are added."""
 
-from samrobust.interfaces import SegmenterBuilder
 from samrobust.registry import Entry, Registry
+from samrobust.types import SegmenterBuilder
 
 SEGMENTERS: Registry[SegmenterBuilder] = Registry(
     "segmenter",
@@ -47,22 +47,22 @@ SEGMENTERS: Registry[SegmenterBuilder] = Registry(
             takes=("--checkpoint", "--base-checkpoint"),
         ),
         "transformers": Entry(
-            "samrobust.segmenters.from_transformers:build_transformers",
+            "samrobust.segmenters.transformers:build_transformers",
             "SAM, SAM-HQ, SAM 2, EdgeTAM, SAM 3 by model id or folder",
             takes=("--variant", "--checkpoint", "--output"),
         ),
         "decoder-tuned": Entry(
-            "samrobust.segmenters.tuned:build_decoder_tuned",
+            "samrobust.segmenters.adapters:build_decoder_tuned",
             "a SAM with a tuned mask decoder",
             takes=("--checkpoint", "--base-checkpoint"),
         ),
         "lora-tuned": Entry(
-            "samrobust.segmenters.lora:build_lora_tuned",
+            "samrobust.segmenters.adapters:build_lora_tuned",
             "a SAM with low-rank updates in its mask decoder",
             takes=("--checkpoint", "--base-checkpoint"),
         ),
         "token-tuned": Entry(
-            "samrobust.segmenters.tuned:build_token_tuned",
+            "samrobust.segmenters.adapters:build_token_tuned",
             "a SAM with tuned mask tokens",
             takes=("--checkpoint", "--base-checkpoint"),
         ),

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 
 from samrobust.errors import SegmenterError
-from samrobust.interfaces import SegmenterOptions
 from samrobust.segmenters.device import resolve_device
 from samrobust.types import (
     BACKGROUND,
@@ -20,6 +19,7 @@ from samrobust.types import (
     Prediction,
     PromptBatch,
     SegmenterInfo,
+    SegmenterOptions,
 )
 
 GRABCUT_ITERATIONS = 3

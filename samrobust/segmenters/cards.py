@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from samrobust.origins import HQSEG_44K, origins_of_training
+from samrobust.provenance import HQSEG_44K, origins_of_training
 from samrobust.segmenters.published import (
     HQ_CHECKPOINTS,
     SAM_CHECKPOINTS,

@@ -25,12 +25,11 @@ from segment_anything.modeling.image_encoder import ImageEncoderViT
 from torch import nn
 
 from samrobust import __version__
-from samrobust.interfaces import Segmenter
+from samrobust.files import write_whole
 from samrobust.segmenters.hq_sam import HqEmbedding, HqSam
 from samrobust.segmenters.sam import Sam, SamEmbedding
 from samrobust.segmenters.stable_sam import StableSam
-from samrobust.types import Image, Prediction, PromptBatch, SegmenterInfo
-from samrobust.whole import write_whole
+from samrobust.types import Image, Prediction, PromptBatch, Segmenter, SegmenterInfo
 
 VERSIONED = ("pillow", "segment-anything", "torch", "torchvision")
 """Packages whose version an embedding can depend on."""

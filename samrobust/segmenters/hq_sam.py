@@ -9,10 +9,9 @@ from segment_anything.build_sam import sam_model_registry
 from torch import Tensor
 
 from samrobust.errors import CheckpointError, SegmenterError
-from samrobust.interfaces import HqOutput, SegmenterOptions
-from samrobust.origins import HQSEG_44K
+from samrobust.provenance import HQSEG_44K
 from samrobust.registry import known, one_of
-from samrobust.segmenters.adapted import (
+from samrobust.segmenters.adapters import (
     adapted_info,
     all_origins,
     check_base,
@@ -20,28 +19,30 @@ from samrobust.segmenters.adapted import (
     open_base,
     read_header,
 )
-from samrobust.segmenters.checkpoints import (
-    fetch,
-    file_sha256,
-    fill_model,
-    is_safetensors,
-    load_tensors,
-)
-from samrobust.segmenters.decoder import CANDIDATES, SINGLE
 from samrobust.segmenters.device import resolve_device
-from samrobust.segmenters.families import Family, load_family, split_hq
 from samrobust.segmenters.frames import quality_or_nan
-from samrobust.segmenters.hq_parts import (
+from samrobust.segmenters.hq_modules import (
     HqDecoder,
     HqParts,
     StockHqDecoder,
     early_features,
     untrained_parts,
 )
+from samrobust.segmenters.mobile_sam import tiny_sam_model, with_timm_names
 from samrobust.segmenters.published import HQ_CHECKPOINTS
 from samrobust.segmenters.sam import Sam, SamEmbedding, Sizes, sam_of
-from samrobust.segmenters.tiny_vit import tiny_sam_model, with_timm_names
-from samrobust.types import Image, Prediction, PromptBatch
+from samrobust.segmenters.sam_decoder import CANDIDATES, SINGLE
+from samrobust.segmenters.weights import (
+    Family,
+    fetch,
+    file_sha256,
+    fill_model,
+    is_safetensors,
+    load_family,
+    load_tensors,
+    split_hq,
+)
+from samrobust.types import HqOutput, Image, Prediction, PromptBatch, SegmenterOptions
 
 NAME = "hq-sam"
 NANO_VARIANT = "nano"
@@ -69,7 +70,7 @@ class HqEmbedding(SamEmbedding):
 
 
 class HqSam:
-    """A SAM with the parts of HQ-SAM; see `samrobust.interfaces.Segmenter`.
+    """A SAM with the parts of HQ-SAM; see `samrobust.types.Segmenter`.
 
     SAM's weights are neither copied nor changed, and stay frozen; the parts can learn.
 

@@ -1,12 +1,122 @@
-"""MobileSAM (Zhang et al. 2023): SAM with a TinyViT that learned its image encoder's embeddings."""
+"""MobileSAM (Zhang et al. 2023): SAM's decoder on TinyViT."""
+
+import re
+from importlib.util import find_spec
+from typing import Any, cast
+
+from segment_anything.modeling.common import LayerNorm2d
+from segment_anything.modeling.image_encoder import ImageEncoderViT
+from segment_anything.modeling.mask_decoder import MaskDecoder
+from segment_anything.modeling.prompt_encoder import PromptEncoder
+from segment_anything.modeling.sam import Sam as SamModel
+from segment_anything.modeling.transformer import TwoWayTransformer
+from torch import Tensor, nn
 
 from samrobust.errors import SegmenterError
-from samrobust.interfaces import SegmenterOptions
-from samrobust.segmenters.checkpoints import fill_model
 from samrobust.segmenters.device import resolve_device
-from samrobust.segmenters.families import load_family, split_hq
 from samrobust.segmenters.sam import Sam, sam_of
-from samrobust.segmenters.tiny_vit import tiny_sam_model, with_timm_names
+from samrobust.segmenters.weights import State, fill_model, load_family, split_hq
+from samrobust.types import SegmenterOptions
+
+SIDE, STRIDE = 1024, 16
+CHANNELS = 256
+WIDTHS, DEPTHS, HEADS, WINDOWS = (64, 128, 160, 320), (2, 2, 6, 2), (2, 4, 5, 10), (7, 7, 14, 7)
+"""Of the four stages: TinyViT-5M. MobileSAM's own: the last stage keeps the grid of the third."""
+EARLY_CHANNELS = WIDTHS[2]
+"""Of Light HQ-SAM's early features, which enter the third stage (facts/hq-sam.md 3)."""
+_UNUSED = ("image_encoder.head.", "image_encoder.norm_head.")
+"""Of the classifier that the encoder was made of; official files still have it."""
+_RENAMED = (
+    (r"^layers\.(\d)\.downsample", lambda found: f"stages.{int(found[1]) + 1}.downsample"),
+    (r"^layers\.", "stages."),
+    (r"^patch_embed\.seq\.0\.", "patch_embed.conv1."),
+    (r"^patch_embed\.seq\.2\.", "patch_embed.conv2."),
+    (r"\.c\.", ".conv."),
+)
+"""From the names in official files to timm's, which puts each merging of patches a stage later."""
+_PREFIX = "image_encoder."
+
+
+class TinyVitEncoder(nn.Module):
+    """Image features at stride 16.
+
+    Raises:
+        SegmenterError: timm is not installed.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        if find_spec("timm") is None:
+            raise SegmenterError(
+                "an encoder of TinyViT needs timm; install it with pip install 'samrobust[mobile]'"
+            )
+        from timm.models.tiny_vit import TinyVit
+
+        trunk: Any = TinyVit(
+            embed_dims=WIDTHS,
+            depths=DEPTHS,
+            num_heads=HEADS,
+            window_sizes=WINDOWS,
+            drop_path_rate=0.0,
+            num_classes=0,
+        )
+        trunk.stages[3].downsample.conv2.conv.stride = (1, 1)
+        self.img_size = SIDE  # as SAM's own encoder calls it
+        self.patch_embed = trunk.patch_embed
+        self.stages = trunk.stages
+        self.neck = nn.Sequential(
+            nn.Conv2d(WIDTHS[3], CHANNELS, 1, bias=False),
+            LayerNorm2d(CHANNELS),
+            nn.Conv2d(CHANNELS, CHANNELS, 3, padding=1, bias=False),
+            LayerNorm2d(CHANNELS),
+        )
+
+    @property
+    def early(self) -> nn.Module:
+        """Return the part whose output (B, 160, 64, 64) is the early features."""
+        early: nn.Module = self.stages[2].downsample
+        return early
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the embeddings (B, 256, 64, 64) of normalised images (B, 3, 1024, 1024)."""
+        embedding: Tensor = self.neck(self.stages(self.patch_embed(images)))
+        return embedding
+
+
+def tiny_sam_model() -> SamModel:
+    """Return SAM's prompt encoder and mask decoder behind a TinyViT, with random weights.
+
+    Raises:
+        SegmenterError: timm is not installed.
+    """
+    grid = SIDE // STRIDE
+    return SamModel(
+        cast(ImageEncoderViT, TinyVitEncoder()),
+        PromptEncoder(CHANNELS, (grid, grid), (SIDE, SIDE), mask_in_chans=16),
+        MaskDecoder(
+            transformer_dim=CHANNELS,
+            transformer=TwoWayTransformer(2, CHANNELS, num_heads=8, mlp_dim=2048),
+        ),
+    )
+
+
+def with_timm_names(state: State) -> State:
+    """Return the weights of an official file by the names of `tiny_sam_model`."""
+    return {
+        _renamed(name): tensor
+        for name, tensor in state.items()
+        if not name.startswith(_UNUSED) and not name.endswith("attention_bias_idxs")
+    }
+
+
+def _renamed(name: str) -> str:
+    if not name.startswith(_PREFIX):
+        return name
+    own = name.removeprefix(_PREFIX)
+    for pattern, new in _RENAMED:
+        own = re.sub(pattern, new, own)
+    return _PREFIX + own
+
 
 NAME = "mobile-sam"
 

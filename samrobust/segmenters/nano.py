@@ -18,13 +18,12 @@ from segment_anything.modeling.transformer import Attention, TwoWayTransformer
 from torch import nn
 
 from samrobust.errors import SegmenterError
-from samrobust.interfaces import SegmenterOptions
-from samrobust.origins import origins_of_training
-from samrobust.segmenters.checkpoints import file_sha256, fill_model, load_header, load_tensors
+from samrobust.provenance import origins_of_training
 from samrobust.segmenters.device import resolve_device
-from samrobust.segmenters.nano_encoder import NanoEncoder
+from samrobust.segmenters.nano_encoder import NanoEncoder, with_spatial_blocks
 from samrobust.segmenters.sam import Sam, SamOptions
-from samrobust.segmenters.spatial import with_spatial_blocks
+from samrobust.segmenters.weights import file_sha256, fill_model, load_header, load_tensors
+from samrobust.types import SegmenterOptions
 
 NAME = "sam-nano"
 WEIGHTS = Path(__file__).parent / "weights" / "sam-nano.safetensors"

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from samrobust.settings import shown
+from samrobust.files import shown
 
 Position = Literal["stays", "moves"]
 

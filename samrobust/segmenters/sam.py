@@ -11,28 +11,34 @@ from segment_anything.modeling.sam import Sam as SamModel
 from torch import Tensor, nn
 
 from samrobust.errors import SegmenterError
-from samrobust.interfaces import EncoderDtype, SegmenterOptions
 from samrobust.registry import known
-from samrobust.segmenters.attention import AttentionKind, compile_blocks, replace_attention
-from samrobust.segmenters.checkpoints import fetch, fill_model
-from samrobust.segmenters.decoder import (
-    CANDIDATES,
-    SINGLE,
-    DecoderKind,
-    FastDecoder,
-    StockDecoder,
-)
 from samrobust.segmenters.device import resolve_device, to_device
-from samrobust.segmenters.families import load_family, split_hq
 from samrobust.segmenters.frames import (
     MASK_THRESHOLD,
     InputFrame,
     input_scale,
     quality_or_nan,
 )
-from samrobust.segmenters.prompt_tokens import prompt_tokens
 from samrobust.segmenters.published import SAM_CHECKPOINTS
-from samrobust.types import Frame, Image, Prediction, PromptBatch, SegmenterInfo
+from samrobust.segmenters.sam_attention import AttentionKind, compile_blocks, replace_attention
+from samrobust.segmenters.sam_decoder import (
+    CANDIDATES,
+    SINGLE,
+    DecoderKind,
+    FastDecoder,
+    StockDecoder,
+    prompt_tokens,
+)
+from samrobust.segmenters.weights import fetch, fill_model, load_family, split_hq
+from samrobust.types import (
+    EncoderDtype,
+    Frame,
+    Image,
+    Prediction,
+    PromptBatch,
+    SegmenterInfo,
+    SegmenterOptions,
+)
 
 DEFAULT_VARIANT = "vit_b"
 """The smallest, which a CPU can run. Differs: segment_anything's default is vit_h."""
@@ -78,7 +84,7 @@ class SamOptions:
 
 
 class Sam:
-    """A SAM that segments; see `samrobust.interfaces.Segmenter`.
+    """A SAM that segments; see `samrobust.types.Segmenter`.
 
     Args:
         model: with its weights, on its device. It is taken over: frozen, its encoder cast and its

@@ -14,8 +14,8 @@ from segment_anything.modeling.transformer import Attention, TwoWayTransformer
 from torch import Tensor, nn
 
 from samrobust.errors import CheckpointError, SegmenterError
-from samrobust.interfaces import SegmenterOptions
-from samrobust.segmenters.adapted import (
+from samrobust.files import make_settings
+from samrobust.segmenters.adapters import (
     adapted_info,
     all_origins,
     check_base,
@@ -23,20 +23,19 @@ from samrobust.segmenters.adapted import (
     open_base,
     read_header,
 )
-from samrobust.segmenters.checkpoints import file_sha256, fill_model, load_tensors
-from samrobust.segmenters.decoder import SINGLE
 from samrobust.segmenters.frames import input_scale
 from samrobust.segmenters.plugin_settings import PluginSettings
-from samrobust.segmenters.plugins import (
+from samrobust.segmenters.sam import Sam, SamEmbedding, Sizes
+from samrobust.segmenters.sam_decoder import SINGLE
+from samrobust.segmenters.stable_plugins import (
     Mixture,
     PluggedAttention,
     Plugin,
     Plugins,
     regular_locations,
 )
-from samrobust.segmenters.sam import Sam, SamEmbedding, Sizes
-from samrobust.settings import make_settings
-from samrobust.types import Image, Prediction, PromptBatch
+from samrobust.segmenters.weights import file_sha256, fill_model, load_tensors
+from samrobust.types import Image, Prediction, PromptBatch, SegmenterOptions
 
 NAME = "stable-sam"
 WEIGHTS = Path(__file__).parent / "weights" / "stable-sam.safetensors"
@@ -75,7 +74,7 @@ class Reading:
 
 
 class StableSam:
-    """A SAM with plugins in its decoder; see `samrobust.interfaces.Segmenter`.
+    """A SAM with plugins in its decoder; see `samrobust.types.Segmenter`.
 
     SAM's weights are neither copied nor changed, and stay frozen; the plugins can learn. Untrained,
     it is the SAM that it is made of.
@@ -119,7 +118,7 @@ class StableSam:
     def header(self) -> dict[str, str]:
         """Return what a plugin file must say for `load_stable_sam`.
 
-        Write one with `samrobust.training.weights.save_weights`, of `plugins.state_dict()`, in
+        Write one with `samrobust.training.checkpoints.save_weights`, of `plugins.state_dict()`, in
         float32, with this as `about`.
         """
         settings = json.dumps(asdict(self.plugins.settings), sort_keys=True)

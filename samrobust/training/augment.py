@@ -1,4 +1,4 @@
-"""Vary photographs: crops, mirror images, colours, objects of other photographs in front."""
+"""Vary photographs: crops, mirror images, colours, pasted objects; and masks without images."""
 
 import math
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 
 from samrobust.training.recipe import Augmentation
-from samrobust.types import Floats, Image, Mask
+from samrobust.types import Floats, Image, Instance, Mask, Sample
 
 ASPECT = 0.25
 """Standard deviation of the logarithm of how much a crop's aspect differs from the image's."""
@@ -111,3 +111,23 @@ def shrink_mask(mask: Mask, size_hw: tuple[int, int], side: int, *, stride: int 
     square[: size_hw[0], : size_hw[1]] = resized
     shrunk: Mask = cv2.resize(square, (side, side), interpolation=cv2.INTER_AREA) > 127
     return shrunk
+
+
+SIDES = (0.06, 1.0)
+"""Least and greatest axis, as a fraction of the image's side; log-uniform."""
+
+
+def draw_ellipses(rng: np.random.Generator, count: int, side: int) -> Sample:
+    """Return a black image of a square side with ellipses that know nothing of each other.
+
+    Axes are upright; parts outside the image are cut off.
+    """
+    y, x = np.indices((side, side))
+    instances: list[Instance] = []
+    while len(instances) < count:
+        radii = side / 2 * np.exp(rng.uniform(math.log(SIDES[0]), math.log(SIDES[1]), 2))
+        centre = rng.uniform(0, side, 2)
+        mask = np.hypot((x - centre[0]) / radii[0], (y - centre[1]) / radii[1]) < 1
+        if mask.sum() >= math.pi:  # less than a pixel's radius says nothing
+            instances.append(Instance(str(len(instances)), mask))
+    return Sample("ellipses", np.zeros((side, side, 3), np.uint8), instances)

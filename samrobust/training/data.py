@@ -7,10 +7,10 @@ from pathlib import Path
 
 from samrobust.datasets import DATASETS
 from samrobust.errors import RecipeError
-from samrobust.interfaces import Dataset, DatasetOptions
 from samrobust.seeding import keyed_generator
 from samrobust.training.examples import Pool
 from samrobust.training.recipe import Recipe
+from samrobust.types import Dataset, DatasetOptions
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,19 +12,18 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from samrobust.errors import DatasetError
-from samrobust.interfaces import Dataset
-from samrobust.loading import as_it_is, end_with_parent
+from samrobust.evaluation.loop import as_it_is, end_with_parent
 from samrobust.seeding import keyed_generator
 from samrobust.segmenters.frames import InputFrame
 from samrobust.training.augment import (
+    draw_ellipses,
     paste_object,
     random_colours,
     random_window,
     shrink_mask,
 )
-from samrobust.training.ellipses import draw_ellipses
 from samrobust.training.recipe import Phase, Recipe
-from samrobust.types import Image, Mask, PromptBatch, Sample
+from samrobust.types import Dataset, Image, Mask, PromptBatch, Sample
 
 MOST_PASTED = 3
 """Objects of another image in front of a crop, where there are any."""

@@ -1,11 +1,20 @@
-"""Losses of masks and of predicted qualities."""
+"""Losses of masks and predicted qualities, over rounds of corrective points."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from samrobust.training.recipe import LossWeights
+from samrobust.seeding import keyed_generator
+from samrobust.segmenters.sam import SamEmbedding
+from samrobust.segmenters.sam_decoder import ALL_MASKS, SINGLE
+from samrobust.training.examples import Example
+from samrobust.training.recipe import LossWeights, Recipe
+from samrobust.types import BACKGROUND, FOREGROUND, PromptBatch
 
 OVERSAMPLING = 3
 """Random places for each point at which masks are compared."""
@@ -137,3 +146,94 @@ def _ious(logits: Tensor, targets: Tensor) -> Tensor:
     both = (found & targets[:, None]).sum(dim=(-2, -1))
     either = (found | targets[:, None]).sum(dim=(-2, -1))
     return torch.where(either > 0, both / either.clamp(min=1), 1.0)
+
+
+def is_corrected(recipe: Recipe, step: int) -> bool:
+    """Return whether the prompts of a step get a second round."""
+    draw = keyed_generator("correct", recipe.seed, step).random()
+    return bool(draw < recipe.corrections)
+
+
+def with_corrections(
+    example: Example, prompts: PromptBatch, logits: Tensor, rng: np.random.Generator
+) -> PromptBatch:
+    """Return prompts of an example, each with one more point.
+
+    The point is uniform over the wrong positions of the mask and labelled by the target; where
+    nothing is wrong it is uniform over the object (Kirillov et al. 2023, app. A).
+
+    Args:
+        example: its targets and frame.
+        prompts: of it.
+        logits: (N, 4h', 4w'), the answers to the prompts.
+        rng: the source of randomness.
+    """
+    stride = example.stride
+    height, width = (-(-extent // stride) for extent in example.input_size_hw)  # without padding
+    targets = example.targets[:, :height, :width].numpy()
+    wrong = (logits[:, :height, :width] > 0).cpu().numpy() != targets
+    points, labels = [], []
+    for target, errors in zip(targets, wrong, strict=True):
+        candidates = np.flatnonzero(errors if errors.any() else target)
+        if len(candidates) == 0:  # an object so thin that nothing of it is left in the grid
+            candidates = np.arange(target.size)
+        y, x = divmod(int(rng.choice(candidates)), width)
+        points.append([[x, y]])
+        labels.append([FOREGROUND if target[y, x] else BACKGROUND])
+    scale = np.array(example.size_hw[::-1]) / np.array(example.input_size_hw[::-1])
+    xy = stride * (np.array(points) + 0.5) * scale - 0.5
+    xy = np.clip(xy, 0, np.array(example.size_hw[::-1]) - 1)
+    return PromptBatch(
+        prompts.boxes,
+        np.concatenate([prompts.points, xy.astype(np.float32)], axis=1),
+        np.concatenate([prompts.labels, np.array(labels, np.int32)], axis=1),
+    )
+
+
+class Decodes(Protocol):
+    """A segmenter that says more than masks, as `samrobust.segmenters.sam.Sam` does."""
+
+    def logits(
+        self, embedding: SamEmbedding, prompts: PromptBatch, *, masks: range = SINGLE
+    ) -> tuple[Tensor, Tensor]:
+        """Return logits (N, M, 4h, 4w) and quality (N, M) of M of the decoder's four masks."""
+        ...
+
+
+def embeddings_of(features: Tensor, examples: Sequence[Example]) -> list[SamEmbedding]:
+    """Return the embedding of each of B examples from features (B, C, h, w)."""
+    return [
+        SamEmbedding(features[row : row + 1], example.size_hw, example.input_size_hw)
+        for row, example in enumerate(examples)
+    ]
+
+
+def answer_losses(
+    segmenter: Decodes, asked: Iterable[tuple[Example, SamEmbedding]], recipe: Recipe
+) -> dict[str, Tensor]:
+    """Return the mean losses of all prompts, over two rounds where they are corrected.
+
+    Args:
+        segmenter: what learns, or holds what learns.
+        asked: examples of one step, with the embedding of each.
+        recipe: losses, corrections and the seed of their draws.
+    """
+    more = recipe.loss.candidate or recipe.loss.quality
+    wanted = ALL_MASKS if more else SINGLE
+    found: dict[str, list[Tensor]] = defaultdict(list)
+    for example, embedding in asked:
+        targets = example.targets.to(embedding.features.device)
+        points_rng = keyed_generator("points", recipe.seed, *example.key)
+        correct_rng = keyed_generator("correct", recipe.seed, *example.key)
+        rounds = 2 if is_corrected(recipe, example.key[0]) else 1
+        for first in example.prompts:
+            prompts = first
+            for round_ in range(rounds):
+                logits, quality = segmenter.logits(embedding, prompts, masks=wanted)
+                losses = prompt_losses(logits, quality, targets, recipe.loss, points_rng)
+                for name, loss in losses.items():
+                    found[name].append(loss.mean())
+                if round_ + 1 < rounds:
+                    answer = logits[:, 0].detach()
+                    prompts = with_corrections(example, prompts, answer, correct_rng)
+    return {name: torch.stack(losses).mean() for name, losses in found.items()}

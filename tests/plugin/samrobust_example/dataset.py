@@ -1,7 +1,6 @@
 import numpy as np
 
-from samrobust.interfaces import DatasetOptions
-from samrobust.types import DatasetInfo, Instance, Sample
+from samrobust.types import DatasetInfo, DatasetOptions, Instance, Sample
 
 
 class Discs:

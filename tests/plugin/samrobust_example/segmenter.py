@@ -3,8 +3,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from samrobust.interfaces import SegmenterOptions
-from samrobust.types import Image, Prediction, PromptBatch, SegmenterInfo
+from samrobust.types import Image, Prediction, PromptBatch, SegmenterInfo, SegmenterOptions
 
 
 class Threshold:

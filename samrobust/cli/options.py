@@ -1,0 +1,226 @@
+"""Options that several commands share, and what is built from them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import typer
+
+from samrobust.datasets import DATASETS, GROUPS
+from samrobust.datasets.folder import read_subset
+from samrobust.errors import SamrobustError
+from samrobust.registry import Registry, known
+from samrobust.segmenters import SEGMENTERS
+from samrobust.types import Dataset, DatasetOptions, Segmenter, SegmenterOptions
+
+T = TypeVar("T")
+
+Datasets = Annotated[
+    list[str] | None,
+    typer.Option(help="Data set or group, repeatable; default scenes. See: samrobust ls datasets"),
+]
+DataRoots = Annotated[
+    list[Path] | None,
+    typer.Option(help="Folder of a data set: once for all, or one a data set, in order."),
+]
+Splits = Annotated[
+    list[str] | None,
+    typer.Option(help="Split, as val2017: once for all, or one a data set, in order."),
+]
+Variants = Annotated[
+    list[str] | None,
+    typer.Option(help="Variant, as vit_b: once for all segmenters that have some, or each."),
+]
+Checkpoints = Annotated[
+    list[Path] | None,
+    typer.Option(help="Weights file: once, or one a segmenter; default: fetched and kept."),
+]
+BaseCheckpoints = Annotated[
+    list[Path] | None,
+    typer.Option(help="Weights file of the SAM that a --checkpoint is a part of."),
+]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+FrameName = Annotated[
+    str, typer.Option(help="How images reach a SAM: longest-side (aspect kept) or squash.")
+]
+ResultsFolder = Annotated[Path, typer.Option("--out", help="Folder of all runs.")]
+PromptsAtOnce = Annotated[
+    int, typer.Option(help="Prompts in one call of the model; halved where memory ends.")
+]
+Workers = Annotated[
+    int | None, typer.Option(help="Processes that load images; default: 1 a core, at most 8.")
+]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No progress.")]
+IdFiles = Annotated[
+    list[Path] | None,
+    typer.Option(help="File with the ids of the images to take, one a line: once, or one each."),
+]
+DEFAULT_DATASETS = ["scenes"]
+
+
+def check_number(option: str, value: int | None, *, least: int) -> None:
+    """Raise a SamrobustError where an option is given a smaller number than it allows."""
+    if value is not None and value < least:
+        raise SamrobustError(f"{option} must be at least {least}, got {value}")
+
+
+def chosen_datasets(
+    asked: list[str] | None,
+    roots: list[Path] | None,
+    splits: list[str] | None,
+    ids: list[Path] | None = None,
+) -> list[Dataset]:
+    """Return the data sets that the options name, groups opened.
+
+    Raises:
+        SamrobustError: a name is unknown, options do not match names, or a data set is not there.
+    """
+    asked = asked or DEFAULT_DATASETS
+    for name in asked:
+        known(name, [*DATASETS.names(), *GROUPS], kind="dataset")
+    members = [GROUPS.get(name, (name,)) for name in asked]
+    first = [names[0] for names in members]
+    root_of = for_each(first, roots or [], option="--data-root", registry=DATASETS)
+    split_of = for_each(first, splits or [], option="--split", registry=DATASETS)
+    ids_of = for_each(first, ids or [], option="--ids", registry=DATASETS)
+    opened = []
+    for names, root, split, chosen in zip(members, root_of, split_of, ids_of, strict=True):
+        for member in names:
+            dataset = DATASETS.load(member)(DatasetOptions(root, split or ""))
+            opened.append(read_subset(dataset, chosen) if chosen else dataset)
+    return opened
+
+
+@dataclass(frozen=True)
+class ChosenSegmenter:
+    """A segmenter by name, with those of its options that differ from one to the next."""
+
+    name: str
+    variant: str = ""
+    checkpoint: Path | None = None
+    base_checkpoint: Path | None = None
+    output: str = ""
+
+
+def choose_segmenters(
+    names: Sequence[str],
+    *,
+    variants: Sequence[str],
+    checkpoints: Sequence[Path],
+    base_checkpoints: Sequence[Path],
+    outputs: Sequence[str],
+) -> list[ChosenSegmenter]:
+    """Return the segmenters that the options name.
+
+    Raises:
+        SamrobustError: a name is unknown, or options do not match names.
+    """
+    for name in names:
+        known(name, SEGMENTERS.names(), kind="segmenter")
+        if outputs and len(names) == 1 and not SEGMENTERS.takes(name, "--output"):
+            raise SamrobustError(f"{name} has one output, got --output {outputs[0]}")
+    of_each = (
+        for_each(names, variants, option="--variant", registry=SEGMENTERS),
+        for_each(names, checkpoints, option="--checkpoint", registry=SEGMENTERS),
+        for_each(names, base_checkpoints, option="--base-checkpoint", registry=SEGMENTERS),
+        for_each(names, outputs, option="--output", registry=SEGMENTERS),
+    )
+    return [
+        ChosenSegmenter(name, variant or "", checkpoint, base, output or "")
+        for name, variant, checkpoint, base, output in zip(names, *of_each, strict=True)
+    ]
+
+
+def build_segmenter(chosen: ChosenSegmenter, options: SegmenterOptions) -> Segmenter[Any]:
+    """Return a segmenter, ready to run.
+
+    Args:
+        chosen: which.
+        options: what it shares with the others.
+
+    Raises:
+        SegmenterError: an option is not one of its own, or its weights cannot be had.
+    """
+    own = {field.name: getattr(chosen, field.name) for field in fields(chosen)}
+    return SEGMENTERS.load(own.pop("name"))(replace(options, **own))
+
+
+def for_each(
+    names: Sequence[str], values: Sequence[T], *, option: str, registry: Registry[object]
+) -> list[T | None]:
+    """Return the value of an option for each name: one for all, or one each.
+
+    Names that take no such option get None, unless such a name stands alone: then it refuses.
+
+    Raises:
+        SamrobustError: there is another number of values than of names that take one.
+    """
+    takes = [len(names) == 1 or registry.takes(name, option) for name in names]
+    if len(values) <= 1:
+        value = values[0] if values else None
+        return [value if take else None for take in takes]
+    if len(values) != sum(takes):
+        raise SamrobustError(
+            f"{option} is given {len(values)} times, for {sum(takes)} {registry.kind}s; "
+            "give it once for all, or once each"
+        )
+    left = iter(values)
+    return [next(left) if take else None for take in takes]
+
+
+Cache = Annotated[
+    Path | None,
+    typer.Option(
+        help="Folder of images' embeddings (ViT encoders); on a CPU by default in the user's cache."
+    ),
+]
+NoCache = Annotated[bool, typer.Option("--no-cache", help="Keep no embeddings of images.")]
+CacheSize = Annotated[
+    float, typer.Option(help="GB of embeddings to keep; the least recently used are deleted.")
+]
+DEFAULT_CACHE_SIZE = 8.0
+"""GB: the embeddings of 1,900 images, or of 630 of an HQ-SAM."""
+_BYTES = 1e9
+"""Of a GB."""
+
+
+@dataclass(frozen=True)
+class CacheOptions:
+    """What was asked for.
+
+    Attributes:
+        folder: None for the default one.
+        off: whether there is none.
+        size_gb: most that is kept, in GB.
+
+    Raises:
+        SamrobustError: a folder is named and there is to be none, or the size is not positive.
+    """
+
+    folder: Path | None = None
+    off: bool = False
+    size_gb: float = DEFAULT_CACHE_SIZE
+
+    def __post_init__(self) -> None:
+        if self.off and self.folder is not None:
+            raise SamrobustError(f"--no-cache and --cache {self.folder} contradict each other")
+        if not 0 < self.size_gb < float("inf"):
+            raise SamrobustError(f"--cache-size must be above 0, got {self.size_gb:g}")
+        if self.folder is not None and self.folder.exists() and not self.folder.is_dir():
+            raise SamrobustError(f"--cache {self.folder}: is not a folder")
+
+
+def with_caches(
+    segmenters: Sequence[Segmenter[Any]], options: CacheOptions, *, device: str
+) -> list[Segmenter[Any]]:
+    """Return segmenters that keep embeddings: where a folder is named, and on a CPU."""
+    if options.off or (options.folder is None and device != "cpu"):
+        return list(segmenters)
+
+    from samrobust.segmenters.embedding_cache import EmbeddingCache, with_cache
+    from samrobust.segmenters.published import cache_folder
+
+    folder = options.folder or cache_folder() / "embeddings"
+    cache = EmbeddingCache(folder, int(options.size_gb * _BYTES))
+    return [with_cache(segmenter, cache) for segmenter in segmenters]

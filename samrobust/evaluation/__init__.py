@@ -1,0 +1,1 @@
+"""Encode once, prompt many times, score: the evaluation of segmenters under a protocol."""

@@ -1,0 +1,243 @@
+"""Look inside Stable-SAM: where its decoder reads an image, and how its router weighs a prompt."""
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from samrobust.errors import SegmenterError
+from samrobust.evaluation.prompts import Draws, draw_sample
+from samrobust.geometry import box_iou, mask_to_box
+from samrobust.metrics.overlap import iou
+from samrobust.segmenters.sam import Sam
+from samrobust.segmenters.stable_sam import StableSam
+from samrobust.types import (
+    Dataset,
+    EvalProtocol,
+    Floats,
+    Image,
+    Instance,
+    Mask,
+    PromptBatch,
+    Sample,
+)
+
+LEAST_PIXELS = 1024
+"""Of the objects that are looked at, in the original image: COCO's "small" ends there."""
+PROMPTS_AT_ONCE = 16
+
+
+@dataclass(frozen=True)
+class View:
+    """What one model makes of one prompt.
+
+    Attributes:
+        mask: (H, W) bool.
+        iou: of the mask with the target.
+        places: (P, 2) xy, in pixels of the image, where the output token reads it.
+        shares: (P,), of each place in what is read; those outside of the image are left out, so
+            the sum is at most 1.
+    """
+
+    mask: Mask
+    iou: float
+    places: Floats
+    shares: Floats
+
+
+@dataclass(frozen=True)
+class Look:
+    """One prompt of one object, before plugins and with them.
+
+    Attributes:
+        sample_id: of the image.
+        image: (H, W, 3) uint8.
+        target: (H, W) bool.
+        condition: of the protocol, that drew the box.
+        box: (4,) xyxy.
+        before: SAM.
+        after: Stable-SAM.
+    """
+
+    sample_id: str
+    image: Image
+    target: Mask
+    condition: str
+    box: Floats
+    before: View
+    after: View
+
+
+@dataclass(frozen=True)
+class RoutedBoxes:
+    """What the router did with P boxes.
+
+    Attributes:
+        box_iou: (P,), of each box with the exact one.
+        weights: (P,) by decoder layer that has a plugin: those of the deformed features.
+        tokens: (P, C) likewise: the output tokens that the router sees.
+        mask_iou: (P,), of the mask with the target.
+        image: (P,), number of each box's image.
+    """
+
+    box_iou: Floats
+    weights: Mapping[int, Floats]
+    tokens: Mapping[int, Floats]
+    mask_iou: Floats
+    image: npt.NDArray[np.int64]
+
+
+def median_instance(sample: Sample) -> Instance | None:
+    """Return the object of median area among those of at least 1,024 pixels, None without one."""
+    large = [each for each in sample.instances if each.mask.sum() >= LEAST_PIXELS]
+    large.sort(key=lambda each: int(each.mask.sum()))
+    return large[len(large) // 2] if large else None
+
+
+@torch.inference_mode()
+def looks(
+    before: Sam,
+    after: StableSam,
+    dataset: Dataset,
+    protocol: EvalProtocol,
+    count: int,
+    *,
+    layer: int | None = None,
+) -> Iterator[Look]:
+    """Yield looks at photographs at even distances, with the first draw of each condition.
+
+    Args:
+        before: the SAM alone.
+        after: another copy of it, with plugins.
+        dataset: the photographs.
+        protocol: of boxes.
+        count: of photographs; of each the object of median area.
+        layer: of the decoder, at which it reads; default: the first that has a plugin.
+
+    Raises:
+        SegmenterError: the layer has no plugin, or there are fewer photographs with an object that
+            is large enough.
+    """
+    layers = after.plugins.settings.layers
+    layer = layers[0] if layer is None else layer
+    if layer not in layers:
+        raise SegmenterError(
+            f"{after.info.label}: has no plugin at layer {layer}; it has at "
+            + ", ".join(map(str, layers))
+        )
+    ids = dataset.ids()
+    chosen: set[str] = set()
+    for number in range(count):
+        for sample_id in ids[number * len(ids) // count :]:
+            sample = dataset[sample_id]
+            instance = median_instance(sample)
+            if instance is not None and sample_id not in chosen:
+                chosen.add(sample_id)
+                drawn = draw_sample(sample, dataset.info.key, protocol).draws
+                of_instance = [each for each in drawn if each.instance is instance]
+                yield from _looks_at(before, after, sample, of_instance, layer)
+                break
+        else:
+            raise SegmenterError(
+                f"{dataset.info.label}: has no {count} images with an object of at least "
+                f"{LEAST_PIXELS} pixels"
+            )
+
+
+@torch.inference_mode()
+def routed_boxes(
+    stable: StableSam, dataset: Dataset, sample_ids: Sequence[str], protocol: EvalProtocol
+) -> RoutedBoxes:
+    """Return what the router does with all boxes of a protocol, on objects of 1,024 pixels or more.
+
+    Args:
+        stable: with a router.
+        dataset: the photographs.
+        sample_ids: which of them.
+        protocol: of boxes.
+
+    Raises:
+        SegmenterError: there is no router, or no object that is large enough.
+    """
+    if not stable.plugins.settings.routing:
+        raise SegmenterError(f"{stable.info.label}: has no router, but deformable sampling alone")
+    box_ious, mask_ious, images = [], [], []
+    weights: dict[int, list[Tensor]] = defaultdict(list)
+    tokens: dict[int, list[Tensor]] = defaultdict(list)
+    for image, sample_id in enumerate(sample_ids):
+        sample = dataset[sample_id]
+        (embedding,) = stable.encode([sample.image])
+        for draws in draw_sample(sample, dataset.info.key, protocol).draws:
+            target = draws.instance.mask
+            if target.sum() < LEAST_PIXELS:
+                continue
+            exact = mask_to_box(target)
+            for start in range(0, len(draws.prompts), PROMPTS_AT_ONCE):
+                prompts = draws.prompts[start : start + PROMPTS_AT_ONCE]
+                for layer, reading in stable.readings(embedding, prompts).items():
+                    weights[layer].append(reading.routing[:, 0])
+                    tokens[layer].append(reading.token)
+                masks = stable.predict(embedding, prompts).masks[:, 0]
+                mask_ious.append(iou(masks, _on(masks, target)).cpu())
+                box_ious += [box_iou(box, exact) for box in _boxes(prompts)]
+                images += [image] * len(prompts)
+    if not weights:
+        raise SegmenterError(f"{dataset.info.label}: no object of at least {LEAST_PIXELS} pixels")
+    return RoutedBoxes(
+        np.array(box_ious),
+        _by_layer(weights),
+        _by_layer(tokens),
+        torch.cat(mask_ious).numpy(),
+        np.array(images),
+    )
+
+
+def _looks_at(
+    before: Sam, after: StableSam, sample: Sample, drawn: Sequence[Draws], layer: int
+) -> Iterator[Look]:
+    """Yield a look at the first prompt of each condition, all of one object."""
+    (embedding,) = after.encode([sample.image])
+    for draws in drawn:
+        target = draws.instance.mask
+        prompts = draws.prompts[:1]
+        reading = after.readings(embedding, prompts)[layer]
+        regular = reading.regular[None], reading.attention_before
+        share = reading.routing[:, 0].view(-1, 1, 1), reading.routing[:, 1].view(-1, 1, 1)
+        moved = [
+            (reading.regular[None], share[1] * reading.attention),
+            (reading.locations, share[0] * reading.attention),
+        ]
+        masks = [each.predict(embedding, prompts).masks[:, 0] for each in (before, after)]
+        views = [
+            _view(mask, target, places)
+            for mask, places in zip(masks, ([regular], moved), strict=True)
+        ]
+        box = _boxes(prompts)[0]
+        condition = draws.condition.name
+        yield Look(sample.sample_id, sample.image, target, condition, box, *views)
+
+
+def _view(masks: Tensor, target: Mask, read: Sequence[tuple[Tensor, Tensor]]) -> View:
+    places = np.concatenate([xy.reshape(-1, 2).numpy(force=True) for xy, _ in read])
+    shares = np.concatenate([share.flatten().numpy(force=True) for _, share in read])
+    inside = ((places >= 0) & (places <= np.array(target.shape[::-1]) - 1)).all(axis=1)
+    value = iou(masks, _on(masks, target)).item()
+    return View(masks[0].numpy(force=True), value, places[inside], shares[inside])
+
+
+def _by_layer(found: Mapping[int, Sequence[Tensor]]) -> dict[int, Floats]:
+    return {layer: torch.cat([*each]).double().numpy(force=True) for layer, each in found.items()}
+
+
+def _boxes(prompts: PromptBatch) -> Floats:
+    if prompts.boxes is None:
+        raise SegmenterError("routing and readings are looked at for boxes; name such a protocol")
+    return prompts.boxes.astype(np.float64)
+
+
+def _on(masks: Tensor, target: Mask) -> Tensor:
+    return torch.from_numpy(target.copy()).to(masks.device)

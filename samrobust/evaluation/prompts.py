@@ -1,0 +1,78 @@
+"""An image and a protocol in, every trial's prompt out: numpy alone, run in loading processes."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from samrobust.errors import DatasetError
+from samrobust.geometry import mask_to_box, perimeter
+from samrobust.runs.manifest import ObjectRow
+from samrobust.seeding import keyed_generator, prompt_hash
+from samrobust.types import Condition, EvalProtocol, Instance, PromptBatch, Sample
+
+
+@dataclass(frozen=True)
+class Draws:
+    """All trials of one condition for one instance.
+
+    Attributes:
+        instance: the object.
+        condition: the condition.
+        prompts: T prompts.
+        hashes: their T prompt hashes.
+    """
+
+    instance: Instance
+    condition: Condition
+    prompts: PromptBatch
+    hashes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class DrawnSample:
+    """An image with every prompt of a protocol, and what its objects are."""
+
+    sample: Sample
+    draws: tuple[Draws, ...]
+    objects: tuple[ObjectRow, ...]
+
+
+def draw_sample(sample: Sample, dataset_key: str, protocol: EvalProtocol) -> DrawnSample:
+    """Return an image with all prompts of a protocol.
+
+    Each prompt's randomness is keyed by (seed, data set, sample, instance, family, trial).
+
+    Raises:
+        DatasetError: a condition cannot be drawn from an instance.
+    """
+    draws = [
+        _draw(sample.sample_id, instance, condition, (protocol.seed, dataset_key))
+        for instance in sample.instances
+        for condition in protocol.conditions
+    ]
+    objects = [_object_row(sample.sample_id, instance) for instance in sample.instances]
+    return DrawnSample(sample, tuple(draws), tuple(objects))
+
+
+def _draw(sample_id: str, instance: Instance, condition: Condition, key: tuple[int, str]) -> Draws:
+    degradation = condition.degradation
+    where = (*key, sample_id, instance.instance_id, degradation.family)
+    try:
+        prompts = [
+            degradation(instance.mask, keyed_generator(*where, trial))
+            for trial in range(condition.trials)
+        ]
+    except (DatasetError, ValueError) as error:
+        raise DatasetError(
+            f"sample '{sample_id}', instance '{instance.instance_id}', "
+            f"condition '{condition.name}': {error}"
+        ) from error
+    hashes = tuple(prompt_hash(prompt) for prompt in prompts)
+    return Draws(instance, condition, PromptBatch.stack(prompts), hashes)
+
+
+def _object_row(sample_id: str, instance: Instance) -> ObjectRow:
+    x0, y0, x1, y1 = mask_to_box(instance.mask).astype(int)
+    inside = instance.mask[y0 : y1 + 1, x0 : x1 + 1]
+    area, length = int(np.count_nonzero(inside)), perimeter(inside)
+    return ObjectRow(sample_id, instance.instance_id, instance.category, area, length)

@@ -1,0 +1,218 @@
+"""Published values: TOML files of them, and whether stored runs meet them."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+
+from samrobust.datasets import DATASETS, GROUPS
+from samrobust.errors import ProtocolError, SamrobustError
+from samrobust.files import build_from, make_settings
+from samrobust.metrics import METRICS
+from samrobust.protocol import load_protocol, packaged_folder
+from samrobust.registry import known, one_of
+from samrobust.runs.store import Run
+from samrobust.segmenters import SEGMENTERS
+from samrobust.segmenters.published import published_sha256
+from samrobust.types import Frame, HqOutput, Selection
+
+_OF_FILE = {"name", "version", "summary", "expected"}
+
+
+@dataclass(frozen=True)
+class Expected:
+    """One published value and all that it was measured with.
+
+    Attributes:
+        segmenter: as registered.
+        dataset: data set, or a group, whose members are averaged unweighted.
+        protocol: packaged, or the path of a file.
+        condition: of the protocol.
+        metric: of the protocol.
+        value: as published, in [0, 1].
+        tolerance: how far from it is still the same, in the same unit.
+        source: paper and table.
+        variant: of the segmenter.
+        output: of an HQ-SAM, "" for others.
+        frame: how images reach the model.
+        selection: which mask counts.
+        split: of the data set.
+    """
+
+    segmenter: str
+    dataset: str
+    protocol: str
+    condition: str
+    metric: str
+    value: float
+    tolerance: float
+    source: str
+    variant: str = ""
+    output: str = ""
+    frame: str = "longest-side"
+    selection: str = "single"
+    split: str = ""
+
+    def __post_init__(self) -> None:
+        known(self.segmenter, SEGMENTERS.names(), kind="segmenter")
+        known(self.dataset, [*DATASETS.names(), *GROUPS], kind="dataset")
+        known(self.metric, METRICS.names(), kind="metric")
+        conditions = [condition.name for condition in load_protocol(self.protocol).conditions]
+        known(self.condition, conditions, kind=f"condition of {self.protocol}")
+        one_of(Frame, self.frame, kind="frame")
+        one_of(Selection, self.selection, kind="selection")
+        if self.output:
+            one_of(HqOutput, self.output, kind="output")
+        for name in ("value", "tolerance"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}")
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        """Return the names of the data sets that are averaged."""
+        return GROUPS.get(self.dataset, (self.dataset,))
+
+    @property
+    def protocol_name(self) -> str:
+        """Return what the protocol calls itself."""
+        return load_protocol(self.protocol).name
+
+    @property
+    def label(self) -> str:
+        """Return the segmenter with its variant and output, for tables."""
+        return " ".join(filter(None, (self.segmenter, self.variant, self.output)))
+
+
+@dataclass(frozen=True)
+class ExpectedFile:
+    """Published values of one kind."""
+
+    name: str
+    version: int
+    summary: str
+    rows: tuple[Expected, ...]
+
+
+def packaged_expected() -> dict[str, Path]:
+    """Return name -> file of the expected values that come with the package."""
+    return {file.stem: file for file in sorted((packaged_folder() / "published").glob("*.toml"))}
+
+
+def load_expected(name: str) -> ExpectedFile:
+    """Return a packaged file by its name, or a user's own by its path.
+
+    What stands outside of its rows, `[[expected]]`, holds for all that do not say otherwise.
+
+    Raises:
+        ProtocolError: the file is missing or wrong; the message names file, row and key.
+        UnknownNameError: no packaged file has that name.
+    """
+    own = name.endswith(".toml") or "/" in name
+    packaged = packaged_expected()
+    path = Path(name) if own else packaged[known(name, packaged, kind="file of expected values")]
+    return build_from(path, _build, error=ProtocolError)
+
+
+def _build(table: Mapping[str, Any]) -> ExpectedFile:
+    rows = table.get("expected")
+    if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
+        raise ValueError("'expected' must be a list of tables, each opened by [[expected]]")
+    shared = {key: value for key, value in table.items() if key not in _OF_FILE}
+    built = []
+    for number, row in enumerate(rows, start=1):
+        try:
+            built.append(make_settings(Expected, {**shared, **row}, kind="the row"))
+        except (SamrobustError, ValueError) as error:
+            raise ValueError(f"row {number} of 'expected': {error}") from error
+    about = {key: table[key] for key in ("name", "version", "summary") if key in table}
+    return make_settings(_About, about, kind="the file").with_rows(tuple(built))
+
+
+@dataclass(frozen=True)
+class _About:
+    name: str
+    version: int
+    summary: str
+
+    def with_rows(self, rows: tuple[Expected, ...]) -> ExpectedFile:
+        return ExpectedFile(**dataclasses.asdict(self), rows=rows)
+
+
+Verdict = Literal["met", "off", "no run"]
+
+
+@dataclass(frozen=True)
+class Verified:
+    """One published value with what was measured.
+
+    Attributes:
+        expected: the value and what it was measured with.
+        measured: the same by stored runs, in [0, 1]; None where a run is missing.
+    """
+
+    expected: Expected
+    measured: float | None
+
+    @property
+    def difference(self) -> float | None:
+        """Return measured less published."""
+        return None if self.measured is None else self.measured - self.expected.value
+
+    @property
+    def verdict(self) -> Verdict:
+        """Return whether the value is met within its tolerance."""
+        if self.difference is None:
+            return "no run"
+        return "met" if abs(self.difference) <= self.expected.tolerance else "off"
+
+
+def verify(rows: Sequence[Expected], runs: Sequence[Run]) -> list[Verified]:
+    """Return each published value with what complete runs of the very same setting measured.
+
+    A run over some of the images, with another number of trials, or with weights that are not the
+    published ones does not count. Of several runs that do, the newest is taken.
+    """
+    whole = sorted((run for run in runs if _is_whole(run)), key=lambda run: run.manifest.created)
+    return [Verified(row, _measured(row, whole)) for row in rows]
+
+
+def _is_whole(run: Run) -> bool:
+    manifest = run.manifest
+    changed = manifest.limit is not None or manifest.trials is not None or manifest.dataset.part
+    return not changed and not run.failures and run.n_missing == 0
+
+
+def _measured(row: Expected, runs: Sequence[Run]) -> float | None:
+    values = []
+    for member in row.members:
+        fitting = [run for run in runs if _fits(run, row, member)]
+        if not fitting:
+            return None
+        values.append(_mean(fitting[-1].scores, row))
+    return sum(values) / len(values)
+
+
+def _fits(run: Run, row: Expected, dataset: str) -> bool:
+    manifest, segmenter = run.manifest, run.manifest.segmenter
+    published = published_sha256(row.segmenter, row.variant)
+    return (
+        (manifest.protocol["name"], manifest.protocol["selection"])
+        == (row.protocol_name, row.selection)
+        and (manifest.dataset.name, segmenter.name) == (dataset, row.segmenter)
+        and (not row.split or manifest.dataset.split == row.split)
+        and (not row.variant or segmenter.variant == row.variant)
+        and segmenter.frame in (None, row.frame)
+        and segmenter.settings.get("output", "") == row.output
+        and published in ("", segmenter.checkpoint_sha256)
+    )
+
+
+def _mean(scores: pd.DataFrame, row: Expected) -> float:
+    """Return the mean over objects of the mean over trials."""
+    chosen = (scores["condition"] == row.condition) & (scores["metric"] == row.metric)
+    values = scores[chosen].astype({"value": "float64"})
+    objects = values.groupby(["sample_id", "instance_id"], observed=True)
+    return float(objects["value"].mean().mean())

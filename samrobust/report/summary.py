@@ -1,0 +1,572 @@
+"""Stored runs in, one summary per protocol and data set out."""
+
+import json
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, reduce
+from itertools import combinations
+from operator import add
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import sparse
+
+from samrobust.provenance import origin
+from samrobust.report.precision import Precision, precision_of
+from samrobust.report.scores import (
+    OF_METRIC,
+    Group,
+    ScoreArrays,
+    comparable_groups,
+    object_statistics,
+    point_ladders,
+    score_arrays,
+)
+from samrobust.report.statistics import (
+    N_RESAMPLES,
+    Tail,
+    bootstrap_weights,
+    classes_of,
+    holm,
+    sign_flip_test,
+)
+from samrobust.runs.manifest import RunManifest
+from samrobust.runs.store import Run
+from samrobust.types import DatasetInfo, Floats, SegmenterInfo
+
+IN_CLASSES = ("miou", "mbiou")
+"""Statistics that are broken down by classes of objects."""
+_CELL = ("statistic", "segmenter", "condition")
+_CLASS = ("kind", "class", *_CELL)
+_SQUARE = "iou squared"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was measured on one data set, or on a group of them.
+
+    Attributes:
+        manifests: of the runs, in the order of `segmenters`.
+        folders: of the runs, likewise; none for a group.
+        segmenters: their labels.
+        estimates: of cells (statistic, segmenter, condition).
+        resampled: resamples x cells; NaN where there is one image.
+        contributions: images x those cells that are means over objects, which are their sums.
+        in_classes: as `estimates`, of cells (kind, class, statistic, segmenter, condition).
+        resampled_in_classes: as `resampled`, of these.
+        class_sizes: (kind, class) -> objects.
+        n_images: with scores.
+        n_objects: of them.
+        n_samples: images that the runs are over.
+        n_failed: images that could not be evaluated.
+        precisions: of the runs that are not in float32.
+        arrays: the scores; none for a group.
+    """
+
+    manifests: Sequence[RunManifest]
+    folders: Sequence[Path]
+    segmenters: Sequence[str]
+    estimates: "pd.Series[float]"
+    resampled: pd.DataFrame
+    contributions: pd.DataFrame
+    in_classes: "pd.Series[float]"
+    resampled_in_classes: pd.DataFrame
+    class_sizes: "pd.Series[Any]"
+    n_images: int
+    n_objects: int
+    n_samples: int
+    n_failed: int
+    precisions: Sequence[Precision]
+    arrays: ScoreArrays | None
+
+    @property
+    def manifest(self) -> RunManifest:
+        """Return the newest of the manifests."""
+        return max(self.manifests, key=lambda manifest: manifest.created)
+
+
+def measure(group: Group) -> Measured:
+    """Return what was measured on the data set of a group of runs."""
+    arrays = score_arrays(group)
+    manifests = [run.manifest for run in group.runs]
+    per_object = object_statistics(arrays, point_ladders(manifests[0].protocol["conditions"]))
+    classes = classes_of(arrays.objects)
+    columns: dict[Any, Floats] = {**per_object}
+    for (statistic, *cell), values in per_object.items():
+        if statistic == "miou":
+            columns[_SQUARE, *cell] = values**2
+        if statistic in IN_CLASSES:
+            for kind_and_class, chosen in classes.items():
+                columns[*kind_and_class, statistic, *cell] = np.where(chosen, values, np.nan)
+    columns = {key: values for key, values in columns.items() if not np.isnan(values).all()}
+    sums, counts = _image_sums(np.stack(list(columns.values()), axis=1), arrays)
+    tails = _tails(arrays)
+    ratios = _Ratios(list(columns), sums, counts, tails, _most_trials(arrays))
+    newest = max(manifests, key=lambda manifest: manifest.created)
+    n_classes = pd.Series({key: int(chosen.sum()) for key, chosen in classes.items()}, dtype=int)
+    estimates, in_classes = ratios.split(ratios.estimate()[None])
+    resampled, resampled_in_classes = ratios.split(ratios.resample(key=newest.dataset.key))
+    return Measured(
+        manifests=manifests,
+        folders=[run.folder for run in group.runs],
+        segmenters=arrays.segmenters,
+        estimates=estimates.iloc[0],
+        resampled=resampled,
+        contributions=_frame(list(per_object), sums[:, : len(per_object)], _CELL)
+        / counts[:, : len(per_object)].sum(axis=0),
+        in_classes=in_classes.iloc[0],
+        resampled_in_classes=resampled_in_classes,
+        class_sizes=n_classes,
+        n_images=len(arrays.images),
+        n_objects=len(arrays.objects),
+        n_samples=newest.n_samples,
+        n_failed=max(len(run.failures) for run in group.runs),
+        precisions=[
+            found
+            for run, label in zip(group.runs, group.labels, strict=True)
+            if (found := precision_of(run, label)) is not None
+        ],
+        arrays=arrays,
+    )
+
+
+def mean_of(parts: Sequence[Measured]) -> Measured:
+    """Return the unweighted mean of data sets, for the segmenters that all of them have."""
+    first = parts[0]
+    labels = [name for name in first.segmenters if all(name in part.segmenters for part in parts)]
+    cells = [cell for cell in first.estimates.index if cell[1] in labels]
+    linear = [cell for cell in first.contributions.columns.tolist() if cell[1] in labels]
+    classed = [
+        cell
+        for cell in first.in_classes.index
+        if cell[3] in labels and all(cell in part.in_classes.index for part in parts)
+    ]
+    scaled = [part.contributions[linear] / len(parts) for part in parts]
+    return replace(
+        first,
+        manifests=[
+            manifest
+            for part in parts
+            for name, manifest in zip(part.segmenters, part.manifests, strict=True)
+            if name in labels
+        ],
+        folders=[],
+        segmenters=labels,
+        estimates=reduce(add, [part.estimates[cells] for part in parts]) / len(parts),
+        resampled=reduce(add, [part.resampled[cells] for part in parts]) / len(parts),
+        contributions=pd.concat(scaled, ignore_index=True),
+        in_classes=reduce(add, [part.in_classes[classed] for part in parts]) / len(parts),
+        resampled_in_classes=reduce(add, [part.resampled_in_classes[classed] for part in parts])
+        / len(parts),
+        class_sizes=reduce(add, [part.class_sizes for part in parts]).dropna().astype(int),
+        n_images=sum(part.n_images for part in parts),
+        n_objects=sum(part.n_objects for part in parts),
+        n_samples=sum(part.n_samples for part in parts),
+        n_failed=sum(part.n_failed for part in parts),
+        precisions=[each for part in parts for each in part.precisions if each.segmenter in labels],
+        arrays=None,
+    )
+
+
+class _Ratios:
+    """Columns that are sums over images divided by counts of objects, and what follows of them."""
+
+    def __init__(
+        self,
+        columns: Sequence[Any],
+        sums: Floats,
+        counts: Floats,
+        tails: dict[tuple[str, str, str], Tail],
+        n_trials: dict[str, int],
+    ) -> None:
+        self._columns = list(columns)
+        self._sums, self._counts = sums, counts
+        self._tails = tails
+        self._n_trials = n_trials
+
+    def estimate(self) -> Floats:
+        ratios = self._sums.sum(axis=0) / self._counts.sum(axis=0)
+        return np.concatenate([ratios, [tail.mean for tail in self._tails.values()]])
+
+    def resample(self, *, key: str) -> Floats:
+        """Return (R, columns) bootstrap samples; NaN where there is one image."""
+        found = np.full((N_RESAMPLES, len(self._columns) + len(self._tails)), np.nan)
+        start = 0
+        for weights in bootstrap_weights(len(self._sums), key=key):
+            rows = slice(start, start + len(weights))
+            with np.errstate(invalid="ignore"):  # no object of a class in a sample
+                ratios = (weights @ self._sums) / (weights @ self._counts)
+            by_image = np.ascontiguousarray(weights.T)
+            tails = [tail.means(by_image) for tail in self._tails.values()]
+            found[rows] = np.concatenate([ratios, *(tail[:, None] for tail in tails)], axis=1)
+            start += len(weights)
+        return found
+
+    def split(self, values: Floats) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """Return (rows, columns) values as cells and as cells in classes, variances derived."""
+        keys = [*self._columns, *self._tails]
+        plain = [place for place, key in enumerate(keys) if len(key) == len(_CELL)]
+        classed = [place for place, key in enumerate(keys) if len(key) == len(_CLASS)]
+        cells = _frame([keys[place] for place in plain], values[:, plain], _CELL)
+        in_classes = _frame([keys[place] for place in classed], values[:, classed], _CLASS)
+        return self._with_variances(cells), in_classes
+
+    def _with_variances(self, cells: pd.DataFrame) -> pd.DataFrame:
+        """Return the cells with the variance between objects instead of the squares.
+
+        The components of a one-way analysis of variance: the variance of the objects' means (n - 1)
+        less what the trials' variance adds to it.
+        """
+        squares = [cell for cell in cells.columns.tolist() if cell[0] == _SQUARE]
+        n_objects = dict(zip(self._columns, self._counts.sum(axis=0), strict=True))
+        derived: dict[Any, pd.Series[float]] = {}
+        for cell in squares:
+            where = list(cell[1:])
+            n, trials = n_objects[cell], self._n_trials[where[1]]
+            if n > 1 and trials > 1:
+                of_means = (cells[cell] - cells["miou", *where] ** 2) * n / (n - 1)
+                derived["iou_var_between", *where] = of_means - cells["iou_var", *where] / trials
+        frame = pd.DataFrame(derived, index=cells.index)
+        frame.columns = _index(list(derived), _CELL)
+        return pd.concat([cells.drop(columns=squares), frame], axis=1)
+
+
+def _image_sums(columns: Floats, arrays: ScoreArrays) -> tuple[Floats, Floats]:
+    """Return (I, D) sums over, and numbers of, the objects of each image, of (O, D) columns."""
+    n_objects, n_images = len(arrays.objects), len(arrays.images)
+    where = (arrays.objects["image"].to_numpy(), np.arange(n_objects))
+    member = sparse.csr_matrix((np.ones(n_objects), where), (n_images, n_objects))
+    there = ~np.isnan(columns)
+    return member @ np.where(there, columns, 0), member @ there.astype(np.float64)
+
+
+def _tails(arrays: ScoreArrays) -> dict[tuple[str, str, str], Tail]:
+    found: dict[tuple[str, str, str], Tail] = {}
+    if "iou" not in arrays.scores:
+        return found
+    owners = arrays.objects["image"].to_numpy()
+    for s, segmenter in enumerate(arrays.segmenters):
+        for c, condition in enumerate(arrays.conditions):
+            trials = arrays.scores["iou"][s, c].astype(np.float64)
+            there = ~np.isnan(trials)
+            if there.any():
+                owner = np.broadcast_to(owners[:, None], trials.shape)[there]
+                found["iou_low", segmenter, condition] = Tail(
+                    trials[there], owner, n_images=len(arrays.images)
+                )
+    return found
+
+
+def _most_trials(arrays: ScoreArrays) -> dict[str, int]:
+    """Return the trials of each condition that have an IoU."""
+    if "iou" not in arrays.scores:
+        return {}
+    n_trials = (~np.isnan(arrays.scores["iou"])).sum(axis=3).max(axis=(0, 2))
+    return dict(zip(arrays.conditions, n_trials.tolist(), strict=True))
+
+
+def _frame(keys: Sequence[Any], values: Floats, names: Sequence[str]) -> pd.DataFrame:
+    return pd.DataFrame(values, columns=_index(keys, names))
+
+
+def _index(keys: Sequence[Any], names: Sequence[str]) -> pd.MultiIndex:
+    if not keys:
+        return pd.MultiIndex.from_arrays([[] for _ in names], names=list(names))
+    return pd.MultiIndex.from_tuples(list(keys), names=list(names))
+
+
+INTERVAL = (0.025, 0.975)
+"""Quantiles of the bootstrap samples: a 95 % percentile interval."""
+SIGNIFICANT = 0.05
+"""A difference whose corrected p is not below it is a tie."""
+
+
+def paired_differences(measured: Measured) -> pd.DataFrame:
+    """Return `Section.differences`: those of all pairs of segmenters, on identical prompts."""
+    means = list(measured.contributions.columns)
+    cells = [
+        (statistic, condition, one, other)
+        for statistic, condition in dict.fromkeys((cell[0], cell[2]) for cell in means)
+        for one, other in combinations(measured.segmenters, 2)
+        if {(statistic, one, condition), (statistic, other, condition)} <= set(means)
+    ]
+    table = pd.DataFrame(cells, columns=["statistic", "condition", "segmenter", "other"])
+    if table.empty:
+        return table.assign(difference=[], low=[], high=[], p=[], p_holm=[], is_tie=[])
+    mine = [(statistic, one, condition) for statistic, condition, one, _ in cells]
+    theirs = [(statistic, other, condition) for statistic, condition, _, other in cells]
+
+    def less(frame: pd.DataFrame) -> Floats:
+        gains: Floats = frame[mine].to_numpy() - frame[theirs].to_numpy()
+        return gains
+
+    contributions = less(measured.contributions)
+    table["difference"] = contributions.sum(axis=0)
+    table["low"], table["high"] = np.quantile(less(measured.resampled), INTERVAL, axis=0)
+    table["p"] = sign_flip_test(contributions, key=measured.manifest.dataset.key)
+    return corrected(table, ["statistic", "condition"])
+
+
+def corrected(table: pd.DataFrame, family: list[str]) -> pd.DataFrame:
+    """Return differences with `p_holm` and `is_tie`.
+
+    A tie has a corrected p that is not below 0.05, or an interval with 0 in it.
+
+    Args:
+        table: with `low`, `high` and `p`.
+        family: columns; p is corrected over the rows in which they are alike.
+    """
+    p_holm = table.groupby(family, sort=False)["p"].transform(lambda p: holm(p.to_numpy()))
+    clear = (p_holm < SIGNIFICANT) & ((table["low"] > 0) | (table["high"] < 0))
+    return table.assign(p_holm=p_holm, is_tie=~clear)
+
+
+OF_TRIALS = ("iou_std", "iou_var", "iou_var_between", "iou_low", "iou_failed", "iou_fell")
+"""What is known of IoU over trials besides its mean."""
+LOWER_IS_BETTER = frozenset({"iou_std", "iou_var", "iou_failed", "iou_fell"})
+MEASURED = "measured"
+"""Source of the rows that are ours; a published row names its paper."""
+
+_ENDS = ("", "_low", "_high")
+_NAMES = ("segmenter", "source", "is_control", "frame", "in_domain", "condition")
+_COUNTS = ("n_images", "n_objects", "n_trials")
+
+
+@dataclass(frozen=True)
+class Section:
+    """The summary of one protocol on one data set (or on the mean of a group of data sets).
+
+    Statistics are fractions: `miou`, `mbiou`, `msf` are means over objects of means over trials;
+    `iou_std`, `iou_var` means over objects of those over an object's trials; `iou_var_between` the
+    component of variance between objects; `iou_low` the mean of the lowest 10 % of all trials;
+    `iou_failed` the share of trials below IoU 0.5; `iou_fell` the share of trials that lose more
+    than 0.05 IoU against the condition with one point less; then the metrics of plug-ins.
+
+    Attributes:
+        protocol: its name.
+        version: of the protocol.
+        dataset: key of the data set, or "four-hq (mean of 4)".
+        limit: the N of `--limit N`, None where all images are taken.
+        trials: the T of `--trials T`, None where the protocol decides.
+        marks: what a reader must know: limit, trials, missing images, selection, frame.
+        conditions: as in the manifest, in protocol order: name, degradation, parameters, level.
+        rows: one a segmenter and condition: `segmenter`, `source` ("measured" or a paper),
+            `is_control`, `frame`, `in_domain` (collections that the images are of and that the
+            segmenter was trained on, "" for none), `condition`, `level`, `n_images`, `n_objects`,
+            `n_trials`, then the statistics, each with the ends of its 95 % interval in `..._low`
+            and `..._high`. NaN where there is none: the spread of one trial, the interval of one
+            image or of a published value.
+        differences: one a statistic, condition and pair of segmenters, on identical prompts:
+            `statistic`, `condition`, `segmenter`, `other`, `difference` (segmenter - other), its
+            95 % interval in `low` and `high`, `p` of the sign-flip test, `p_holm` corrected over
+            the pairs of one statistic and condition, `is_tie`.
+        breakdown: one a segmenter, condition and class of objects: `segmenter`, `condition`, `kind`
+            ("size" or "thinness"), `class`, `n_objects`, `miou` and `mbiou` with their intervals;
+            empty where no run says what its objects are.
+        runs: the manifests of all runs, in the order of `segmenters` for each data set.
+        segmenters: labels of all runs, in order.
+        folders: of the runs, in order; none for a group.
+        precisions: what is known of the runs that are not in float32.
+        arrays: the single scores; None for a group.
+    """
+
+    protocol: str
+    version: int
+    dataset: str
+    limit: int | None
+    trials: int | None
+    marks: tuple[str, ...]
+    conditions: tuple[Mapping[str, Any], ...]
+    rows: pd.DataFrame
+    differences: pd.DataFrame
+    breakdown: pd.DataFrame
+    runs: tuple[RunManifest, ...]
+    segmenters: tuple[str, ...]
+    folders: tuple[Path, ...]
+    precisions: tuple[Precision, ...]
+    arrays: ScoreArrays | None
+
+    @property
+    def title(self) -> str:
+        """Return protocol, data set and marks in one line."""
+        return f"{self.protocol} v{self.version} on {self.dataset}: {'; '.join(self.marks)}"
+
+    @property
+    def measured(self) -> pd.DataFrame:
+        """Return the rows that are ours."""
+        return self.rows[self.rows["source"] == MEASURED]
+
+    @property
+    def statistics(self) -> list[str]:
+        """Return the columns of `rows` that hold statistics, without those of their intervals."""
+        ends = [name for name in self.rows if f"{name}_high" in self.rows]
+        return [str(name) for name in ends]
+
+    @cached_property
+    def best(self) -> frozenset[tuple[str, str, str]]:
+        """Return the (statistic, segmenter, condition) that beat every other without a tie."""
+        found = set()
+        for (statistic, condition), pairs in self.differences.groupby(["statistic", "condition"]):
+            won: dict[str, int] = {}
+            clear = pairs[~pairs["is_tie"]]
+            names = zip(clear["segmenter"], clear["other"], strict=True)
+            for (one, other), gain in zip(names, clear["difference"].to_numpy(), strict=True):
+                winner = one if (gain > 0) != (statistic in LOWER_IS_BETTER) else other
+                won[winner] = won.get(winner, 0) + 1
+            others = len({*pairs["segmenter"], *pairs["other"]}) - 1
+            found |= {
+                (str(statistic), name, str(condition)) for name, n in won.items() if n == others
+            }
+        return frozenset(found)
+
+
+def summarise(runs: Sequence[Run]) -> list[Section]:
+    """Return one section a group of comparable runs, and one a complete group of data sets.
+
+    Intervals are 95 % bootstrap percentiles over images, an image with all its objects and trials,
+    the same images for all segmenters. A group of data sets is averaged unweighted.
+
+    Raises:
+        RunError: runs that cannot be compared.
+    """
+    sections: list[Section] = []
+    seen: dict[str, dict[str, Measured]] = {}
+    groups = comparable_groups(runs)
+    for group in groups:
+        measured = measure(group)
+        manifest, dataset = measured.manifest, measured.manifest.dataset
+        name = _dataset_name(dataset, groups)
+        sections.append(_section(measured, name, published={dataset.name, dataset.key}))
+        settings = [manifest.protocol, manifest.constants, manifest.limit, manifest.trials]
+        like = seen.setdefault(json.dumps(settings, sort_keys=True), {})
+        like[dataset.name] = measured
+        if dataset.name in dataset.group_members and like.keys() >= set(dataset.group_members):
+            mean = mean_of([like[name] for name in dataset.group_members])
+            title = f"{dataset.group} (mean of {len(dataset.group_members)})"
+            if mean.segmenters:
+                sections.append(_section(mean, title, published={dataset.group}))
+    return sections
+
+
+def _dataset_name(dataset: DatasetInfo, groups: Sequence[Group]) -> str:
+    """Return a data set's label, with its fingerprint where others of that label have another."""
+    others = [group.runs[0].manifest.dataset for group in groups]
+    alike = {other.fingerprint for other in others if other.label == dataset.label}
+    return dataset.label if len(alike) == 1 else f"{dataset.label} ({dataset.fingerprint[:8]})"
+
+
+def _section(measured: Measured, dataset: str, *, published: set[str]) -> Section:
+    manifest = measured.manifest
+    conditions = tuple(manifest.protocol["conditions"])
+    place = {condition["name"]: index for index, condition in enumerate(conditions)}
+    reported = [row for row in manifest.reported if row["dataset"] in published]
+    rows = [*_measured_rows(measured), *_published_rows(reported)]
+    rows.sort(key=lambda row: place[row["condition"]])  # stable: published ones stay last
+    levels = [conditions[place[row["condition"]]]["level"] for row in rows]
+    others = [metric for metric in manifest.protocol["metrics"] if metric not in OF_METRIC]
+    statistics = [*OF_METRIC.values(), *OF_TRIALS, *others]
+    columns = [f"{statistic}{end}" for statistic in statistics for end in _ENDS]
+    table = pd.DataFrame(rows, columns=[*_NAMES, *_COUNTS, *columns])
+    table.insert(len(_NAMES), "level", pd.Series(levels, dtype="float64"))
+    return Section(
+        protocol=manifest.protocol["name"],
+        version=manifest.protocol["version"],
+        dataset=dataset,
+        limit=manifest.limit,
+        trials=manifest.trials,
+        marks=_marks(measured),
+        conditions=conditions,
+        rows=table.astype(dict.fromkeys(_COUNTS, "Int64") | dict.fromkeys(columns, "float64")),
+        differences=paired_differences(measured),
+        breakdown=_breakdown(measured),
+        runs=tuple(measured.manifests),
+        segmenters=tuple(measured.segmenters),
+        folders=tuple(measured.folders),
+        precisions=tuple(measured.precisions),
+        arrays=measured.arrays,
+    )
+
+
+def _breakdown(measured: Measured) -> pd.DataFrame:
+    """Return one row a segmenter, condition and class of objects."""
+    tables = [measured.in_classes, *_ends(measured.resampled_in_classes)]
+    rows: dict[Hashable, dict[str, Any]] = {}
+    for end, values in zip(_ENDS, tables, strict=True):
+        for (kind, name, statistic, *cell), value in zip(values.index, values, strict=True):
+            where = dict(zip(("segmenter", "condition"), cell, strict=True))
+            n_objects = int(measured.class_sizes[kind, name])
+            row = {**where, "kind": kind, "class": name, "n_objects": n_objects}
+            key = tuple(row.values())
+            rows.setdefault(key, row)[f"{statistic}{end}"] = value
+    names = ["segmenter", "condition", "kind", "class", "n_objects"]
+    columns = [f"{statistic}{end}" for statistic in IN_CLASSES for end in _ENDS]
+    table = pd.DataFrame(list(rows.values()), columns=[*names, *columns])
+    return table.astype({"n_objects": "int64"} | dict.fromkeys(columns, "float64"))
+
+
+def _ends(resampled: pd.DataFrame) -> "list[pd.Series[float]]":
+    return [resampled.quantile(end) for end in INTERVAL]
+
+
+def _measured_rows(measured: Measured) -> list[dict[str, Any]]:
+    """Return one row a segmenter and condition, controls first."""
+    cells: dict[Hashable, dict[str, float]] = {}
+    tables = [measured.estimates, *_ends(measured.resampled)]
+    for end, table in zip(_ENDS, tables, strict=True):
+        for (statistic, segmenter, condition), value in zip(table.index, table, strict=True):
+            cells.setdefault((segmenter, condition), {})[f"{statistic}{end}"] = value
+    infos = [
+        (label, manifest.segmenter)
+        for label, manifest in zip(measured.segmenters, measured.manifests, strict=False)
+    ]
+    infos.sort(key=lambda pair: not pair[1].is_control)
+    return [
+        {
+            "segmenter": label,
+            "source": MEASURED,
+            "is_control": segmenter.is_control,
+            "frame": segmenter.frame or "",
+            "in_domain": _shared_origins(measured, segmenter),
+            "condition": condition["name"],
+            "n_images": measured.n_images,
+            "n_objects": measured.n_objects,
+            "n_trials": condition["trials"],
+            **cells.get((label, condition["name"]), {}),
+        }
+        for label, segmenter in infos
+        for condition in measured.manifest.protocol["conditions"]
+    ]
+
+
+def _shared_origins(measured: Measured, segmenter: SegmenterInfo) -> str:
+    """Return the collections of the data sets that a segmenter has learned from, "" for none."""
+    datasets = [run.dataset for run in measured.manifests if run.segmenter == segmenter]
+    found = {origin(each.name, each.split, each.folder) for each in datasets}
+    return " and ".join(sorted(found & {*segmenter.trained_on}))
+
+
+def _published_rows(reported: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return one row a segmenter, source and condition, with all the values known of it."""
+    rows: dict[Hashable, dict[str, Any]] = {}
+    unknown = {"is_control": False, "frame": "", "in_domain": ""}
+    for value in reported:
+        names = {key: value[key] for key in ("segmenter", "source", "condition")}
+        row = rows.setdefault(tuple(names.values()), {**names, **unknown})
+        row[OF_METRIC.get(value["metric"], value["metric"])] = value["value"]
+    return list(rows.values())
+
+
+def _marks(measured: Measured) -> tuple[str, ...]:
+    manifest, n_images, n_samples = measured.manifest, measured.n_images, measured.n_samples
+    frames = sorted({run.segmenter.frame for run in measured.manifests if run.segmenter.frame})
+    marks = {
+        f"first {manifest.limit} images": manifest.limit is not None,
+        f"{manifest.trials} trials": manifest.trials is not None,
+        f"incomplete: {n_images} of {n_samples} images": n_images + measured.n_failed < n_samples,
+        f"images that failed: {measured.n_failed}": measured.n_failed > 0,
+        f"selection {manifest.protocol['selection']}": True,
+        f"frame {', '.join(frames)}": bool(frames),
+    }
+    return tuple(mark for mark, is_set in marks.items() if is_set)

@@ -1,0 +1,182 @@
+"""Training a part of a SAM while the rest stays: Stable-SAM, HQ-SAM and what they compare with.
+
+The image encoder is frozen, so an image is encoded once for all of its prompts, without gradients.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from samrobust.errors import TrainingError
+from samrobust.segmenters.adapters import (
+    DECODER,
+    TOKENS,
+    add_lora,
+    build_base,
+    lora_header,
+    mark_tuned,
+    tuned_header,
+    tuned_part,
+)
+from samrobust.segmenters.hq_modules import parts_like_sam
+from samrobust.segmenters.hq_sam import HqSam
+from samrobust.segmenters.nano import NAME as NANO
+from samrobust.segmenters.sam import Sam
+from samrobust.segmenters.stable_plugins import Plugins
+from samrobust.segmenters.stable_sam import StableSam
+from samrobust.training.checkpoints import save_weights
+from samrobust.training.examples import Example
+from samrobust.training.losses import answer_losses
+from samrobust.training.models import TraineeOptions
+from samrobust.training.recipe import Phase, Recipe
+from samrobust.types import SegmenterOptions
+
+MASK_SHARE = 4
+"""Positions of a mask along each side for one of the embedding."""
+
+
+class TunedTrainee:
+    """See `samrobust.training.models.Trainee`.
+
+    Args:
+        recipe: losses and seeds.
+        base: whose encoder is used; frozen but for what is learned.
+        segmenter: the base, or what was made of it.
+        learned: the part that learns.
+        header: what its file must say.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        base: Sam,
+        segmenter: Sam | StableSam | HqSam,
+        learned: nn.Module,
+        header: Mapping[str, str],
+    ) -> None:
+        self._recipe = recipe
+        self._model = base.model
+        self._segmenter = segmenter
+        self._learned = learned.requires_grad_(True)
+        self._header = header
+
+    @property
+    def learned(self) -> nn.Module:
+        """Return the part that learns."""
+        return self._learned
+
+    def rate_of(self, parameter: str) -> float:  # noqa: ARG002
+        """Return 1: all of it learns alike."""
+        return 1.0
+
+    @property
+    def side(self) -> int:
+        """Return the side of the base's input."""
+        return self._model.image_encoder.img_size
+
+    @property
+    def stride(self) -> int:
+        """Return the pixels of the base's input that are one position of its masks."""
+        grid, _ = self._model.prompt_encoder.image_embedding_size
+        return self.side // (MASK_SHARE * grid)
+
+    @property
+    def start(self) -> str:
+        """Return the base's name and hash."""
+        names = ("base-name", "base-variant", "base-sha256")
+        return " ".join(self._header[name] for name in names)
+
+    def losses(self, examples: Sequence[Example], phase: Phase) -> dict[str, Tensor]:
+        """Return the mean losses of the prompts.
+
+        Raises:
+            TrainingError: the phase asks for another side than the base's, or for no images.
+        """
+        if phase.side not in (0, self.side) or phase.source != "data":
+            raise TrainingError(
+                f"phase '{phase.name}': a SAM is tuned on images of its own side, {self.side}"
+            )
+        squares = [self._model.preprocess(each.image.to(self._model.device)) for each in examples]
+        sizes = [(each.size_hw, each.input_size_hw) for each in examples]
+        asked = zip(examples, self._segmenter.embed(torch.stack(squares), sizes), strict=True)
+        return answer_losses(self._segmenter, asked, self._recipe)
+
+    def segmenter(self) -> Sam | StableSam | HqSam:
+        """Return the segmenter that learns."""
+        return self._segmenter
+
+    def save(self, path: Path) -> None:
+        """Write what has been learned in float32, and what it was learned on."""
+        state = self._learned.state_dict()
+        save_weights(path, state, self._recipe, dtype=torch.float32, about=self._header)
+
+
+def stable_sam(recipe: Recipe, options: TraineeOptions) -> TunedTrainee:
+    """Return Stable-SAM with untrained plugins; only these learn."""
+    base = _open(recipe, options)
+    torch.manual_seed(recipe.seed)
+    channels = base.model.mask_decoder.transformer_dim
+    stable = StableSam(base, Plugins(channels, recipe.plugins))
+    return TunedTrainee(recipe, base, stable, stable.plugins, stable.header)
+
+
+def decoder_tuned(recipe: Recipe, options: TraineeOptions) -> TunedTrainee:
+    """Return a SAM whose mask decoder learns."""
+    return _tuned(recipe, options, DECODER)
+
+
+def token_tuned(recipe: Recipe, options: TraineeOptions) -> TunedTrainee:
+    """Return a SAM whose mask tokens learn."""
+    return _tuned(recipe, options, TOKENS)
+
+
+def hq_sam(recipe: Recipe, options: TraineeOptions) -> TunedTrainee:
+    """Return HQ-SAM whose parts start at SAM's mask; only they learn, by the HQ token's mask alone.
+
+    Raises:
+        TrainingError: the recipe trains candidates or qualities, of which it has none of its own.
+    """
+    if recipe.loss.candidate or recipe.loss.quality:
+        raise TrainingError(
+            f"recipe '{recipe.name}': candidate and quality must be 0 for hq-sam, which learns one "
+            "mask and no quality"
+        )
+    base = _open(recipe, options)
+    torch.manual_seed(recipe.seed)
+    hq = HqSam(base, parts_like_sam(base.model), output="hq")
+    return TunedTrainee(recipe, base, hq, hq.parts, hq.header)
+
+
+def lora_tuned(recipe: Recipe, options: TraineeOptions) -> TunedTrainee:
+    """Return a SAM with low-rank updates in its mask decoder; only these learn.
+
+    Raises:
+        SegmenterError: peft is not installed.
+    """
+    base = _open(recipe, options)
+    header = lora_header(base)
+    torch.manual_seed(recipe.seed)
+    sam, updates = add_lora(base)
+    return TunedTrainee(recipe, sam, sam, updates, header)
+
+
+def _tuned(recipe: Recipe, options: TraineeOptions, name: str) -> TunedTrainee:
+    base = _open(recipe, options)
+    header = tuned_header(base, name)
+    mark_tuned(base, name)
+    return TunedTrainee(recipe, base, base, tuned_part(base, name), header)
+
+
+def _open(recipe: Recipe, options: TraineeOptions) -> Sam:
+    base = build_base(
+        options.base or NANO,
+        SegmenterOptions(options.variant, options.checkpoint, options.device, options.dtype),
+    )
+    if recipe.weight_decay:
+        raise TrainingError(
+            f"recipe '{recipe.name}': weight_decay must be 0 for a part of a trained model, "
+            f"which would be drawn towards 0, got {recipe.weight_decay}"
+        )
+    return base
