@@ -5,16 +5,14 @@ import shlex
 import signal
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import pandas as pd
 import pytest
-from torch import distributed
 
-import samrobust.runs.sharing
 from samrobust.errors import RunError
-from samrobust.runs.sharing import Meeting, Ranks, Shard
+from samrobust.evaluation.runner import joined_ranks
+from samrobust.runs.sharing import Ranks, Shard
 from samrobust.runs.store import RunWriter, read_run
 from tests.conftest import Shell
 
@@ -149,8 +147,9 @@ def test_ended_by_sigterm_a_run_keeps_what_it_has(tmp_path: Path) -> None:
         check=False,
     )
     assert result.returncode == 130
-    (line,) = result.stderr.splitlines()
-    assert line.startswith("interrupted; the same command goes on with results")
+    lines = result.stderr.splitlines()
+    assert len(lines) == 2  # one per run
+    assert lines[0].startswith("interrupted; rerun the same command to resume results/gt-box--")
     scores = read_run(folder_of("gt-box", tmp_path / "results")).scores
     assert len(scores.drop_duplicates("sample_id")) == 1
 
@@ -169,40 +168,9 @@ def test_a_rank_has_its_place_its_device_and_its_shard(monkeypatch: pytest.Monke
     assert ranks.part_of(Shard(2, 2)) == Shard(12, 12)
 
 
-def _meetings(monkeypatch: pytest.MonkeyPatch, world: int) -> list[Meeting]:
-    """Return the ranks' meetings at a store in this process, instead of torchrun's."""
-    store = distributed.HashStore()  # type: ignore[attr-defined]
-    monkeypatch.setattr(
-        samrobust.runs.sharing, "rendezvous", lambda *_, **__: iter([(store, 0, world)])
-    )
-    return [Meeting(Ranks(rank, world)) for rank in range(world)]
-
-
-def test_rank_0_waits_for_all_that_are_alive(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(samrobust.runs.sharing, "PATIENCE_SECONDS", 0.2)
-    first, second, third = _meetings(monkeypatch, 3)
-    first.tell_done()
-    third.tell_done()
-    threading.Timer(1.5, second.tell_done).start()
-    looks: list[bool] = []
-
-    def others_write() -> bool:
-        looks.append(True)
-        return True
-
-    first.wait(others_write)
-    assert looks
-
-
-def test_a_dead_rank_does_not_hang_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(samrobust.runs.sharing, "PATIENCE_SECONDS", 0.3)
-    first, second, _ = _meetings(monkeypatch, 3)
-    first.tell_done()
-    second.tell_done()
-    with pytest.raises(RunError, match="rank 2 ended early; what was stored is kept, the same"):
-        first.wait(lambda: False)
-
-
 def test_ranks_that_do_not_find_each_other_say_so() -> None:
-    with pytest.raises(RunError, match=r"rank 1 does not find the others: .*expected, but not set"):
-        Meeting(Ranks(rank=1, world=2))
+    with (
+        pytest.raises(RunError, match=r"rank 1 does not find the others: .*expected, but not set"),
+        joined_ranks(Ranks(rank=1, world=2)),
+    ):
+        pass
