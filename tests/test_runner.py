@@ -178,5 +178,5 @@ def test_what_is_no_segmenter_is_refused(tmp_path: Path) -> None:
 def test_the_interface_is_light_and_complete() -> None:
     assert all(callable(getattr(samrobust, name)) for name in samrobust.__all__ if name[0] != "_")
     with pytest.raises(AttributeError, match="module 'samrobust' has no attribute 'evalute'"):
-        _ = samrobust.evalute  # type: ignore[attr-defined]
+        _ = samrobust.evalute
     assert LoopOptions().batch_size == 16
