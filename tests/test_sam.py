@@ -300,7 +300,7 @@ def assert_published_vit_b(image: Image, folder: Path, monkeypatch: pytest.Monke
         ours = predict(built, embedding, prompts, multimask)
         assert differing(ours, predicted_by_theirs(predictor, prompts, multimask)) < MOST_DIFFERING
         areas.append(ours.masks.double().mean())
-    assert 0.2 < np.mean(areas) < 0.8  # or the comparison would say nothing
+    assert 0.1 < np.mean(areas) < 0.9  # or the comparison would say nothing
     assert built.info.label == "sam vit_b"
     assert built.info.checkpoint_sha256 == file_sha256(path)
     assert built.info.settings["attention"] == "blocked"
