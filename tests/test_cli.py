@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import pytest
 from samrobust import __version__
 from samrobust.runs.store import read_masks, read_photographs, read_run
 from tests.conftest import Result, Shell
+from tests.faults import run as run_apart
 
 EVAL = ("eval", "--dataset", "folder", "--segmenter", "ellipse", "--workers", "0")
 
@@ -103,30 +105,33 @@ def _children(pid: int) -> list[int]:
 
 
 def test_killed_with_half_of_it_stored_it_goes_on_at_once_to_the_same_rows(tmp_path: Path) -> None:
-    def command(out: str) -> list[str]:
-        script = (
-            "import sys, samrobust.runs.store; samrobust.runs.store.FLUSH_SECONDS = 0\n"
-            "from samrobust.cli import main; main()"
-        )
-        return [
-            sys.executable, "-c", script, "eval", "--dataset", "scenes", "--split", "40x160x120",
-            "--segmenter", "ellipse", "--protocol", "box-shift", "--workers", "2",
-            "--out", str(tmp_path / out),
-        ]  # fmt: skip
-
-    subprocess.run(command("whole"), check=True, capture_output=True)
-    process = subprocess.Popen(
-        command("parts"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    command = (
+        *("eval", "--dataset", "scenes", "--split", "40x160x120", "--segmenter", "ellipse"),
+        *("--protocol", "box-shift", "--trials", "2", "--workers", "2", "--quiet"),
     )
-    while process.poll() is None and len(list(tmp_path.glob("parts/*/scores/part-*"))) < 3:
+    assert run_apart(tmp_path / "whole", command).code == 0
+    (tmp_path / "killed").mkdir()
+    script = (
+        "import samrobust.runs.store; samrobust.runs.store.FLUSH_SECONDS = 0\n"
+        "from samrobust.cli import main; main()"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", script, *command],
+        cwd=tmp_path / "killed",
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    while process.poll() is None and len(list(tmp_path.glob("killed/*/*/scores/part-*"))) < 3:
         time.sleep(0.01)
     loaders = _children(process.pid)
     process.kill()
     process.wait()
-    (whole,), (parts,) = (tmp_path / "whole").iterdir(), (tmp_path / "parts").iterdir()
-    assert 0 < read_run(parts).n_missing < 40
-    subprocess.run(command("parts"), check=True, capture_output=True)
-    pd.testing.assert_frame_equal(_rows(parts), _rows(whole))
+    (whole,), (killed,) = (list(tmp_path.glob(f"{name}/results/*")) for name in ("whole", "killed"))
+    assert 0 < read_run(killed).n_missing < 40
+    assert run_apart(tmp_path / "killed", command).code == 0
+    pd.testing.assert_frame_equal(_rows(killed), _rows(whole))
+    assert loaders
     assert not any(Path(f"/proc/{pid}").exists() for pid in loaders)
 
 
