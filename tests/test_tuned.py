@@ -24,7 +24,7 @@ from samrobust.training.examples import Example, ExampleDraws
 from samrobust.training.loop import Training
 from samrobust.training.models import TraineeOptions, build_trainee
 from samrobust.training.recipe import Recipe, counted, load_recipe, recipe_for, with_data
-from samrobust.training.validation import judge
+from samrobust.training.validation import validate
 from samrobust.types import DatasetOptions, PromptBatch, SegmenterOptions
 from tests.conftest import Shell
 from tests.sam_weights import random_image, random_prompts, small_sam
@@ -283,6 +283,8 @@ def test_on_photographs_it_regains_some_of_what_bad_boxes_cost(photographs: Path
         for each in open_data(recipe, photographs).held_out
         if each.dataset.info.folder == "pennfudan"
     )
-    plain, stable = (judge(load(name, None), dataset, held_out[:8]) for name in MODELS_OF_PACKAGE)
+    plain, stable = (
+        validate(load(name, None), dataset, held_out[:8]) for name in MODELS_OF_PACKAGE
+    )
     assert stable["box-noise-0.4"] > plain["box-noise-0.4"] + 0.01
     assert stable["box"] > plain["box"] - 0.01

@@ -38,7 +38,7 @@ def end_with_parent(_worker: int) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def as_it_is(drawn: T) -> T:
+def identity_collate(drawn: T) -> T:
     """Return what a loading process made, without making tensors of it."""
     return drawn
 
@@ -148,7 +148,7 @@ def evaluate(
         _Drawing(dataset, protocol, sample_ids),  # type: ignore[arg-type]
         batch_size=None,
         num_workers=min(options.workers, len(sample_ids)),
-        collate_fn=as_it_is,
+        collate_fn=identity_collate,
         worker_init_fn=end_with_parent,
     )
     for drawn, encoded in _encoded(segmenter, loader, options.images_at_once):

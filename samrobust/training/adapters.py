@@ -28,7 +28,7 @@ from samrobust.segmenters.stable_plugins import Plugins
 from samrobust.segmenters.stable_sam import StableSam
 from samrobust.training.checkpoints import save_weights
 from samrobust.training.examples import Example
-from samrobust.training.losses import answer_losses
+from samrobust.training.losses import example_losses
 from samrobust.training.models import TraineeOptions
 from samrobust.training.recipe import Phase, Recipe
 from samrobust.types import SegmenterOptions
@@ -101,7 +101,7 @@ class TunedTrainee:
         squares = [self._model.preprocess(each.image.to(self._model.device)) for each in examples]
         sizes = [(each.size_hw, each.input_size_hw) for each in examples]
         asked = zip(examples, self._segmenter.embed(torch.stack(squares), sizes), strict=True)
-        return answer_losses(self._segmenter, asked, self._recipe)
+        return example_losses(self._segmenter, asked, self._recipe)
 
     def segmenter(self) -> Sam | StableSam | HqSam:
         """Return the segmenter that learns."""

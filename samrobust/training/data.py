@@ -1,4 +1,4 @@
-"""From the data rows of a recipe to images to learn from and images to be judged on."""
+"""From the data rows of a recipe to images for training and images for validation."""
 
 import dataclasses
 import hashlib
@@ -15,7 +15,7 @@ from samrobust.types import Dataset, DatasetOptions
 
 @dataclasses.dataclass(frozen=True)
 class HeldOut:
-    """Images of a data set that are judged and never trained on.
+    """Images of a data set for validation, which are never trained on.
 
     Attributes:
         dataset: the images.
@@ -32,7 +32,7 @@ class TrainingData:
 
     Attributes:
         pools: what is trained on.
-        held_out: what is judged.
+        held_out: what is validated on.
         fingerprint: a hash that changes with any data set or split.
     """
 
