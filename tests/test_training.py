@@ -384,7 +384,7 @@ def test_a_killed_training_goes_on_to_the_same_weights(
     step, _ = stored(folder)
     assert 1 <= step < 16
     result = shell(*COMMAND)
-    assert f"going on after step {step}" in result.err
+    assert f"resuming after step {step}" in result.err
     assert same_tensors(stored(folder)[1], undisturbed.weights)
     assert same_tensors(load_tensors(path), load_tensors(undisturbed.path))
     steps = steps_of(folder.rows())
@@ -462,7 +462,7 @@ def test_the_same_command_again_writes_the_same_weights(undisturbed: Done, shell
     undisturbed.path.unlink()
     result = shell(*COMMAND, "--out", undisturbed.path)
     assert result.code == 0
-    assert "going on after step 16" in result.err
+    assert "resuming after step 16" in result.err
     assert same_tensors(load_tensors(undisturbed.path), before)
 
 

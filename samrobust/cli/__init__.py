@@ -16,6 +16,7 @@ from samrobust.cli.ls import ls_command
 from samrobust.cli.report import report_command
 from samrobust.cli.show import show_command
 from samrobust.cli.terminal import error_line
+from samrobust.cli.train import EPILOG as TRAIN_EPILOG
 from samrobust.cli.train import train_command
 from samrobust.cli.verify import verify_command
 from samrobust.errors import SamrobustError
@@ -28,7 +29,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("eval")(evaluate_command)
-app.command("train")(train_command)
+app.command("train", epilog=TRAIN_EPILOG)(train_command)
 app.command("report")(report_command)
 app.command("compare")(compare_command)
 app.command("show")(show_command)

@@ -53,8 +53,8 @@ def reading_command(
 ) -> None:
     """Draw where the decoder reads for a good and a bad box, in SAM and in Stable-SAM.
 
-    The area of a dot is the attention that the output token pays to its place, at a decoder layer
-    with a plugin. Blue: target; orange: mask; white: box.
+    The area of a dot is the attention that the output token pays to its place, at
+    a decoder layer with a plugin. Blue: target; orange: mask; white: box.
     """
     check_number("--count", count, least=1)
     chosen = _one(chosen_datasets(dataset, data_root, split, ids))
