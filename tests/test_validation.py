@@ -27,7 +27,7 @@ def sample(name: str, *masks: Mask) -> Sample:
 
 @pytest.fixture
 def dataset() -> MemoryDataset:
-    """Return images of two odd sizes; of five objects, one is a pixel too small to be validated on."""
+    """Return images of two odd sizes; of five objects, one is a pixel too small to count."""
     wide, high = (71, 133), (119, 67)
     return MemoryDataset(
         [

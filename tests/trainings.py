@@ -17,6 +17,15 @@ from samrobust.types import Instance, Sample
 from tests.conftest import MemoryDataset, rectangle
 
 TINY = Path(__file__).parent / "tiny.toml"
+SHORT_PHASE = """
+[[phases]]
+name = "short"
+steps = 1
+images = 1
+objects = 1
+learning_rate = 1e-3
+"""
+"""Changes a recipe to one step of one image."""
 
 
 def tiny_recipe() -> Recipe:

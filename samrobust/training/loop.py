@@ -190,9 +190,11 @@ class Training:
                 parameter.grad = torch.zeros_like(parameter)
             gradients.append(parameter.grad)
         if self._ranks.world > 1:
-            flat = nn.utils.parameters_to_vector(gradients)
+            flat = torch.cat([gradient.flatten() for gradient in gradients])
             distributed.all_reduce(flat)
-            nn.utils.vector_to_parameters(flat / self._ranks.world, gradients)
+            means = (flat / self._ranks.world).split([gradient.numel() for gradient in gradients])
+            for gradient, mean in zip(gradients, means, strict=True):
+                gradient.copy_(mean.view_as(gradient))
 
     def _update_average(self) -> None:
         """Move the average towards the weights, faster in the beginning."""
