@@ -202,7 +202,7 @@ def test_no_more_is_kept_than_allowed_and_it_changes_no_example(
     keys = [(step, slot) for step in range(8) for slot in range(2)]
     free = draws_of(recipe)
     wanted = [free[key] for key in keys]
-    monkeypatch.setattr(examples, "KEPT_BYTES", most_bytes)
+    monkeypatch.setattr(examples, "CACHE_BYTES", most_bytes)
     bound = draws_of(recipe)
     most = 0
     for key, example in zip(keys, wanted, strict=True):

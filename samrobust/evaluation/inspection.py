@@ -118,7 +118,7 @@ def compare_readings(
         layer: of the decoder, at which it reads; default: the first that has a plugin.
 
     Raises:
-        SegmenterError: the layer has no plugin, or fewer images have an object that is large enough.
+        SegmenterError: the layer has no plugin, or too few images have a large object.
     """
     layers = stable.plugins.settings.layers
     layer = layers[0] if layer is None else layer

@@ -17,7 +17,7 @@ from samrobust.types import Floats
 TARGET, MASK, PLACE = "#0072B2", "#D55E00", "#F0E442"
 PANEL_INCHES = 2.0
 LARGEST_DOT = 60.0
-"""Area in square points of a place that holds `LARGEST_SHARE` of what is read; others in proportion."""
+"""Area in square points of a dot that stands for `LARGEST_SHARE`; others in proportion."""
 LARGEST_SHARE = 0.1
 BINS = 10
 

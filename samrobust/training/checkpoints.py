@@ -19,7 +19,7 @@ from samrobust import __version__
 from samrobust.errors import TrainingError
 from samrobust.files import write_whole
 from samrobust.segmenters.weights import UNREADABLE
-from samrobust.training.data import HeldOut
+from samrobust.training.examples import Pool
 from samrobust.training.recipe import Recipe, describe_recipe
 
 VERSIONED = ("numpy", "safetensors", "segment-anything", "torch")
@@ -152,7 +152,7 @@ class TrainingFolder:
         with writing(self._log), self._log.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
 
-    def keep_held_out(self, held_out: Sequence[HeldOut]) -> None:
+    def keep_held_out(self, held_out: Sequence[Pool]) -> None:
         """Write the ids of the images that were held out: a file per data set, one id per line."""
         for number, images in enumerate(held_out):
             path = self.path / f"held-out-{number}-{images.dataset.info.name}.txt"
