@@ -116,7 +116,8 @@ def draw_ellipses(rng: np.random.Generator, count: int, side: int) -> Sample:
     y, x = np.indices((side, side))
     instances: list[Instance] = []
     while len(instances) < count:
-        radii = side / 2 * np.exp(rng.uniform(*map(math.log, ELLIPSE_AXES), 2))
+        low, high = map(math.log, ELLIPSE_AXES)
+        radii = side / 2 * np.exp(rng.uniform(low, high, 2))
         centre = rng.uniform(0, side, 2)
         mask = np.hypot((x - centre[0]) / radii[0], (y - centre[1]) / radii[1]) < 1
         if mask.sum() >= math.pi:  # less than a pixel's radius says nothing

@@ -52,7 +52,8 @@ def open_data(recipe: Recipe, root: Path | None) -> TrainingData:
             )
         where = root / row.folder if root and row.folder else None
         dataset = DATASETS.load(row.dataset)(DatasetOptions(where, row.split))
-        trained, apart = [], []
+        trained: list[str] = []
+        apart: list[str] = []
         for sample_id in dataset.ids():
             held = _is_held_out(dataset, sample_id, row.held_out)
             (apart if held else trained).append(sample_id)

@@ -199,7 +199,7 @@ def load_examples(
     ]
     loader: DataLoader[Any] = DataLoader(
         draws,  # type: ignore[arg-type]
-        batch_sampler=slots,  # type: ignore[arg-type]
+        batch_sampler=slots,
         num_workers=workers,
         collate_fn=identity_collate,
         prefetch_factor=4 if workers else None,

@@ -192,7 +192,8 @@ class Training:
         if self._ranks.world > 1:
             flat = torch.cat([gradient.flatten() for gradient in gradients])
             distributed.all_reduce(flat)
-            means = (flat / self._ranks.world).split([gradient.numel() for gradient in gradients])
+            sizes = [gradient.numel() for gradient in gradients]
+            means = torch.split(flat / self._ranks.world, sizes)
             for gradient, mean in zip(gradients, means, strict=True):
                 gradient.copy_(mean.view_as(gradient))
 
