@@ -1,8 +1,5 @@
-import os
 import re
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -29,7 +26,7 @@ from samrobust.training.models import TraineeOptions, build_trainee
 from samrobust.training.recipe import DataSource, Phase, Recipe, load_recipe
 from samrobust.types import EncoderDtype, SegmenterOptions
 from tests.conftest import Shell
-from tests.trainings import TINY, open_training, same_tensors, tiny_recipe
+from tests.trainings import TINY, open_training, same_tensors, start_command, tiny_recipe
 
 COMMAND = (
     "train",
@@ -41,10 +38,6 @@ COMMAND = (
     "--quiet",
     "--workers",
     "0",
-)
-LOGS_AND_SAVES_OFTEN = (
-    "import samrobust.training.loop as loop; loop.SAVE_SECONDS, loop.LOG_EVERY = 0.3, 1; "
-    "from samrobust.cli import main; main()"
 )
 FLOAT32: EncoderDtype = "float32"
 BFLOAT16: EncoderDtype = "bfloat16"
@@ -105,7 +98,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Done]:
     path = tmp_path_factory.mktemp("undisturbed") / "sam-nano.safetensors"
     folder = folder_beside(path)
     n_threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # as in `environment`
+    torch.set_num_threads(1)  # as in `start_command`
     with pytest.MonkeyPatch.context() as patch, process_group("cpu"):
         patch.setattr(loop, "LOG_EVERY", 3)
         training = open_training(tiny_recipe(), folder.path)
@@ -119,9 +112,9 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Done]:
 
 def test_the_loss_falls(tmp_path: Path) -> None:
     recipe = without_validation(tiny_recipe())
-    places = replace(recipe.phases[0], steps=12, images=2, objects=4)
+    places = replace(recipe.phases[0], steps=9, images=2, objects=4)
     progress = list(open_training(replace(recipe, phases=(places,)), tmp_path).run(workers=0))
-    assert progress[-1].step == 12
+    assert progress[-1].step == 9
     assert progress[-1].loss["total"] < 0.8 * progress[0].loss["total"]
 
 
@@ -362,11 +355,6 @@ def test_losses_that_not_every_step_has_are_averaged_over_those_that_have_them()
     assert (row["single"], row["other"]) == (1.5, 5)
 
 
-def environment() -> dict[str, str]:
-    """Return one thread a process, so that all of them add in the same order."""
-    return {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "80"}
-
-
 def stored(folder: TrainingFolder) -> tuple[int, dict[str, Tensor]]:
     """Return the step of a state, and its weights and their averages."""
     state = torch.load(folder.path / "state.pt", weights_only=True)
@@ -380,19 +368,14 @@ def test_a_killed_training_goes_on_to_the_same_weights(
     path = tmp_path / "sam-nano.safetensors"
     folder = folder_beside(path)
     log, state = folder.path / "metrics.jsonl", folder.path / "state.pt"
-    with subprocess.Popen(
-        [sys.executable, "-c", LOGS_AND_SAVES_OFTEN, *COMMAND],
-        cwd=tmp_path,
-        env=environment(),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    ) as killed:
-        while not (state.exists() and len(log.read_text().splitlines()) >= 2):
-            assert killed.poll() is None
-            time.sleep(0.02)
-        with pytest.raises(TrainingError, match="another process trains here"), folder.locked():
-            pass
-        killed.kill()
+    killed = start_command(tmp_path, *COMMAND, environment={"COLUMNS": "80"})
+    while not (state.exists() and len(log.read_text().splitlines()) >= 2):
+        assert killed.exitcode is None
+        time.sleep(0.02)
+    with pytest.raises(TrainingError, match="another process trains here"), folder.locked():
+        pass
+    killed.kill()
+    killed.join()
     assert not path.exists()
     step, _ = stored(folder)
     assert 1 <= step < 16
@@ -427,15 +410,13 @@ def test_two_processes_train_what_one_does(
         monkeypatch.setenv(name, value)
     bounded = partial(torch.distributed.init_process_group, timeout=timedelta(seconds=120))
     monkeypatch.setattr(torch.distributed, "init_process_group", bounded)
-    with subprocess.Popen(
-        [sys.executable, "-m", "samrobust", *command, "--out", "two.safetensors"],
-        env={**environment(), "RANK": "1", "LOCAL_RANK": "1"},
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as second:
-        first = shell(*command, "--out", "two.safetensors")
-        said, _ = second.communicate(timeout=60)
-    assert (first.code, second.returncode, said) == (0, 0, "")
+    own = {**both, "RANK": "1", "LOCAL_RANK": "1"}
+    two = (*command, "--out", "two.safetensors")
+    second = start_command(tmp_path, *two, environment=own)
+    first = shell(*two)
+    second.join(60)
+    assert (first.code, second.exitcode) == (0, 0)
+    assert Path("process.txt").read_text() == ""
     trained = []
     for name, result in (("one", alone), ("two", first)):
         assert result.out.count("held-out images") == 1
