@@ -206,7 +206,7 @@ RECIPES: list[tuple[Put, str, str]] = [
     ),
     (
         put.nothing,
-        "train sam-nano --longer 1e300",
+        "train sam-nano --scale-steps 1e300",
         "longer by a factor above 0, got 1e+300; at most",
     ),
 ]
