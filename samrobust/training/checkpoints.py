@@ -17,7 +17,7 @@ from torch import Tensor
 
 from samrobust import __version__
 from samrobust.errors import TrainingError
-from samrobust.files import write_whole
+from samrobust.files import write_atomic
 from samrobust.segmenters.weights import UNREADABLE
 from samrobust.training.data import HeldOut
 from samrobust.training.recipe import Recipe, describe_recipe
@@ -57,7 +57,7 @@ def save_weights(
         **(about or {}),
     }
     try:
-        write_whole(path, serialize(tensors, metadata=header))
+        write_atomic(path, serialize(tensors, metadata=header))
     except OSError as error:
         raise TrainingError(f"{path}: cannot be written: {error.strerror}") from error
 
@@ -146,7 +146,7 @@ class TrainingFolder:
         fields = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
         content = io.BytesIO()
         torch.save(fields, content)
-        _write_whole(self.path / _STATE, content.getvalue())
+        _write_atomic(self.path / _STATE, content.getvalue())
 
     def log(self, row: Mapping[str, Any]) -> None:
         """Append a row to `metrics.jsonl`.
@@ -165,7 +165,7 @@ class TrainingFolder:
         """Write the ids of the images that were held out, one a line, a file a data set."""
         for number, each in enumerate(held_out):
             name = f"held-out-{number}-{each.dataset.info.name}.txt"
-            _write_whole(self.path / name, "".join(f"{x}\n" for x in each.sample_ids).encode())
+            _write_atomic(self.path / name, "".join(f"{x}\n" for x in each.sample_ids).encode())
 
     def rows(self) -> list[dict[str, Any]]:
         """Return the rows of `metrics.jsonl`; one that a kill cut short is left out."""
@@ -180,11 +180,11 @@ class TrainingFolder:
         """Drop the rows of steps that will be done again."""
         kept = [row for row in self.rows() if row["step"] <= step]
         content = "".join(json.dumps(row) + "\n" for row in kept)
-        _write_whole(self.path / _LOG, content.encode())
+        _write_atomic(self.path / _LOG, content.encode())
 
 
-def _write_whole(path: Path, content: bytes) -> None:
+def _write_atomic(path: Path, content: bytes) -> None:
     try:
-        write_whole(path, content)
+        write_atomic(path, content)
     except OSError as error:
         raise TrainingError(f"{path}: cannot be written: {error.strerror}") from error
