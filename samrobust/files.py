@@ -187,7 +187,7 @@ _BOUNDS = {">=": "at least", "<=": "at most", ">": "above", "<": "below"}
 
 def _message(text: str, plain: object, where: str) -> str:
     """Return what msgspec says of a value in the words of the file that it stands in."""
-    text, path = _PATH.fullmatch(text).groups("")  # type: ignore[union-attr]  # it matches any
+    text, path = _PATH.fullmatch(text).groups("")  # type: ignore[union-attr]  # always matches
     value: Any = plain
     places = [where]
     for name, index in _STEP.findall(path):

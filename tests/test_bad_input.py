@@ -284,7 +284,7 @@ WEIGHTS: list[tuple[Put, str, str]] = [
         "w.pth: cut short, or not a safetensors file",
     ),
 ]
-SCORES = "run: is not a sound run: "
+SCORES = "run: is not a valid run: "
 RUNS: list[tuple[Put, str, str]] = [
     (put.run_with("manifest.json", "[" * 100_000), REPORT, "manifest.json: is not JSON"),
     (put.run_with("manifest.json", "[1]"), REPORT, "manifest.json: is not a JSON object"),

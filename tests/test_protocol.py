@@ -107,7 +107,7 @@ def test_trials_are_overridden_where_there_is_randomness() -> None:
         (
             "shift = 0.4",
             "shfit = 0.4",
-            "condition 'box-0.4': box-noise has no parameter 'shfit'. Did you mean 'shift'? Known: s",
+            "condition 'box-0.4': box-noise has no parameter 'shfit'. Did you mean 'shift'? ",
         ),
         ("shift = 0.4\n", "", "condition 'box-0.4': box-noise needs the parameter 'shift'"),
         ("shift = 0.4", "shift = '1'", "box-noise: shift must be a number, got '1'"),

@@ -439,7 +439,7 @@ def read_run(folder: Path) -> Run:
         for each in failures:
             check_failures(each)
     except ValueError as error:
-        raise RunError(f"{folder}: is not a sound run: {error}") from error
+        raise RunError(f"{folder}: is not a valid run: {error}") from error
     objects = _once(objects, ["sample_id", "instance_id"])
     held = held_in_memory(scores)
     stored = set(held["sample_id"].unique())

@@ -173,9 +173,8 @@ def load_stable_sam(base: Sam, path: Path, *, name: str = NAME) -> StableSam:
     header = read_header(path, KIND, holds=f"plugins of {NAME}")
     check_base(path, header, base)
     try:
-        table = dict(json.loads(header["settings"]))
-        settings = convert(table, PluginSettings, where="plugins")
-    except (KeyError, RecursionError, TypeError, ValueError) as error:
+        settings = convert(json.loads(header["settings"]), PluginSettings, where="plugins")
+    except (KeyError, RecursionError, ValueError) as error:
         raise CheckpointError(f"{path.name}: its header cannot be read: {error}") from error
     plugins = Plugins(_channels(base), settings)
     fill_model(plugins, load_tensors(path), path=path)
