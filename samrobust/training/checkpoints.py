@@ -17,7 +17,7 @@ from torch import Tensor
 
 from samrobust import __version__
 from samrobust.errors import TrainingError
-from samrobust.files import write_whole
+from samrobust.files import write_atomic
 from samrobust.segmenters.weights import UNREADABLE
 from samrobust.training.examples import Pool
 from samrobust.training.recipe import Recipe, describe_recipe
@@ -58,7 +58,7 @@ def save_weights(
         **(about or {}),
     }
     with writing(path):
-        write_whole(path, serialize(tensors, metadata=header))
+        write_atomic(path, serialize(tensors, metadata=header))
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ class TrainingFolder:
         content = io.BytesIO()
         torch.save(vars(state), content)
         with writing(self._state):
-            write_whole(self._state, content.getvalue())
+            write_atomic(self._state, content.getvalue())
 
     def log(self, row: Mapping[str, Any]) -> None:
         """Append a row to `metrics.jsonl`.
@@ -157,7 +157,7 @@ class TrainingFolder:
         for number, images in enumerate(held_out):
             path = self.path / f"held-out-{number}-{images.dataset.info.name}.txt"
             with writing(path):
-                write_whole(path, "".join(f"{name}\n" for name in images.sample_ids).encode())
+                write_atomic(path, "".join(f"{name}\n" for name in images.sample_ids).encode())
 
     def rows(self) -> list[dict[str, Any]]:
         """Return the rows of `metrics.jsonl`; one that a kill cut short is left out."""
@@ -172,7 +172,7 @@ class TrainingFolder:
         """Drop the rows of steps that will be done again."""
         lines = [json.dumps(row) + "\n" for row in self.rows() if row["step"] <= step]
         with writing(self._log):
-            write_whole(self._log, "".join(lines).encode())
+            write_atomic(self._log, "".join(lines).encode())
 
 
 @contextlib.contextmanager
