@@ -11,7 +11,6 @@ from samrobust.cli.compare import compare_command
 from samrobust.cli.data import app as data_app
 from samrobust.cli.draw import app as draw_app
 from samrobust.cli.eval import evaluate_command
-from samrobust.cli.gate import gate_command
 from samrobust.cli.ls import ls_command
 from samrobust.cli.report import report_command
 from samrobust.cli.show import show_command
@@ -33,7 +32,6 @@ app.command("report")(report_command)
 app.command("compare")(compare_command)
 app.command("show")(show_command)
 app.command("verify")(verify_command)
-app.command("gate")(gate_command)
 app.command("ls")(ls_command)
 app.add_typer(draw_app, name="draw")
 app.add_typer(data_app, name="data")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import pandas as pd
+import numpy as np
 
 from samrobust.datasets import DATASETS, GROUPS
 from samrobust.errors import ProtocolError, SamrobustError
@@ -14,6 +14,8 @@ from samrobust.files import build_from, make_settings
 from samrobust.metrics import METRICS
 from samrobust.protocol import load_protocol, packaged_folder
 from samrobust.registry import known, one_of
+from samrobust.report.columns import column_of
+from samrobust.report.scores import object_scores
 from samrobust.runs.store import Run
 from samrobust.segmenters import SEGMENTERS
 from samrobust.segmenters.published import published_sha256
@@ -191,7 +193,7 @@ def _measured(row: Expected, runs: Sequence[Run]) -> float | None:
         fitting = [run for run in runs if _fits(run, row, member)]
         if not fitting:
             return None
-        values.append(_mean(fitting[-1].scores, row))
+        values.append(_mean(fitting[-1], row))
     return sum(values) / len(values)
 
 
@@ -210,9 +212,8 @@ def _fits(run: Run, row: Expected, dataset: str) -> bool:
     )
 
 
-def _mean(scores: pd.DataFrame, row: Expected) -> float:
+def _mean(run: Run, row: Expected) -> float:
     """Return the mean over objects of the mean over trials."""
-    chosen = (scores["condition"] == row.condition) & (scores["metric"] == row.metric)
-    values = scores[chosen].astype({"value": "float64"})
-    objects = values.groupby(["sample_id", "instance_id"], observed=True)
-    return float(objects["value"].mean().mean())
+    conditions = [condition["name"] for condition in run.manifest.protocol["conditions"]]
+    statistics = object_scores(run).statistics
+    return float(np.nanmean(statistics[column_of(row.metric)][conditions.index(row.condition)]))
