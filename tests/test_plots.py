@@ -213,9 +213,10 @@ def test_each_object_has_its_quartiles_in_order_of_the_median(tmp_path: Path) ->
     figure = drawn([section])["objects"]
     assert "box-noise-0.4" in figure.get_suptitle()
     axes = next(axes for axes in figure.axes if axes.get_title(loc="left") == "sam vit_b")
-    assert section.arrays is not None
-    place = section.arrays.segmenters.index("sam vit_b"), 2
-    trials = 100 * section.arrays.scores["iou"][place].astype(np.float64)
+    scores = section.stored[section.segmenters.index("sam vit_b")].scores
+    rows = scores[(scores["metric"] == "iou") & (scores["condition"] == "box-noise-0.4")]
+    key = ["sample_id", "instance_id"]
+    trials = 100 * rows.pivot_table("value", key, "trial", observed=True).to_numpy(np.float64)
     (line,) = axes.get_lines()
     np.testing.assert_allclose(np.asarray(line.get_ydata()), np.sort(np.median(trials, axis=1)))
     light = np.asarray(axes.collections[0].get_paths()[0].vertices)

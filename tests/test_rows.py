@@ -1,4 +1,4 @@
-"""Scores are read in parts and reduced to one row per object, however they are spread over parts."""
+"""Scores are reduced to one row per object, however they are spread over parts."""
 
 import dataclasses
 from pathlib import Path

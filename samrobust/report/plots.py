@@ -302,6 +302,12 @@ def write_plots(sections: Sequence[Section], folder: Path) -> Iterator[Path]:
                     yield path
 
 
+def draw_figures(section: Section) -> dict[str, Figure]:
+    """Return the figures of a section by name, drawn in the style of `write_plots`."""
+    with mpl.rc_context(STYLE):
+        return dict(figures_of(section, looks_of([section])))
+
+
 def figures_of(section: Section, looks: Mapping[str, Look]) -> Iterator[tuple[str, Figure]]:
     """Yield the figures of a section that would not be empty, each with its name.
 

@@ -298,17 +298,17 @@ def _have_same_prompts(one: ObjectScores, other: ObjectScores) -> bool:
 def _difference(one: Run, other: Run) -> RunError:
     """Return in how many rows the prompts of two runs differ; both are read again."""
     mine, theirs = _prompts(one), _prompts(other)
-    shared = mine.join(theirs, how="inner", lsuffix="_one", rsuffix="_other")
+    shared = mine.to_frame("one").join(theirs.rename("other"), how="inner")
     n_rows = len(mine) + len(theirs) - len(shared)
-    n_differ = int((shared["prompt_one"] != shared["prompt_other"]).sum())
+    n_differ = int((shared["one"] != shared["other"]).sum())
     folders = f"{one.folder} and {other.folder}"
     if n_differ:
         return RunError(f"{folders}: the prompts differ, in {n_differ} of {n_rows} rows")
     return RunError(f"{folders}: the same images have other objects, conditions or trials")
 
 
-def _prompts(run: Run) -> pd.DataFrame:
-    """Return the column `prompt`, one row per object, condition and trial."""
+def _prompts(run: Run) -> "pd.Series[Any]":
+    """Return the prompts by object, condition and trial."""
     key = [*_KEY, "condition", "trial"]
     parts = run.map_scores(
         lambda part: pa.table(
@@ -319,8 +319,7 @@ def _prompts(run: Run) -> pd.DataFrame:
     rows = pa.concat_tables(parts).unify_dictionaries().to_pandas()
     for name in key[:3]:
         rows[name] = rows[name].astype("str")
-    prompts: pd.DataFrame = rows.drop_duplicates(key).set_index(key)
-    return prompts
+    return rows.drop_duplicates(key).set_index(key)["prompt"]
 
 
 @dataclass(frozen=True)

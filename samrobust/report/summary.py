@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property, reduce
 from itertools import combinations
 from operator import add
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +27,9 @@ from samrobust.report.statistics import (
 from samrobust.runs.manifest import RunManifest
 from samrobust.runs.store import Run
 from samrobust.types import DatasetInfo, Floats, SegmenterInfo
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 IN_CLASSES = ("miou", "mbiou")
 """Statistics that are broken down by classes of objects."""
@@ -405,6 +408,37 @@ class Section:
         """Return the columns of `rows` that hold statistics, without those of their intervals."""
         ends = [name for name in self.rows if f"{name}_high" in self.rows]
         return [str(name) for name in ends]
+
+    @property
+    def object_table(self) -> pd.DataFrame:
+        """Return one row per segmenter, object and condition, with the statistics of its trials.
+
+        Columns: `segmenter`, `condition`, those of `objects`, then the statistics as fractions, NaN
+        where there is none. Empty for a group of data sets.
+        """
+        names = [str(row["name"]) for row in self.conditions]
+        tables = [
+            self.objects.assign(
+                segmenter=label,
+                condition=name,
+                **{column: values[place] for column, values in scores.statistics.items()},
+            )
+            for label, scores in zip(self.segmenters, self.scores, strict=False)
+            for place, name in enumerate(names)
+        ]
+        table = pd.concat(tables or [self.objects], ignore_index=True).drop(columns="image")
+        first = [name for name in ("segmenter", "condition") if name in table]
+        return table[[*first, *table.columns.drop(first)]]
+
+    def figures(self) -> "dict[str, Figure]":
+        """Return the figures of the section by name, those that would be empty left out.
+
+        The names are "level" (scores against the level), "stability", "objects", "variance" and
+        "heat"; a section with several ladders of levels has a "level-..." for each.
+        """
+        from samrobust.report.plots import draw_figures
+
+        return draw_figures(self)
 
     @cached_property
     def best(self) -> frozenset[tuple[str, str, str]]:
