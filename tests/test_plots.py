@@ -111,9 +111,10 @@ def test_one_statistic_makes_a_narrow_figure(tmp_path: Path) -> None:
             described("noisy-box", conditions=("box-noise-0.2",)) | {"metrics": ["iou"]},
             ["objects", "variance"],
         ),
-        ({**described("noisy-box"), "metrics": ["hausdorff"]}, []),
+        ({**described("noisy-box"), "metrics": ["hausdorff"]}, ["level"]),
+        (described("gt-box") | {"metrics": ["hausdorff"]}, []),
     ],
-    ids=["no level", "one level", "no statistic to draw"],
+    ids=["no level", "one level", "a plug-in's metric", "no statistic to draw"],
 )
 def test_no_empty_figure_is_drawn(
     tmp_path: Path, protocol: dict[str, Any], names: list[str]
