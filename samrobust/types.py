@@ -216,7 +216,7 @@ class SegmenterInfo:
     multimask: bool = False
     is_control: bool = False
     checkpoint_sha256: str = ""
-    settings: Mapping[str, str | float] = field(default_factory=dict)
+    settings: Mapping[str, str | int | float | bool] = field(default_factory=dict)
     trained_on: tuple[str, ...] = ()
 
     @property
@@ -294,6 +294,7 @@ class Segmenter(Protocol[E]):
         ...
 
 
+@runtime_checkable
 class Dataset(Protocol):
     """Images with masks, found by id."""
 
@@ -312,15 +313,6 @@ class Dataset(Protocol):
         Raises:
             DatasetError: its image or a mask is missing, broken or empty.
         """
-        ...
-
-
-@runtime_checkable
-class Weighed(Protocol):
-    """What a data set may offer besides: shares of its images that take about as long."""
-
-    def cost(self, sample_id: str) -> float:
-        """Return about how long an image takes beside others, in any unit, without reading it."""
         ...
 
 

@@ -138,7 +138,7 @@ def changed(run: Run, how: str) -> None:
 def test_unsound_scores_are_refused(tmp_path: Path, how: str, message: str) -> None:
     run = RUN.store(tmp_path)
     changed(run, how)
-    with pytest.raises(RunError, match=f"is not a sound run: {message}"):
+    with pytest.raises(RunError, match=f"is not a valid run: {message}"):
         summarise([run])
 
 
@@ -146,7 +146,7 @@ def test_an_object_in_two_parts_is_refused(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(samrobust.runs.store, "_BYTES_AT_ONCE", 1)
     run = RUN.store(tmp_path)
     changed(run, "two parts")
-    with pytest.raises(RunError, match="is not a sound run: an object has scores in two parts"):
+    with pytest.raises(RunError, match="is not a valid run: an object has scores in two parts"):
         summarise([run])
 
 

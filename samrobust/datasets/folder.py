@@ -10,7 +10,6 @@ from pathlib import Path
 from samrobust.datasets import GROUPS
 from samrobust.datasets.images import files_fingerprint, read_image, read_mask
 from samrobust.errors import DatasetError
-from samrobust.runs.sharing import image_cost
 from samrobust.types import Dataset, DatasetInfo, DatasetOptions, Instance, Sample
 
 OWN_IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
@@ -187,10 +186,6 @@ class Subset:
     def __getitem__(self, sample_id: str) -> Sample:
         """Return one image with its objects."""
         return self.whole[sample_id]
-
-    def cost(self, sample_id: str) -> float:
-        """Return what the image costs in `whole`."""
-        return image_cost(self.whole, sample_id)
 
 
 def read_subset(whole: Dataset, path: Path) -> Subset:

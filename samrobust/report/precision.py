@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from samrobust.errors import RunError
-from samrobust.runs.manifest import RunManifest, read_json, write_json
+from samrobust.files import read_json
+from samrobust.runs.manifest import RunManifest, write_json
 from samrobust.runs.store import Run
 
 FORMAT = 1
@@ -123,7 +124,7 @@ def precision_of(run: Run, label: str) -> Precision | None:
 
 
 def _read(path: Path) -> Verdict:
-    plain = read_json(path)
+    plain = read_json(path, error=RunError)
     try:
         if plain.pop("format") != FORMAT:
             raise RunError(f"{path}: is of another format than {FORMAT}")

@@ -539,7 +539,7 @@ def _objects(run: Run, keys: Sequence[pa.Table]) -> tuple[pd.DataFrame, Places]:
     table = table.take(order).combine_chunks()
     is_new = [np.asarray(pc.not_equal(table[name][1:], table[name][:-1])) for name in _KEY]
     if not (is_new[0] | is_new[1]).all():
-        raise RunError(f"{run.folder}: is not a sound run: an object has scores in two parts")
+        raise RunError(f"{run.folder}: is not a valid run: an object has scores in two parts")
     objects: pd.DataFrame = table.to_pandas()
     objects["image"] = np.concatenate([[0], np.cumsum(is_new[0])])
     return objects, order.to_numpy()

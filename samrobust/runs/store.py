@@ -10,7 +10,7 @@ import io
 import os
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from samrobust.errors import RunError
-from samrobust.files import write_whole
+from samrobust.files import write_atomic
 from samrobust.runs.manifest import (
     MANIFEST,
     Keep,
@@ -42,7 +42,7 @@ from samrobust.runs.manifest import (
     write_json,
     write_manifest,
 )
-from samrobust.runs.sharing import WHOLE, Shard, claim, clear_unfinished, gate
+from samrobust.runs.sharing import WHOLE, Shard, claim, starting
 
 MOST_ROWS = 5_000_000
 """Of a part: some times as many as a writer keeps in memory. Far more fit into a file of a few
@@ -114,7 +114,7 @@ def append_part(
     except OSError as error:
         raise RunError(f"{folder}: cannot be written: {error.strerror}") from error
     try:
-        write_whole(path, buffer.getvalue())
+        write_atomic(path, buffer.getvalue())
     except OSError as error:
         raise RunError(
             f"{path}: cannot be written: {error.strerror}; what was stored before is kept, "
@@ -293,7 +293,7 @@ class Run:
                 check_scores(table, self.manifest)
                 return reduce(table)
             except ValueError as error:
-                raise RunError(f"{self.folder}: is not a sound run: {error}") from error
+                raise RunError(f"{self.folder}: is not a valid run: {error}") from error
 
         with ThreadPoolExecutor(min(os.cpu_count() or 1, _MAX_THREADS)) as pool:
             yield from pool.map(read, _batches(_parts(self.folder / _SCORES)))
@@ -340,9 +340,8 @@ class RunWriter:
         self._writing: Future[None] | None = None
         try:
             (self.folder / _SCORES).mkdir(parents=True, exist_ok=True)
-            with gate(self.folder):
+            with starting(self.folder):
                 self._lock = claim(self.folder, shard)
-                clear_unfinished(self.folder, shard)
                 if (self.folder / MANIFEST).exists():
                     read_manifest(self.folder)
                 else:
@@ -387,7 +386,7 @@ class RunWriter:
         Raises:
             RunError: the manifest cannot be read or written.
         """
-        with gate(self.folder):
+        with starting(self.folder):
             manifest = read_manifest(self.folder)
             if halvings > manifest.memory_halvings:
                 noted = dataclasses.replace(manifest, memory_halvings=halvings)
@@ -455,12 +454,13 @@ def stored_images(folder: Path) -> frozenset[str]:
     return images_of(folder / _SCORES)
 
 
-def read_run(folder: Path) -> Run:
+def read_run(folder: str | Path) -> Run:
     """Return a stored run, finished or not; its scores are read when they are asked for.
 
     Raises:
         RunError: the folder is no run, or a file of it other than its scores cannot be read.
     """
+    folder = Path(folder)
     manifest = read_manifest(folder)
     if not (folder / _SCORES).is_dir():
         raise RunError(f"{folder / _SCORES}: there is no such folder")
@@ -471,24 +471,23 @@ def read_run(folder: Path) -> Run:
         for failures in recorded:
             check_failures(failures)
     except ValueError as error:
-        raise RunError(f"{folder}: is not a sound run: {error}") from error
+        raise RunError(f"{folder}: is not a valid run: {error}") from error
     scored = stored_images(folder) if recorded else frozenset()
     left = {k: v for failures in recorded for k, v in failures.items() if k not in scored}
     return Run(folder, manifest, _once(objects, ["sample_id", "instance_id"]), left)
 
 
-def read_runs(paths: Path | Iterable[Path]) -> list[Run]:
-    """Return stored runs.
-
-    Args:
-        paths: folders of runs, or one folder of which all runs are read, in order of their names.
+def read_runs(*paths: str | Path) -> list[Run]:
+    """Return stored runs: of folders of runs, and all runs of a folder of results.
 
     Raises:
-        RunError: a folder is no run, or a file of it cannot be read.
+        RunError: a path is neither, or a file of a run cannot be read.
     """
-    if isinstance(paths, Path):
-        paths = sorted(manifest.parent for manifest in paths.glob(f"*/{MANIFEST}"))
-    return [read_run(path) for path in paths]
+    folders: list[Path] = []
+    for path in map(Path, paths):
+        inside = sorted(found.parent for found in path.glob(f"*/{MANIFEST}"))
+        folders += inside or [path]
+    return [read_run(folder) for folder in folders]
 
 
 def read_masks(folder: Path) -> pd.DataFrame:

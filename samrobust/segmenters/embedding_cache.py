@@ -25,7 +25,7 @@ from segment_anything.modeling.image_encoder import ImageEncoderViT
 from torch import nn
 
 from samrobust import __version__
-from samrobust.files import write_whole
+from samrobust.files import write_atomic
 from samrobust.segmenters.hq_sam import HqEmbedding, HqSam
 from samrobust.segmenters.sam import Sam, SamEmbedding
 from samrobust.segmenters.stable_sam import StableSam
@@ -83,7 +83,7 @@ class EmbeddingCache:
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             with FileLock(self._folder / ".lock"):
-                write_whole(self._path(key), hashlib.sha256(kept).digest() + kept)
+                write_atomic(self._path(key), hashlib.sha256(kept).digest() + kept)
                 self._make_room()
         except OSError as error:
             self._can_write = False

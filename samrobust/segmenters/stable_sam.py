@@ -14,7 +14,7 @@ from segment_anything.modeling.transformer import Attention, TwoWayTransformer
 from torch import Tensor, nn
 
 from samrobust.errors import CheckpointError, SegmenterError
-from samrobust.files import make_settings
+from samrobust.files import convert
 from samrobust.segmenters.adapters import (
     adapted_info,
     all_origins,
@@ -173,9 +173,8 @@ def load_stable_sam(base: Sam, path: Path, *, name: str = NAME) -> StableSam:
     header = read_header(path, KIND, holds=f"plugins of {NAME}")
     check_base(path, header, base)
     try:
-        table = dict(json.loads(header["settings"]))
-        settings = make_settings(PluginSettings, table, kind="plugins")
-    except (KeyError, RecursionError, TypeError, ValueError) as error:
+        settings = convert(json.loads(header["settings"]), PluginSettings, where="plugins")
+    except (KeyError, RecursionError, ValueError) as error:
         raise CheckpointError(f"{path.name}: its header cannot be read: {error}") from error
     plugins = Plugins(_channels(base), settings)
     fill_model(plugins, load_tensors(path), path=path)
