@@ -34,7 +34,7 @@ def drawn(sections: list[Section]) -> dict[str, Figure]:
 
 def line_of(axes: Axes, section: Section, segmenter: str) -> tuple[Any, Any]:
     """Return x and y of a segmenter's line; lines stand in the order of the rows."""
-    place = list(section.rows["segmenter"].unique()).index(segmenter)
+    place = list(section.table["segmenter"].unique()).index(segmenter)
     line = axes.get_lines()[place]
     return np.asarray(line.get_xdata()), np.asarray(line.get_ydata())
 
@@ -63,7 +63,7 @@ def test_lines_are_scores_against_levels(tmp_path: Path) -> None:
     panels = drawn([section])["level"].axes
     assert [axes.get_ylabel() for axes in panels] == ["mIoU (%)", "mBIoU (%)", "mSF (%)"]
     assert panels[0].get_xlabel() == "box-noise (shift, scale)"
-    rows = section.rows[section.rows["segmenter"] == "stable-sam vit_b"]
+    rows = section.table[section.table["segmenter"] == "stable-sam vit_b"]
     for axes, name in zip(panels, ("miou", "mbiou", "msf"), strict=True):
         x, y = line_of(axes, section, "stable-sam vit_b")
         with_score = rows[rows[name].notna()]
@@ -78,7 +78,7 @@ def test_stability_stands_against_accuracy_in_order_of_level(tmp_path: Path) -> 
     (section,) = summary(tmp_path, described("noisy-box"))
     (axes,) = drawn([section])["stability"].axes
     x, y = line_of(axes, section, "sam vit_b")
-    rows = section.rows[section.rows["msf"].notna()]
+    rows = section.table[section.table["msf"].notna()]
     np.testing.assert_allclose(x, 100 * rows["miou"])
     np.testing.assert_allclose(y, 100 * rows["msf"])
     assert [text.get_text() for text in axes.texts] == ["0.6"]
@@ -176,7 +176,7 @@ def test_published_values_are_not_drawn(tmp_path: Path) -> None:
     value = {"segmenter": "X", "dataset": "scenes", "condition": "box-noise-0.2", "metric": "iou"}
     run = MadeUp(reported=[{**value, "value": 0.5, "source": "paper"}])
     sections = summarise([run.store(tmp_path)])
-    assert "X" in set(sections[0].rows["segmenter"])
+    assert "X" in set(sections[0].table["segmenter"])
     assert len(drawn(sections)["level"].axes[0].get_lines()) == 1
 
 
@@ -227,7 +227,7 @@ def test_each_object_has_its_quartiles_in_order_of_the_median(tmp_path: Path) ->
 def test_bars_are_the_two_parts_of_the_variance(tmp_path: Path) -> None:
     (section,) = summary(tmp_path, described("noisy-box", conditions=SHORT))
     (axes,) = drawn([section])["variance"].axes
-    rows = section.rows[section.rows["iou_var"].notna()]
+    rows = section.table[section.table["iou_var"].notna()]
     widths = [bar.get_width() for bar in axes.patches[:4]]  # type: ignore[attr-defined]
     expected = (1e4 * rows[["iou_var_between", "iou_var"]].to_numpy()).ravel()
     np.testing.assert_allclose(widths, np.maximum(expected, 0))
@@ -237,7 +237,7 @@ def test_the_heat_map_says_each_miou(tmp_path: Path) -> None:
     (section,) = summary(tmp_path, described("noisy-box", conditions=SHORT), SAM, CONTROL)
     (axes,) = drawn([section])["heat"].axes
     texts = sorted(text.get_text() for text in axes.texts)
-    assert texts == sorted(f"{100 * value:.1f}" for value in section.rows["miou"])
+    assert texts == sorted(f"{100 * value:.1f}" for value in section.table["miou"])
     assert [tick.get_text() for tick in axes.get_yticklabels()] == ["box-as-mask", "sam vit_b"]
 
 

@@ -31,10 +31,10 @@ from samrobust.runs.store import Run
 def to_csv(sections: Sequence[Section]) -> str:
     """Return all rows of all sections, one number a cell, fractions with 6 significant digits.
 
-    Columns: protocol, version, dataset, marks, then those of `Section.rows`; an empty cell where
+    Columns: protocol, version, dataset, marks, then those of `Section.table`; an empty cell where
     there is no value.
     """
-    return _joined_csv(sections, [section.rows for section in sections])
+    return _joined_csv(sections, [section.table for section in sections])
 
 
 def differences_csv(sections: Sequence[Section]) -> str:
@@ -139,7 +139,7 @@ def _latex_table(section: Section, statistics: Sequence[str]) -> str:
         r"    \toprule",
         f"    {' & '.join(['segmenter', *heads])} \\\\",
     ]
-    for condition in section.rows["condition"].unique():
+    for condition in section.table["condition"].unique():
         rows = list(_latex_rows(section, condition, statistics=statistics))
         if rows:
             title = rf"    \multicolumn{{{width}}}{{l}}{{\emph{{{_latex(condition)}}}}} \\"

@@ -319,7 +319,8 @@ def _prompts(run: Run) -> "pd.Series[Any]":
     rows = pa.concat_tables(parts).unify_dictionaries().to_pandas()
     for name in key[:3]:
         rows[name] = rows[name].astype("str")
-    return rows.drop_duplicates(key).set_index(key)["prompt"]
+    prompts: pd.Series[Any] = rows.drop_duplicates(key).set_index(key)["prompt"]
+    return prompts
 
 
 @dataclass(frozen=True)

@@ -355,7 +355,7 @@ class Section:
         trials: the T of `--trials T`, None where the protocol decides.
         marks: what a reader must know: limit, trials, missing images, selection, frame.
         conditions: as in the manifest, in protocol order: name, degradation, parameters, level.
-        rows: one a segmenter and condition: `segmenter`, `source` ("measured" or a paper),
+        table: one row per segmenter and condition: `segmenter`, `source` ("measured" or a paper),
             `is_control`, `frame`, `in_domain` (collections that the images are of and that the
             segmenter was trained on, "" for none), `condition`, `level`, `n_images`, `n_objects`,
             `n_trials`, then the statistics, each with the ends of its 95 % interval in `..._low`
@@ -383,7 +383,7 @@ class Section:
     trials: int | None
     marks: tuple[str, ...]
     conditions: tuple[Mapping[str, Any], ...]
-    rows: pd.DataFrame
+    table: pd.DataFrame
     differences: pd.DataFrame
     breakdown: pd.DataFrame
     runs: tuple[RunManifest, ...]
@@ -401,12 +401,12 @@ class Section:
     @property
     def measured(self) -> pd.DataFrame:
         """Return the rows that are ours."""
-        return self.rows[self.rows["source"] == MEASURED]
+        return self.table[self.table["source"] == MEASURED]
 
     @property
     def statistics(self) -> list[str]:
-        """Return the columns of `rows` that hold statistics, without those of their intervals."""
-        ends = [name for name in self.rows if f"{name}_high" in self.rows]
+        """Return the columns of `table` that hold statistics, without those of their intervals."""
+        ends = [name for name in self.table if f"{name}_high" in self.table]
         return [str(name) for name in ends]
 
     @property
@@ -515,7 +515,7 @@ def _section(measured: Measured, dataset: str, *, published: set[str]) -> Sectio
         trials=manifest.trials,
         marks=_marks(measured),
         conditions=conditions,
-        rows=table.astype(dict.fromkeys(_COUNTS, "Int64") | dict.fromkeys(columns, "float64")),
+        table=table.astype(dict.fromkeys(_COUNTS, "Int64") | dict.fromkeys(columns, "float64")),
         differences=paired_differences(measured),
         breakdown=_breakdown(measured),
         runs=tuple(measured.manifests),

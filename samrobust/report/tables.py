@@ -194,7 +194,7 @@ def difference_table(section: Section, statistic: str) -> Table:
 
 def rows_of(section: Section) -> list[Row]:
     """Return the rows of a section as dictionaries."""
-    return records(section.rows)
+    return records(section.table)
 
 
 def records(frame: pd.DataFrame) -> list[Row]:
@@ -204,13 +204,13 @@ def records(frame: pd.DataFrame) -> list[Row]:
 
 def shown(section: Section) -> list[str]:
     """Return the statistics of the main table that have any value."""
-    filled = section.rows.notna().any()
+    filled = section.table.notna().any()
     return [name for name in section.statistics if filled[name] and name not in DETAILS]
 
 
 def shown_over_trials(section: Section) -> list[str]:
     """Return the statistics over trials that there are, where any condition has several trials."""
-    filled = section.rows.notna().any()
+    filled = section.table.notna().any()
     if not filled["iou_var"]:
         return []
     return [name for name in DETAILS if filled[name]]
@@ -218,7 +218,7 @@ def shown_over_trials(section: Section) -> list[str]:
 
 def daggers_of(section: Section) -> dict[str, str]:
     """Return the mark of each source of published rows: a dagger, numbered if there are several."""
-    sources = [source for source in section.rows["source"].unique() if source != MEASURED]
+    sources = [source for source in section.table["source"].unique() if source != MEASURED]
     if len(sources) == 1:
         return {sources[0]: "†"}
     return {source: f"†{number}" for number, source in enumerate(sources, start=1)}
@@ -240,7 +240,7 @@ def footnotes(section: Section, where: str) -> tuple[str, ...]:
     sources = (
         f"{dagger} As published: {source}." for source, dagger in daggers_of(section).items()
     )
-    origins = sorted({name for name in section.rows["in_domain"] if name})
+    origins = sorted({name for name in section.table["in_domain"] if name})
     in_domain = (f"{IN_DOMAIN} Trained on images of {' and '.join(origins)} too.",)
     precisions = dict.fromkeys(map(_precision_note, section.precisions))
     return about, *precisions, *(in_domain if origins else ()), *sources
