@@ -355,11 +355,17 @@ class Metric:
         name: as registered ("boundary-iou").
         fn: the computation.
         over_trials: one value for all trials of a condition, stored as trial -1; needs two trials.
+        label: what stands above its mean in tables and figures ("mIoU"); its name where it is "".
+        unit: "%" for a fraction that is shown in percent, "" for a number shown as it is.
+        higher_is_better: whether the segmenter with the higher mean is the better one.
     """
 
     name: str
     fn: MetricFunction
     over_trials: bool = False
+    label: str = ""
+    unit: Literal["%", ""] = ""
+    higher_is_better: bool = True
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ RUN = MadeUp(protocol=NOISY)
 
 
 def row_of(section: Section, segmenter: str, condition: str) -> "pd.Series[Any]":
-    rows = section.rows
+    rows = section.table
     return rows[(rows["segmenter"] == segmenter) & (rows["condition"] == condition)].iloc[0]
 
 
@@ -94,7 +94,7 @@ def test_segmenters_are_resampled_alike_in_any_order(tmp_path: Path) -> None:
     # the scores depend on the label only, so another checkpoint has the same
     other = RUN.but(segmenter=dataclasses.replace(SAM, checkpoint_sha256="c" * 64)).store(tmp_path)
     tables = [
-        section.rows[section.rows["segmenter"] == f"sam vit_b ({letter * 8})"]
+        section.table[section.table["segmenter"] == f"sam vit_b ({letter * 8})"]
         .filter(regex="^(miou|mbiou|msf|iou_std|iou_var)")
         .reset_index(drop=True)
         for runs in ([one, other], [other, one])
@@ -107,7 +107,7 @@ def test_segmenters_are_resampled_alike_in_any_order(tmp_path: Path) -> None:
 
 
 def test_one_image_has_no_interval(tmp_path: Path) -> None:
-    rows = summarise([RUN.but(n_samples=1).store(tmp_path)])[0].rows
+    rows = summarise([RUN.but(n_samples=1).store(tmp_path)])[0].table
     assert rows["miou"].notna().all()
     assert rows[["miou_low", "miou_high", "msf_low"]].isna().all(axis=None)
 
@@ -116,11 +116,11 @@ def test_conditions_keep_their_order_and_controls_stand_first(tmp_path: Path) ->
     runs = [RUN.but(segmenter=segmenter).store(tmp_path) for segmenter in (STABLE, SAM, CONTROL)]
     (section,) = summarise(runs)
     labels = ["box-as-mask", "stable-sam vit_b", "sam vit_b"]
-    assert list(section.rows["segmenter"]) == labels * 3
-    assert list(section.rows["condition"].unique()) == [row["name"] for row in NOISY["conditions"]]
-    assert list(section.rows["level"].unique()) == [0.0, 0.2, 0.4]
-    assert list(section.rows["is_control"][:3]) == [True, False, False]
-    assert list(section.rows["frame"][:3]) == ["", "longest-side", "longest-side"]
+    assert list(section.table["segmenter"]) == labels * 3
+    assert list(section.table["condition"].unique()) == [row["name"] for row in NOISY["conditions"]]
+    assert list(section.table["level"].unique()) == [0.0, 0.2, 0.4]
+    assert list(section.table["is_control"][:3]) == [True, False, False]
+    assert list(section.table["frame"][:3]) == ["", "longest-side", "longest-side"]
 
 
 def test_published_values_stand_last_in_their_condition_and_data_set(tmp_path: Path) -> None:
@@ -134,7 +134,7 @@ def test_published_values_stand_last_in_their_condition_and_data_set(tmp_path: P
         RUN.but(segmenter=segmenter, reported=reported).store(tmp_path)
         for segmenter in (SAM, CONTROL)
     ]
-    rows = summarise(runs)[0].rows
+    rows = summarise(runs)[0].table
     block = rows[rows["condition"] == "box-noise-0.2"]
     sources = [MEASURED, MEASURED, "paper, Table 1", "another paper"]
     assert list(block["source"]) == sources
@@ -155,7 +155,7 @@ def test_a_group_is_the_unweighted_mean_of_its_members(tmp_path: Path) -> None:
     *members, mean = summarise([run.store(tmp_path) for run in made])
     assert [section.dataset for section in members] == list(PAIR)
     assert mean.dataset == "pair (mean of 2)"
-    measured = mean.rows[mean.rows["source"] == MEASURED]
+    measured = mean.table[mean.table["source"] == MEASURED]
     assert set(measured["segmenter"]) == {"sam vit_b"}  # the other one lacks a member
     row = row_of(mean, "sam vit_b", "box-noise-0.4")
     parts = [row_of(section, "sam vit_b", "box-noise-0.4") for section in members]
@@ -166,8 +166,8 @@ def test_a_group_is_the_unweighted_mean_of_its_members(tmp_path: Path) -> None:
     widths = [part["miou_high"] - part["miou_low"] for part in (*parts, row)]
     independent = np.hypot(widths[0], widths[1]) / 2
     assert widths[2] == pytest.approx(independent, rel=0.1)
-    assert list(mean.rows["source"]) == [MEASURED, MEASURED, "paper, Table 1", MEASURED]
-    assert all(set(section.rows["source"]) == {MEASURED} for section in members)
+    assert list(mean.table["source"]) == [MEASURED, MEASURED, "paper, Table 1", MEASURED]
+    assert all(set(section.table["source"]) == {MEASURED} for section in members)
 
 
 @pytest.mark.parametrize(
@@ -197,12 +197,12 @@ def test_other_metrics_have_a_column(tmp_path: Path) -> None:
     assert section.statistics[-1] == "hausdorff"
     assert row["hausdorff"] == pytest.approx(expected, abs=1e-12)
     assert row["hausdorff_low"] < row["hausdorff"] < row["hausdorff_high"]
-    assert section.rows[["miou", "mbiou", "msf", "iou_std"]].isna().all(axis=None)
+    assert section.table[["miou", "mbiou", "msf", "iou_std"]].isna().all(axis=None)
 
 
 def test_a_condition_without_any_score_is_an_empty_row(tmp_path: Path) -> None:
     protocol = {**NOISY, "metrics": ["stability"]}
-    rows = summarise([RUN.but(protocol=protocol).store(tmp_path)])[0].rows
+    rows = summarise([RUN.but(protocol=protocol).store(tmp_path)])[0].table
     assert rows["condition"].iloc[0] == "exact-box"
     assert list(rows["msf"].isna()) == [True, False, False]
 
@@ -223,7 +223,7 @@ def test_missing_and_failed_images_are_marked(tmp_path: Path) -> None:
     runs = [RUN.but(segmenter=segmenter, **lacking).store(tmp_path) for segmenter in (SAM, CONTROL)]
     (section,) = summarise(runs)
     assert section.marks[:2] == ("incomplete: 3 of 6 images", "images that failed: 1")
-    assert set(section.rows["n_images"]) == {3}
+    assert set(section.table["n_images"]) == {3}
 
 
 def test_a_failed_image_alone_is_not_called_incomplete(tmp_path: Path) -> None:
@@ -277,7 +277,7 @@ def test_a_fall_by_one_more_point_is_counted_on_the_same_trial(tmp_path: Path) -
 
 
 def test_boxes_are_no_ladder_of_points(tmp_path: Path) -> None:
-    assert summarise([RUN.store(tmp_path)])[0].rows["iou_fell"].isna().all()
+    assert summarise([RUN.store(tmp_path)])[0].table["iou_fell"].isna().all()
 
 
 def test_differences_are_paired_over_images(tmp_path: Path) -> None:

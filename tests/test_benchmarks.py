@@ -76,10 +76,10 @@ def test_made_up_rows_are_read_and_aggregated(
     assert len(list((folders[0] / "scores").iterdir())) == 3
     runs = [read_run(folder) for folder in folders]
     (section,) = summarise(runs)
-    assert section.rows["n_images"].iloc[0] == runs[0].manifest.n_samples
+    assert section.table["n_images"].iloc[0] == runs[0].manifest.n_samples
     one = runs[0].scores[runs[0].scores["condition"] == "box-noise-0.4"]
     iou_rows = one[one["metric"] == "iou"]["value"].astype("float64")
-    rows = section.rows
+    rows = section.table
     chosen = (rows["segmenter"] == "sam vit_b") & (rows["condition"] == "box-noise-0.4")
     assert rows[chosen]["miou"].item() == pytest.approx(iou_rows.mean(), abs=1e-12)
 

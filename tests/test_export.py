@@ -38,7 +38,7 @@ def test_scores_are_those_of_the_summary(tmp_path: Path) -> None:
     run = MadeUp(missing=frozenset({"image-1"}), failed=frozenset({"image-2"})).store(tmp_path)
     found = export_run(run)
     (section,) = summarise([run])
-    row = section.rows[section.rows["condition"] == "box-noise-0.4"].iloc[0]
+    row = section.table[section.table["condition"] == "box-noise-0.4"].iloc[0]
     scores = {(each["condition"], each["statistic"]): each for each in found["scores"]}
     score = scores["box-noise-0.4", "iou_low"]
     assert score["value"] == pytest.approx(row["iou_low"], abs=1e-6)

@@ -2,6 +2,8 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 
 from samrobust.errors import RunError
@@ -82,8 +84,10 @@ def test_runs_of_other_images_are_refused(tmp_path: Path, kind: str, n_failed: i
 def test_runs_of_other_objects_are_refused(tmp_path: Path) -> None:
     one = RUN.store(tmp_path)
     other = RUN.but(segmenter=STABLE).store(tmp_path)
-    fewer = dataclasses.replace(other, scores=other.scores[other.scores["instance_id"] != "2"])
-    for pair in ([one, fewer], [fewer, one]):
+    (part,) = (other.folder / "scores").iterdir()
+    rows = pq.read_table(part)
+    pq.write_table(rows.filter(pc.not_equal(rows["instance_id"], "2")), part)
+    for pair in ([one, other], [other, one]):
         with pytest.raises(RunError, match="same images have other objects, conditions or trials"):
             comparable_groups(pair)
 

@@ -77,7 +77,7 @@ def test_a_mean_of_data_sets_is_marked_by_any_of_them(tmp_path: Path) -> None:
     ]
     *_, mean = summarise(runs)
     assert mean.dataset == "pair (mean of 2)"
-    assert set(mean.rows["in_domain"]) == {"DIS5K"}
+    assert set(mean.table["in_domain"]) == {"DIS5K"}
 
 
 def test_what_it_was_trained_on_makes_no_other_run(tmp_path: Path) -> None:

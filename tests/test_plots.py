@@ -34,7 +34,7 @@ def drawn(sections: list[Section]) -> dict[str, Figure]:
 
 def line_of(axes: Axes, section: Section, segmenter: str) -> tuple[Any, Any]:
     """Return x and y of a segmenter's line; lines stand in the order of the rows."""
-    place = list(section.rows["segmenter"].unique()).index(segmenter)
+    place = list(section.table["segmenter"].unique()).index(segmenter)
     line = axes.get_lines()[place]
     return np.asarray(line.get_xdata()), np.asarray(line.get_ydata())
 
@@ -63,7 +63,7 @@ def test_lines_are_scores_against_levels(tmp_path: Path) -> None:
     panels = drawn([section])["level"].axes
     assert [axes.get_ylabel() for axes in panels] == ["mIoU (%)", "mBIoU (%)", "mSF (%)"]
     assert panels[0].get_xlabel() == "box-noise (shift, scale)"
-    rows = section.rows[section.rows["segmenter"] == "stable-sam vit_b"]
+    rows = section.table[section.table["segmenter"] == "stable-sam vit_b"]
     for axes, name in zip(panels, ("miou", "mbiou", "msf"), strict=True):
         x, y = line_of(axes, section, "stable-sam vit_b")
         with_score = rows[rows[name].notna()]
@@ -78,7 +78,7 @@ def test_stability_stands_against_accuracy_in_order_of_level(tmp_path: Path) -> 
     (section,) = summary(tmp_path, described("noisy-box"))
     (axes,) = drawn([section])["stability"].axes
     x, y = line_of(axes, section, "sam vit_b")
-    rows = section.rows[section.rows["msf"].notna()]
+    rows = section.table[section.table["msf"].notna()]
     np.testing.assert_allclose(x, 100 * rows["miou"])
     np.testing.assert_allclose(y, 100 * rows["msf"])
     assert [text.get_text() for text in axes.texts] == ["0.6"]
@@ -111,9 +111,10 @@ def test_one_statistic_makes_a_narrow_figure(tmp_path: Path) -> None:
             described("noisy-box", conditions=("box-noise-0.2",)) | {"metrics": ["iou"]},
             ["objects", "variance"],
         ),
-        ({**described("noisy-box"), "metrics": ["hausdorff"]}, []),
+        ({**described("noisy-box"), "metrics": ["hausdorff"]}, ["level"]),
+        (described("gt-box") | {"metrics": ["hausdorff"]}, []),
     ],
-    ids=["no level", "one level", "no statistic to draw"],
+    ids=["no level", "one level", "a plug-in's metric", "no statistic to draw"],
 )
 def test_no_empty_figure_is_drawn(
     tmp_path: Path, protocol: dict[str, Any], names: list[str]
@@ -175,7 +176,7 @@ def test_published_values_are_not_drawn(tmp_path: Path) -> None:
     value = {"segmenter": "X", "dataset": "scenes", "condition": "box-noise-0.2", "metric": "iou"}
     run = MadeUp(reported=[{**value, "value": 0.5, "source": "paper"}])
     sections = summarise([run.store(tmp_path)])
-    assert "X" in set(sections[0].rows["segmenter"])
+    assert "X" in set(sections[0].table["segmenter"])
     assert len(drawn(sections)["level"].axes[0].get_lines()) == 1
 
 
@@ -213,9 +214,10 @@ def test_each_object_has_its_quartiles_in_order_of_the_median(tmp_path: Path) ->
     figure = drawn([section])["objects"]
     assert "box-noise-0.4" in figure.get_suptitle()
     axes = next(axes for axes in figure.axes if axes.get_title(loc="left") == "sam vit_b")
-    assert section.arrays is not None
-    place = section.arrays.segmenters.index("sam vit_b"), 2
-    trials = 100 * section.arrays.scores["iou"][place].astype(np.float64)
+    scores = section.stored[section.segmenters.index("sam vit_b")].scores
+    rows = scores[(scores["metric"] == "iou") & (scores["condition"] == "box-noise-0.4")]
+    key = ["sample_id", "instance_id"]
+    trials = 100 * rows.pivot_table("value", key, "trial", observed=True).to_numpy(np.float64)
     (line,) = axes.get_lines()
     np.testing.assert_allclose(np.asarray(line.get_ydata()), np.sort(np.median(trials, axis=1)))
     light = np.asarray(axes.collections[0].get_paths()[0].vertices)
@@ -225,7 +227,7 @@ def test_each_object_has_its_quartiles_in_order_of_the_median(tmp_path: Path) ->
 def test_bars_are_the_two_parts_of_the_variance(tmp_path: Path) -> None:
     (section,) = summary(tmp_path, described("noisy-box", conditions=SHORT))
     (axes,) = drawn([section])["variance"].axes
-    rows = section.rows[section.rows["iou_var"].notna()]
+    rows = section.table[section.table["iou_var"].notna()]
     widths = [bar.get_width() for bar in axes.patches[:4]]  # type: ignore[attr-defined]
     expected = (1e4 * rows[["iou_var_between", "iou_var"]].to_numpy()).ravel()
     np.testing.assert_allclose(widths, np.maximum(expected, 0))
@@ -235,7 +237,7 @@ def test_the_heat_map_says_each_miou(tmp_path: Path) -> None:
     (section,) = summary(tmp_path, described("noisy-box", conditions=SHORT), SAM, CONTROL)
     (axes,) = drawn([section])["heat"].axes
     texts = sorted(text.get_text() for text in axes.texts)
-    assert texts == sorted(f"{100 * value:.1f}" for value in section.rows["miou"])
+    assert texts == sorted(f"{100 * value:.1f}" for value in section.table["miou"])
     assert [tick.get_text() for tick in axes.get_yticklabels()] == ["box-as-mask", "sam vit_b"]
 
 

@@ -1,47 +1,76 @@
-"""Stored rows find their places in arrays, however many are looked at together."""
+"""Scores are reduced to one row per object, however they are spread over parts."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-import samrobust.report.scores
+import samrobust.runs.store
 from samrobust.errors import RunError
 from samrobust.report.formats import differences_csv, to_csv
-from samrobust.report.scores import comparable_groups, score_arrays
+from samrobust.report.scores import comparable_groups, iou_of_trials, object_scores
 from samrobust.report.summary import summarise
+from samrobust.runs.store import Run
 from tests.runs import SAM, STABLE, MadeUp, described
 
 NOISY = described("noisy-box", conditions=("exact-box", "box-noise-0.2"))
 RUN = MadeUp(protocol=NOISY, n_samples=11)
+KEY = ["sample_id", "instance_id"]
 
 
-def test_every_stored_value_stands_in_its_place(
+def spread(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Store every image of a run in a part of its own, the last one first."""
+    monkeypatch.setattr(samrobust.runs.store, "_BYTES_AT_ONCE", 1)
+    (part,) = (run.folder / "scores").iterdir()
+    rows = pq.read_table(part).to_pandas()
+    part.unlink()
+    images = sorted(rows["sample_id"].unique(), reverse=True)
+    for number, image in enumerate(images):
+        chosen = rows[rows["sample_id"] == image]
+        table = pa.Table.from_pandas(chosen, samrobust.runs.store.SCHEMA, preserve_index=False)
+        pq.write_table(table, part.with_name(f"part-{number:05d}.parquet"))
+
+
+def test_every_object_has_the_mean_of_its_trials(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(samrobust.report.scores, "ROWS_AT_ONCE", 7)
-    runs = [RUN.but(segmenter=segmenter).store(tmp_path) for segmenter in (SAM, STABLE)]
-    (group,) = comparable_groups(runs)
-    arrays = score_arrays(group)
-    keys = zip(arrays.objects["sample_id"], arrays.objects["instance_id"], strict=True)
-    place = {key: number for number, key in enumerate(keys)}
-    n_values = 0
-    for s, run in enumerate(runs):
-        stored = pd.read_parquet(run.folder / "scores")
-        for row in stored.to_dict("records"):
-            where = (
-                s,
-                arrays.conditions.index(row["condition"]),
-                place[row["sample_id"], row["instance_id"]],
-                max(row["trial"], 0),
-            )
-            assert arrays.scores[row["metric"]][where] == np.float32(row["value"])
-        n_values += len(stored)
-    assert sum((~np.isnan(each)).sum() for each in arrays.scores.values()) == n_values
+    run = RUN.store(tmp_path)
+    spread(run, monkeypatch)
+    found = object_scores(run)
+    stored = pd.read_parquet(run.folder / "scores").astype({"value": "float64"})
+    for column, metric in {"miou": "iou", "mbiou": "boundary-iou", "msf": "stability"}.items():
+        for place, condition in enumerate(("exact-box", "box-noise-0.2")):
+            rows = stored[(stored["metric"] == metric) & (stored["condition"] == condition)]
+            values = found.statistics[column][place]
+            if rows.empty:
+                assert np.isnan(values).all()
+                continue
+            means = rows.groupby(KEY)["value"].mean()  # sorted as the objects are
+            assert list(means.index) == list(found.objects[KEY].itertuples(index=False))
+            np.testing.assert_allclose(values, means, rtol=0, atol=1e-15)
+    assert found.n_images == 11
+    assert found.n_trials.tolist() == [1, 4]
 
 
-def test_rows_at_once_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_iou_of_each_trial_stands_in_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = RUN.store(tmp_path)
+    spread(run, monkeypatch)
+    stored = pd.read_parquet(run.folder / "scores")
+    found = iou_of_trials(run, ["box-noise-0.2", "exact-box"])
+    for condition, trials in found.items():
+        rows = stored[(stored["metric"] == "iou") & (stored["condition"] == condition)]
+        expected = rows.pivot_table("value", KEY, "trial").to_numpy()
+        np.testing.assert_array_equal(trials, expected.astype(np.float32))
+    assert list(found) == ["box-noise-0.2", "exact-box"]
+
+
+def test_parts_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     runs = [RUN.but(segmenter=segmenter).store(tmp_path) for segmenter in (SAM, STABLE)]
 
     def tables() -> str:
@@ -49,20 +78,81 @@ def test_rows_at_once_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyP
         return to_csv(sections) + differences_csv(sections)
 
     together = tables()
-    monkeypatch.setattr(samrobust.report.scores, "ROWS_AT_ONCE", 7)
+    spread(runs[0], monkeypatch)
     assert tables() == together
 
 
-def test_prompts_that_differ_are_found_in_any_block(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(samrobust.report.scores, "ROWS_AT_ONCE", 7)
+def test_one_prompt_that_differs_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     one = RUN.store(tmp_path)
     other = RUN.but(segmenter=STABLE).store(tmp_path)
-    changed = other.scores["prompt_hash"].to_numpy().copy()
-    last = len(changed) - 1
-    assert other.scores["trial"].iloc[last] == -1  # of all trials: one row has this hash
-    changed[last] += np.uint64(1)
-    other.scores["prompt_hash"] = changed
-    with pytest.raises(RunError, match=r"the prompts differ, in 1 of \d+ rows"):
+    (part,) = (other.folder / "scores").iterdir()
+    rows = pq.read_table(part).to_pandas()
+    last = rows.index[-1]
+    assert rows["trial"][last] == -1  # of all trials: one row has this hash
+    rows.loc[last, "prompt_hash"] = "0" * 16
+    pq.write_table(pa.Table.from_pandas(rows, samrobust.runs.store.SCHEMA), part)
+    spread(other, monkeypatch)
+    for pair in ([one, other], [other, one]):
+        with pytest.raises(RunError, match=r"the prompts differ, in 1 of \d+ rows"):
+            comparable_groups(pair)
+
+
+def test_prompts_of_exchanged_trials_differ(tmp_path: Path) -> None:
+    one = RUN.store(tmp_path)
+    other = RUN.but(segmenter=STABLE).store(tmp_path)
+    (part,) = (other.folder / "scores").iterdir()
+    rows = pq.read_table(part).to_pandas()
+    chosen = rows["condition"].eq("box-noise-0.2") & rows["trial"].isin([0, 1])
+    rows.loc[chosen, "trial"] = 1 - rows.loc[chosen, "trial"]
+    pq.write_table(pa.Table.from_pandas(rows, samrobust.runs.store.SCHEMA), part)
+    with pytest.raises(RunError, match=r"the prompts differ, in \d+ of \d+ rows"):
         comparable_groups([one, other])
+
+
+def changed(run: Run, how: str) -> None:
+    (part,) = (run.folder / "scores").iterdir()
+    rows = pq.read_table(part)
+    if how == "twice":
+        pq.write_table(pa.concat_tables([rows, rows.slice(3, 1)]), part)
+    elif how == "two parts":
+        pq.write_table(rows, part.with_name("part-00001.parquet"))
+    elif how == "trial":
+        place = rows.schema.get_field_index("trial")
+        trials = pa.array(np.full(rows.num_rows, 3, np.int32))
+        pq.write_table(rows.set_column(place, "trial", trials), part)
+    else:
+        place = rows.schema.get_field_index("prompt_hash")
+        hashes = pa.array(["x" * 100] * rows.num_rows)
+        pq.write_table(rows.set_column(place, "prompt_hash", hashes), part)
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ("twice", "a score is there twice"),
+        ("two parts", "a score is there twice"),
+        ("trial", "trial 3 is not of its protocol"),
+        ("hash", "the hash of a prompt has 100 bytes"),
+    ],
+)
+def test_unsound_scores_are_refused(tmp_path: Path, how: str, message: str) -> None:
+    run = RUN.store(tmp_path)
+    changed(run, how)
+    with pytest.raises(RunError, match=f"is not a valid run: {message}"):
+        summarise([run])
+
+
+def test_an_object_in_two_parts_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(samrobust.runs.store, "_BYTES_AT_ONCE", 1)
+    run = RUN.store(tmp_path)
+    changed(run, "two parts")
+    with pytest.raises(RunError, match="is not a valid run: an object has scores in two parts"):
+        summarise([run])
+
+
+def test_too_few_scores_for_so_many_trials_are_refused(tmp_path: Path) -> None:
+    protocol = {**NOISY, "conditions": [{**row, "trials": 10**8} for row in NOISY["conditions"]]}
+    run = RUN.store(tmp_path)
+    manifest = dataclasses.replace(run.manifest, protocol=protocol)
+    with pytest.raises(RunError, match="scores are too few for so many objects and trials"):
+        summarise([dataclasses.replace(run, manifest=manifest)])

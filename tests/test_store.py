@@ -174,7 +174,7 @@ def test_half_written_files_are_removed_or_named(tmp_path: Path) -> None:
         assert not unfinished.exists()
     part = writer.folder / "scores/part-00000.parquet"
     part.write_bytes(part.read_bytes()[:-20])
-    for read in (lambda: read_run(writer.folder), lambda: RunWriter(tmp_path, MANIFEST)):
+    for read in (lambda: read_run(writer.folder).scores, lambda: RunWriter(tmp_path, MANIFEST)):
         with pytest.raises(RunError, match=r"part-00000\.parquet: cannot be read, perhaps it was"):
             read()
 

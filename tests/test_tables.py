@@ -103,7 +103,7 @@ def cells(markdown: str) -> list[list[str]]:
 
 def test_csv_holds_every_row_in_fractions(sections: list[Section]) -> None:
     read = pd.read_csv(io.StringIO(to_csv(sections)), keep_default_na=False, na_values=[""])
-    rows = pd.concat([section.rows for section in sections], ignore_index=True)
+    rows = pd.concat([section.table for section in sections], ignore_index=True)
     assert len(read) == len(rows) == 15 + 15 + 17
     for column in rows.columns[6:]:
         expected = rows[column].astype("float64").to_numpy()
@@ -127,7 +127,7 @@ def test_nothing_to_show_is_an_empty_text() -> None:
 
 
 def test_files_show_percent_with_intervals(sections: list[Section]) -> None:
-    row = sections[0].rows.iloc[4]
+    row = sections[0].table.iloc[4]
     assert (row["segmenter"], row["condition"]) == ("sam vit_b", "box-noise-0.4")
     value, low, high = (f"{100 * row[f'miou{end}']:.1f}" for end in ("", "_low", "_high"))
     line = next(
@@ -140,7 +140,7 @@ def test_files_show_percent_with_intervals(sections: list[Section]) -> None:
 
 
 def test_the_terminal_shows_half_widths(sections: list[Section]) -> None:
-    row = sections[0].rows.iloc[4]
+    row = sections[0].table.iloc[4]
     half = 100 * (row["msf_high"] - row["msf_low"]) / 2
     table = terminal_tables(sections)[0]
     assert table.header == ("segmenter", "condition", "mIoU", "mBIoU", "mSF", "IoU std")
@@ -190,7 +190,7 @@ def test_columns_without_values_are_not_shown(tmp_path: Path) -> None:
     (table,) = terminal_tables(section)
     assert table.header == ("segmenter", "condition", "mBIoU", "hausdorff")
     value, half = table.rows[0][3].split(" ±")
-    row = section[0].rows.iloc[0]
+    row = section[0].table.iloc[0]
     assert float(value) == pytest.approx(row["hausdorff"], rel=1e-3)
     assert float(half) == pytest.approx(
         (row["hausdorff_high"] - row["hausdorff_low"]) / 2, rel=0.05

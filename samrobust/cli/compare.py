@@ -1,12 +1,18 @@
 """`samrobust compare`: two runs, paired."""
 
+import math
+import shlex
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from samrobust.cli.options import check_number
-from samrobust.cli.terminal import print_tables
+from samrobust.cli.terminal import note_line, print_tables
+from samrobust.errors import SamrobustError
+
+_DEFAULT = "default"
 
 
 def compare_command(
@@ -14,22 +20,60 @@ def compare_command(
     after: Annotated[Path, typer.Argument(metavar="RUN_B", help="Folder of another run.")],
     *,
     count: Annotated[int, typer.Option(help="Objects that gained, and that lost, most.")] = 5,
+    tolerance: Annotated[
+        str | None,
+        typer.Option(
+            help="Exit with 1 unless no condition differs by more points than this; "
+            f"'{_DEFAULT}': 0.2 of mIoU, 0.3 of mBIoU, 0.2 of mSF.",
+            metavar="POINTS",
+        ),
+    ] = None,
     csv: Annotated[
         Path | None, typer.Option(help="File for what every object gained, one row each.")
     ] = None,
 ) -> None:
     """Compare two runs of one protocol and data set, on identical prompts.
 
+    With --tolerance, RUN_A in float32 and RUN_B of the same segmenter in a reduced precision, the
+    verdict is stored beside RUN_B and stands below the tables of every run there in that precision.
+
     Example: samrobust compare results/*sam-nano* results/*stable-sam*
     """
     check_number("--count", count, least=0)
+    limits = None if tolerance is None else _limits(tolerance)
 
-    from samrobust.report.compare import compare, comparison_tables
+    from samrobust.report.compare import compare, comparison_tables, verdict_of, verdict_table
     from samrobust.report.formats import write_text
+    from samrobust.report.precision import differ_in_precision, write_verdict
     from samrobust.runs.store import read_run
 
-    found = compare(read_run(before), read_run(after))
-    print_tables(comparison_tables(found, count=count))
+    runs = read_run(before), read_run(after)
+    comparison = compare(*runs)
+    print_tables(comparison_tables(comparison, count=count))
     if csv is not None:
-        text = found.objects.to_csv(index=False, float_format="%.6g", lineterminator="\n")
+        text = comparison.objects.to_csv(index=False, float_format="%.6g", lineterminator="\n")
         write_text(csv, text)
+    if limits is not None:
+        command = shlex.join(["samrobust", *sys.argv[1:]])
+        verdict = verdict_of(comparison, runs[1], limits=limits, command=command)
+        print_tables([verdict_table(verdict)])
+        if differ_in_precision(*runs):
+            note_line(f"{write_verdict(verdict, runs[1])}: written")
+        if not verdict.passed:
+            raise typer.Exit(1)
+
+
+def _limits(tolerance: str) -> dict[str, float]:
+    from samrobust.report.precision import LIMITS
+
+    if tolerance == _DEFAULT:
+        return dict(LIMITS)
+    try:
+        points = float(tolerance)
+    except ValueError:
+        points = math.nan
+    if not 0 <= points <= 100:
+        raise SamrobustError(
+            f"--tolerance must be '{_DEFAULT}' or points in [0, 100], got '{tolerance}'"
+        )
+    return dict.fromkeys(LIMITS, points / 100)

@@ -149,9 +149,9 @@ def _read_runs(folders: Sequence[Path], *, quiet: bool) -> "list[Run]":
         for folder in folders:
             runs.append(read_run(folder))
             advance()
-    scored = [run for run in runs if not run.scores.empty]
+    scored = [run for run in runs if not run.is_empty]
     for run in runs:
-        if run.scores.empty and scored:
+        if run.is_empty and scored:
             note_line(f"left out: {run.folder} holds no scores yet; give its command again")
     return scored or runs
 

@@ -156,8 +156,7 @@ def _run(
 
 def _table(found: "Sequence[Verified]") -> tuple[list[str], list[list[str]]]:
     """Return header and rows; what is the same in all rows is left out, but for the segmenter."""
-    from samrobust.report.scores import OF_METRIC
-    from samrobust.report.tables import NAMES
+    from samrobust.report.columns import column_of, statistic_of
 
     columns = {
         "segmenter": [each.expected.label for each in found],
@@ -167,9 +166,8 @@ def _table(found: "Sequence[Verified]") -> tuple[list[str], list[list[str]]]:
     shown = {
         name: cells for name, cells in columns.items() if name == "segmenter" or len({*cells}) > 1
     }
-    metrics = [OF_METRIC.get(each.expected.metric, each.expected.metric) for each in found]
     shown |= {
-        "metric": [NAMES.get(metric, metric) for metric in metrics],
+        "metric": [statistic_of(column_of(each.expected.metric)).label for each in found],
         "measured": [_percent(each.measured) for each in found],
         "published": [_percent(each.expected.value) for each in found],
         "diff": [_percent(each.difference, sign="+") for each in found],

@@ -5,13 +5,13 @@ accelerator they are torch's. Erosion is written once, in operators that both ha
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
-from torch.nn import functional
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Words = Any
 """int64 arrays: NumPy's on a CPU, torch's elsewhere. Only what both can do is asked of them."""
@@ -24,7 +24,7 @@ _PAIRS, _NIBBLES, _BYTES = 0x5555555555555555, 0x3333333333333333, 0x0F0F0F0F0F0
 _ADD_BYTES = 0x0101010101010101
 
 
-def pack_masks(masks: Tensor, *, margin: int = 0) -> Words:
+def pack_masks(masks: "Tensor", *, margin: int = 0) -> Words:
     """Return masks as bits: (T, H, n) int64 words, pixel x of a row is bit x % 64 of word x // 64.
 
     Args:
@@ -36,10 +36,13 @@ def pack_masks(masks: Tensor, *, margin: int = 0) -> Words:
     return pack_with_torch(masks, margin)
 
 
-def count_bits(words: Words) -> Tensor:
+def count_bits(words: Words) -> "Tensor":
     """Return (T,) int64, the number of set bits in (T, H, n) words, on the device of the words."""
-    if isinstance(words, Tensor):
+    if not isinstance(words, np.ndarray):
         return count_with_torch(words)
+
+    import torch
+
     counts = np.bitwise_count(words.view(np.uint64)).sum(axis=(1, 2), dtype=np.int64)
     return torch.from_numpy(counts)
 
@@ -75,8 +78,11 @@ def pack_with_numpy(masks: npt.NDArray[np.bool_], margin: int) -> npt.NDArray[np
     return words.view(np.int64)
 
 
-def pack_with_torch(masks: Tensor, margin: int) -> Tensor:
+def pack_with_torch(masks: "Tensor", margin: int) -> "Tensor":
     """Return `pack_masks` in torch operations alone, on any device."""
+    import torch
+    from torch.nn import functional
+
     width = masks.shape[-1]
     padded = _words_a_row(width + margin) * WORD
     pixels = functional.pad(masks.view(torch.uint8), (0, padded - width))
@@ -85,7 +91,7 @@ def pack_with_torch(masks: Tensor, margin: int) -> Tensor:
     return octets.view(torch.int64)
 
 
-def count_with_torch(words: Tensor) -> Tensor:
+def count_with_torch(words: "Tensor") -> "Tensor":
     """Return `count_bits` in torch operations alone: sums of ever wider neighbours."""
     pairs = words - ((words >> 1) & _PAIRS)
     nibbles = (pairs & _NIBBLES) + ((pairs >> 2) & _NIBBLES)

@@ -3,12 +3,13 @@
 import math
 import operator
 from functools import reduce
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from samrobust.metrics.bits import Words, count_bits, erode_bits, pack_masks
 from samrobust.types import Metric
+
+if TYPE_CHECKING:  # a report reads the labels of metrics and runs without torch
+    from torch import Tensor
 
 DILATION_RATIO = 0.02
 """Width of the boundary band as a fraction of the image diagonal (Cheng et al. 2021, sec. 4)."""
@@ -22,7 +23,7 @@ def boundary_width(height: int, width: int) -> int:
     return max(1, round(DILATION_RATIO * math.hypot(height, width)))
 
 
-def iou(masks: Tensor, target: Tensor) -> Tensor:
+def iou(masks: "Tensor", target: "Tensor") -> "Tensor":
     """Return the intersection over union of each mask with the target.
 
     Args:
@@ -35,7 +36,7 @@ def iou(masks: Tensor, target: Tensor) -> Tensor:
     return packed_iou(pack_masks(masks), pack_masks(target[None]))
 
 
-def boundary_iou(masks: Tensor, target: Tensor) -> Tensor:
+def boundary_iou(masks: "Tensor", target: "Tensor") -> "Tensor":
     """Return the IoU of the inner boundary bands of each mask and the target.
 
     The band of a mask is what `boundary_width` erosions by a 3x3 square take from it; the image
@@ -52,26 +53,27 @@ def boundary_iou(masks: Tensor, target: Tensor) -> Tensor:
     return packed_iou(_bands(masks, width), _bands(target[None], width))
 
 
-def packed_iou(words: Words, target: Words) -> Tensor:
+def packed_iou(words: Words, target: Words) -> "Tensor":
     """Return (T,) float64 IoU of (T, H, n) packed masks with a (1, H, n) packed target.
 
     Counts first, division last; the empty cases are decided here and nowhere else.
     """
     common = count_bits(words & target)
     either = count_bits(words) + count_bits(target) - common
-    return torch.where(either > 0, common.double() / either.clamp(min=1), 1.0)
+    ratios: Tensor = (common.double() / either.clamp(min=1)).where(either > 0, 1.0)
+    return ratios
 
 
-def _bands(masks: Tensor, width: int) -> Words:
+def _bands(masks: "Tensor", width: int) -> Words:
     words = pack_masks(masks, margin=width)
     return words & ~erode_bits(words, width)
 
 
-IOU = Metric("iou", iou)
-BOUNDARY_IOU = Metric("boundary-iou", boundary_iou)
+IOU = Metric("iou", iou, label="mIoU", unit="%")
+BOUNDARY_IOU = Metric("boundary-iou", boundary_iou, label="mBIoU", unit="%")
 
 
-def stability_factor(masks: Tensor, target: Tensor) -> Tensor:  # noqa: ARG001
+def stability_factor(masks: "Tensor", target: "Tensor") -> "Tensor":  # noqa: ARG001
     """Return the mean IoU of an object's masks with their union; mSF is its mean over objects.
 
     Source: Fan et al. 2025 (facts/stable-sam.md, Evaluation). Not SAM's own "stability score",
@@ -89,4 +91,4 @@ def stability_factor(masks: Tensor, target: Tensor) -> Tensor:  # noqa: ARG001
     return packed_iou(words, union).mean(dim=0, keepdim=True)
 
 
-STABILITY = Metric("stability", stability_factor, over_trials=True)
+STABILITY = Metric("stability", stability_factor, over_trials=True, label="mSF", unit="%")

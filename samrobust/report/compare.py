@@ -1,17 +1,17 @@
 """Two runs side by side: what differs, and which objects gained and lost most."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
 from samrobust.errors import RunError
-from samrobust.report.precision import LIMITS, Gate, identity_of
+from samrobust.report.columns import NO_VALUE, OF_TRIALS, statistic_of
+from samrobust.report.precision import LIMITS, Verdict, identity_of
 from samrobust.report.summary import Section, corrected, summarise
-from samrobust.report.tables import Table, factor, head, p_text, records
+from samrobust.report.tables import Table, p_text, points, records
 from samrobust.runs.store import Run
-
-STATISTICS = ("miou", "mbiou", "msf")
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ def compare(before: Run, after: Run) -> Comparison:
         RunError: they are not of one protocol and data set, or their prompts differ.
     """
     sections = summarise([before, after])
-    if len(sections) != 1 or sections[0].arrays is None:
+    if len(sections) != 1:
         one, other = (_what(run) for run in (before, after))
         raise RunError(f"{before.folder} and {after.folder}: cannot be paired: {one} and {other}")
     section = sections[0]
@@ -54,35 +54,55 @@ def compare(before: Run, after: Run) -> Comparison:
     return Comparison(section, table, _objects(section))
 
 
-def gate(reference: Run, reduced: Run, *, command: str) -> Gate:
-    """Return how far the means of a run in a reduced precision are from those in float32.
+def verdict_of(
+    comparison: Comparison, after: Run, *, limits: Mapping[str, float] = LIMITS, command: str = ""
+) -> Verdict:
+    """Return whether the second of two runs is within a tolerance of the first.
 
     Args:
-        reference: in float32.
-        reduced: of the same segmenter.
+        comparison: of both.
+        after: the second run.
+        limits: statistic -> the largest difference that passes, a fraction.
         command: what was typed.
 
     Raises:
-        RunError: they cannot be paired, or have no metric that a gate is about.
+        RunError: the runs have none of the statistics.
     """
-    found = compare(reference, reduced)
-    table = found.differences[found.differences["statistic"].isin(LIMITS)]
+    table = comparison.differences[comparison.differences["statistic"].isin(list(limits))]
     if table.empty:
-        raise RunError(f"{reduced.folder}: has none of the statistics {', '.join(LIMITS)}")
+        raise RunError(f"{after.folder}: has none of the statistics {', '.join(limits)}")
     order = table["difference"].abs().sort_values(kind="stable").index
     rows = {row["statistic"]: row for row in records(table.loc[order])}  # the largest last
-    largest = [rows[statistic] for statistic in LIMITS if statistic in rows]
-    return Gate(
-        identity=identity_of(reduced.manifest),
-        protocol=found.section.protocol,
-        dataset=reduced.manifest.dataset.label,
-        n_images=int(found.section.measured["n_images"].iloc[0]),
-        n_objects=int(found.section.measured["n_objects"].iloc[0]),
+    largest = [rows[statistic] for statistic in limits if statistic in rows]
+    measured = comparison.section.measured.iloc[0]
+    return Verdict(
+        identity=identity_of(after.manifest),
+        protocol=comparison.section.protocol,
+        dataset=after.manifest.dataset.label,
+        n_images=int(measured["n_images"]),
+        n_objects=int(measured["n_objects"]),
         differences={row["statistic"]: row["difference"] for row in largest},
         conditions={row["statistic"]: row["condition"] for row in largest},
-        created=reduced.manifest.created,
+        created=after.manifest.created,
         command=command,
+        limits=limits,
     )
+
+
+def verdict_table(verdict: Verdict) -> Table:
+    """Return the largest differences beside their limits."""
+    rows = tuple(
+        (
+            statistic_of(name).label,
+            points(verdict.differences[name]) if name in verdict.differences else NO_VALUE,
+            f"{100 * limit:.2f}",
+            verdict.conditions.get(name, NO_VALUE),
+        )
+        for name, limit in verdict.limits.items()
+    )
+    title = f"{'within' if verdict.passed else 'NOT WITHIN'} the tolerance"
+    about = f"Largest difference over the conditions, in points; {verdict.n_images} images."
+    return Table(title, ("", "B - A", "limit", "condition"), rows, (about,), n_names=1)
 
 
 def comparison_tables(found: Comparison, *, count: int) -> list[Table]:
@@ -103,19 +123,21 @@ def comparison_tables(found: Comparison, *, count: int) -> list[Table]:
 
 def _difference_table(found: Comparison) -> Table:
     rows: list[tuple[str, ...]] = []
-    chosen = found.differences[found.differences["statistic"].isin(STATISTICS)]
-    chosen = chosen.sort_values("statistic", key=lambda names: names.map(STATISTICS.index))
+    metrics = [name for name in found.section.statistics if name not in OF_TRIALS]
+    chosen = found.differences[found.differences["statistic"].isin(metrics)]
+    chosen = chosen.sort_values("statistic", key=lambda names: names.map(metrics.index))
     for condition in (row["name"] for row in found.section.conditions):
         for row in records(chosen[chosen["condition"] == condition]):
-            unit = factor(row["statistic"])
-            interval = f" [{unit * row['low']:+.1f}, {unit * row['high']:+.1f}]"
+            shown_as = statistic_of(row["statistic"])
+            low, high = (shown_as.text(row[end], sign="+") for end in ("low", "high"))
+            interval = "" if np.isnan(row["low"]) else f" [{low}, {high}]"
             rows.append(
                 (
                     condition,
-                    head(row["statistic"]),
-                    f"{unit * row['before']:.1f}",
-                    f"{unit * row['after']:.1f}",
-                    f"{unit * row['difference']:+.1f}{'' if np.isnan(row['low']) else interval}",
+                    shown_as.label,
+                    shown_as.text(row["before"]),
+                    shown_as.text(row["after"]),
+                    f"{shown_as.text(row['difference'], sign='+')}{interval}",
                     p_text(row["p_holm"]),
                     "tie" if row["is_tie"] else "B" if row["difference"] > 0 else "A",
                 )
@@ -148,14 +170,12 @@ def _object_table(title: str, objects: pd.DataFrame) -> Table:
 def _objects(section: Section) -> pd.DataFrame:
     """Return what each object gained, most first."""
     columns = ["sample_id", "instance_id", "category"]
-    arrays = section.arrays
-    if arrays is None or "iou" not in arrays.scores:
+    before, after = (scores.statistics.get("miou") for scores in section.scores)
+    if before is None or after is None:
         return pd.DataFrame(columns=[*columns, "condition", "before", "after", "gain"])
-    iou = arrays.scores["iou"].astype(np.float64)
-    means = np.nansum(iou, axis=3) / np.maximum((~np.isnan(iou)).sum(axis=3), 1)
     parts = [
-        arrays.objects[columns].assign(condition=name, before=means[0, c], after=means[1, c])
-        for c, name in enumerate(arrays.conditions)
+        section.objects[columns].assign(condition=row["name"], before=before[c], after=after[c])
+        for c, row in enumerate(section.conditions)
     ]
     table = pd.concat(parts, ignore_index=True)
     table["gain"] = table["after"] - table["before"]

@@ -9,15 +9,13 @@ from typing import Any, Literal
 import pandas as pd
 
 from samrobust.errors import RunError
+from samrobust.report.columns import DETAILS, NO_VALUE, statistic_of
 from samrobust.report.summary import MEASURED, Section, summarise
 from samrobust.report.tables import (
     IN_DOMAIN,
-    NONE,
-    TRIAL_NAMES,
     Table,
     bold_note,
     footnotes,
-    head,
     interval_text,
     mark_of,
     page_tables,
@@ -33,10 +31,10 @@ from samrobust.runs.store import Run
 def to_csv(sections: Sequence[Section]) -> str:
     """Return all rows of all sections, one number a cell, fractions with 6 significant digits.
 
-    Columns: protocol, version, dataset, marks, then those of `Section.rows`; an empty cell where
+    Columns: protocol, version, dataset, marks, then those of `Section.table`; an empty cell where
     there is no value.
     """
-    return _joined_csv(sections, [section.rows for section in sections])
+    return _joined_csv(sections, [section.table for section in sections])
 
 
 def differences_csv(sections: Sequence[Section]) -> str:
@@ -101,7 +99,7 @@ _LATEX = {
     "<": r"\textless{}",
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
-    NONE: "--",
+    NO_VALUE: "--",
     "±": r"$\pm$",
     "†": r"$\dagger$",
     IN_DOMAIN: r"$\ddagger$",
@@ -122,11 +120,13 @@ def to_latex(sections: Sequence[Section]) -> str:
 
 
 def _latex_table(section: Section, statistics: Sequence[str]) -> str:
-    over_trials = set(statistics) <= set(TRIAL_NAMES)
+    over_trials = set(statistics) <= set(DETAILS)
     notes_of = trial_footnotes if over_trials else footnotes
     about, *sources = notes_of(section, "in brackets")
     best = {cell for cell in section.best if cell[0] in statistics}
-    heads = [f"\\multicolumn{{2}}{{c}}{{{_latex(head(name))}}}" for name in statistics]
+    heads = [
+        f"\\multicolumn{{2}}{{c}}{{{_latex(statistic_of(name).label)}}}" for name in statistics
+    ]
     width = 1 + 2 * len(statistics)
     caption = " ".join([f"{section.title}.", about, *bold_note(best)])
     lines = [
@@ -139,7 +139,7 @@ def _latex_table(section: Section, statistics: Sequence[str]) -> str:
         r"    \toprule",
         f"    {' & '.join(['segmenter', *heads])} \\\\",
     ]
-    for condition in section.rows["condition"].unique():
+    for condition in section.table["condition"].unique():
         rows = list(_latex_rows(section, condition, statistics=statistics))
         if rows:
             title = rf"    \multicolumn{{{width}}}{{l}}{{\emph{{{_latex(condition)}}}}} \\"
@@ -153,7 +153,7 @@ def _latex_table(section: Section, statistics: Sequence[str]) -> str:
 
 def _latex_rows(section: Section, condition: str, *, statistics: Sequence[str]) -> Iterator[str]:
     best = section.best
-    over_trials = set(statistics) <= set(TRIAL_NAMES)
+    over_trials = set(statistics) <= set(DETAILS)
     for row in rows_of(section):
         if row["condition"] != condition:
             continue
@@ -161,7 +161,7 @@ def _latex_rows(section: Section, condition: str, *, statistics: Sequence[str]) 
         mark = rf"\textsuperscript{{{_latex(sign)}}}" if sign else ""
         cells = [_latex(row["segmenter"]) + mark]
         values = [value_text(row, name) for name in statistics]
-        if over_trials and set(values) == {NONE}:
+        if over_trials and set(values) == {NO_VALUE}:
             continue
         for name, value in zip(statistics, values, strict=True):
             is_best = row["source"] == MEASURED and (name, row["segmenter"], condition) in best

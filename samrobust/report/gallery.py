@@ -1,4 +1,4 @@
-"""Failures to look at: which objects and trials are shown, and how they are outlined."""
+"""The failures that a page shows: which objects and trials, and how they are outlined."""
 
 import io
 import math
@@ -16,7 +16,7 @@ from PIL import Image as PillowImage
 from samrobust.datasets.coco import decode_run_lengths
 from samrobust.datasets.images import UNDECODABLE
 from samrobust.errors import RunError
-from samrobust.report.scores import ScoreArrays
+from samrobust.report.scores import iou_of_trials
 from samrobust.report.summary import Section
 from samrobust.runs.manifest import TARGET_TRIAL
 from samrobust.runs.store import read_masks, read_photographs
@@ -207,17 +207,15 @@ def gallery_of(section: Section, photographs: Photographs, *, room: int) -> Gall
     Raises:
         RunError: a file of a run cannot be read.
     """
-    if section.arrays is None or "iou" not in section.arrays.scores:
-        return Gallery((), 0)
-    hall = _Hall(section, section.arrays)
-    chosen = sorted([*hall.drops(), *hall.pairs()], key=lambda each: -each.loss)
+    stored = _StoredMasks(section)
+    chosen = sorted([*stored.drops(), *stored.pairs()], key=lambda choice: -choice.loss)
     exhibits = []
-    for each in chosen:
-        if photographs.show(*hall.photograph(each)):
+    for choice in chosen:
+        if photographs.show(*stored.photograph(choice)):
             try:
-                exhibit = hall.exhibit(each)
+                exhibit = stored.exhibit(choice)
             except (LookupError, ValueError) as error:
-                folders = " and ".join(str(folder) for folder in section.folders)
+                folders = " and ".join(str(run.folder) for run in section.stored)
                 raise RunError(f"{folders}: a kept mask is not of its image: {error}") from error
             room -= sum(len(panel.target) + len(panel.mask) for panel in exhibit.panels)
             if room < 0:
@@ -228,7 +226,7 @@ def gallery_of(section: Section, photographs: Photographs, *, room: int) -> Gall
 
 @dataclass(frozen=True)
 class _Choice:
-    """An object and condition to be shown; `place` is the object's in the arrays."""
+    """An object and condition to be shown; `place` is the object's in `Section.objects`."""
 
     kind: str
     segmenters: tuple[str, ...]
@@ -237,55 +235,57 @@ class _Choice:
     loss: float
 
 
-class _Hall:
-    """What is kept of the runs of a section."""
+class _StoredMasks:
+    """The masks and photographs that are kept of the runs of a section, with their scores."""
 
-    def __init__(self, section: Section, arrays: ScoreArrays) -> None:
-        self._arrays = arrays
+    def __init__(self, section: Section) -> None:
+        self._objects = section.objects
+        self._segmenters = section.segmenters
         self._data = section.runs[0].dataset.fingerprint
-        self._iou = arrays.scores["iou"].astype(np.float64)
-        self._masks = {
-            name: _by_key(read_masks(folder))
-            for name, folder in zip(section.segmenters, section.folders, strict=True)
-        }
-        self._photographs = _photographs(section.folders)
+        self._conditions = [row["name"] for row in section.conditions]
+        stored = dict(zip(section.segmenters, section.stored, strict=False))
+        self._masks = {name: _by_key(read_masks(run.folder)) for name, run in stored.items()}
+        self._photographs = _photographs([run.folder for run in section.stored])
         self._places = {
             (row.sample_id, row.instance_id): place
-            for place, row in enumerate(arrays.objects.itertuples())
+            for place, row in enumerate(section.objects.itertuples())
         }
-        with np.errstate(invalid="ignore"):
-            self._means = np.nansum(self._iou, 3) / (~np.isnan(self._iou)).sum(3)  # S x C x O
+        self._means = [scores.statistics.get("miou") for scores in section.scores]  # C x O each
+        self._iou = {
+            name: iou_of_trials(run, self._conditions) if self._masks[name] else {}
+            for name, run in stored.items()
+        }
 
     def drops(self) -> Iterator[_Choice]:
         """Yield the objects that lose most, of each segmenter and condition."""
-        for s, segmenter in enumerate(self._arrays.segmenters):
-            kept = self._kept(segmenter)
-            for c, condition in enumerate(self._arrays.conditions):
-                loss = self._loss(s, c)
-                places = [place for place in kept.get(condition, ()) if loss[place] > 0]
+        for s, segmenter in enumerate(self._masks):
+            for condition, kept in self._kept(segmenter).items():
+                loss = self._loss(s, condition)
+                places = [place for place in kept if loss[place] > 0]
                 for place in sorted(places, key=lambda place: -loss[place])[:PER_CELL]:
                     yield _Choice("drop", (segmenter,), condition, place, float(loss[place]))
 
     def pairs(self) -> Iterator[_Choice]:
         """Yield the objects at which a segmenter beats another most, one condition an object."""
-        for better, worse in permutations(self._arrays.segmenters, 2):
-            s, t = (self._arrays.segmenters.index(name) for name in (better, worse))
+        for better, worse in permutations(self._masks, 2):
             mine, theirs = self._kept(better), self._kept(worse)
             best: dict[int, _Choice] = {}
-            for c, condition in enumerate(self._arrays.conditions):
+            for condition in self._conditions:
                 for place in mine.get(condition, set()) & theirs.get(condition, set()):
-                    gain = float(self._means[s, c, place] - self._means[t, c, place])
+                    gain = self._mean(better, condition, place) - self._mean(
+                        worse, condition, place
+                    )
                     if gain > max(0, best[place].loss if place in best else 0):
                         pair = (better, worse)
                         best[place] = _Choice("pair", pair, condition, place, gain)
             yield from sorted(best.values(), key=lambda choice: -choice.loss)[:PER_PAIR]
 
     def photograph(self, choice: _Choice) -> tuple[str, Row]:
-        sample_id = str(self._arrays.objects["sample_id"][choice.place])
+        sample_id = str(self._objects["sample_id"][choice.place])
         return f"{self._data}/{sample_id}", self._photographs[sample_id]
 
     def exhibit(self, choice: _Choice) -> Exhibit:
-        row = self._arrays.objects.iloc[choice.place]
+        row = self._objects.iloc[choice.place]
         key, photograph = self.photograph(choice)
         size_hw = int(photograph["height"]), int(photograph["width"])
         where = (str(row["sample_id"]), str(row["instance_id"]))
@@ -300,9 +300,8 @@ class _Hall:
         outline = outline_of(target, view[2])
         whole = (0.0, 0.0, float(size_hw[1]), float(size_hw[0]))
         panels = [Panel("photograph", whole, outline_of(target, whole[2]), frame=view)]
-        c = self._arrays.conditions.index(choice.condition)
         for (name, trial, mask), pixels in zip(shown, decoded, strict=True):
-            value = self._iou[self._arrays.segmenters.index(name), c, choice.place, trial]
+            value = self._iou[name][choice.condition][choice.place, trial]
             words = [name] if choice.kind == "pair" else []
             title = ", ".join([*words, f"trial {trial + 1}: IoU {100 * value:.0f}"])
             panels.append(
@@ -330,27 +329,32 @@ class _Hall:
             shared = [trial for trial in kept[0] if trial in kept[1]][:PAIRED_TRIALS]
             return [(name, trial) for trial in shared for name in choice.segmenters]
         (name,) = choice.segmenters
-        s, c = self._arrays.segmenters.index(name), self._arrays.conditions.index(choice.condition)
-        lowest = min(kept[0], key=lambda trial: self._iou[s, c, choice.place, trial])
+        ious = self._iou[name][choice.condition][choice.place]
+        lowest = min(kept[0], key=lambda trial: float(ious[trial]))
         others = [trial for trial in kept[0] if trial != lowest][: TRIALS_SHOWN - 1]
         return [(name, trial) for trial in (lowest, *others)]
 
     def _caption(self, choice: _Choice) -> str:
-        c = self._arrays.conditions.index(choice.condition)
         means = [
-            100 * self._means[self._arrays.segmenters.index(name), c, choice.place]
-            for name in choice.segmenters
+            100 * self._mean(name, choice.condition, choice.place) for name in choice.segmenters
         ]
         if choice.kind == "pair":
             better, worse = choice.segmenters
             return f"mean IoU {means[0]:.0f} of {better} against {means[1]:.0f} of {worse}"
         return f"loses {100 * choice.loss:.0f} points in its lowest trial; mean IoU {means[0]:.0f}"
 
-    def _loss(self, s: int, c: int) -> Floats:
+    def _mean(self, segmenter: str, condition: str, place: int) -> float:
+        means = self._means[self._segmenters.index(segmenter)]
+        return math.nan if means is None else means[self._conditions.index(condition), place]
+
+    def _loss(self, s: int, condition: str) -> Floats:
         """Return (O,) the mean of the best other condition less the lowest trial."""
-        others = np.delete(self._means[s], c, axis=0)
-        before = np.nanmax(others, axis=0) if len(others) else np.ones(self._means.shape[2])
-        return np.asarray(before - np.nanmin(self._iou[s, c], axis=1))
+        means, ious = self._means[s], self._iou[self._segmenters[s]].get(condition)
+        if means is None or ious is None:
+            return np.zeros(len(self._objects))
+        others = np.delete(means, self._conditions.index(condition), axis=0)
+        before = np.nanmax(others, axis=0) if len(others) else np.ones(len(ious))
+        return np.asarray(before - np.nanmin(ious, axis=1))
 
     def _kept(self, segmenter: str) -> dict[str, set[int]]:
         """Return condition -> places of the objects that have scores and kept masks."""
@@ -371,5 +375,7 @@ def _by_key(masks: pd.DataFrame) -> dict[_Key, Row]:
 
 def _photographs(folders: Sequence[Path]) -> dict[str, Row]:
     """Return the photographs of all runs by sample id."""
+    if not folders:
+        return {}
     table = pd.concat([read_photographs(folder) for folder in folders], ignore_index=True)
     return {row["sample_id"]: row for row in table.to_dict("records")}

@@ -96,8 +96,8 @@ def page(sections: Sequence[Section], *, progress: Callable[[], None] = lambda: 
     return environment.get_template("page.html").render(
         sections=shown,
         photographs=photographs.shown,
-        segmenters=_once(name for section in sections for name in section.rows["segmenter"]),
-        conditions=_once(name for section in sections for name in section.rows["condition"]),
+        segmenters=_once(name for section in sections for name in section.table["segmenter"]),
+        conditions=_once(name for section in sections for name in section.table["condition"]),
         version=__version__,
         style=Markup((TEMPLATES / "page.css").read_text(encoding="utf-8")),  # noqa: S704
         script=Markup((TEMPLATES / "page.js").read_text(encoding="utf-8")),  # noqa: S704

@@ -10,6 +10,7 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
@@ -19,7 +20,8 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 
 from samrobust.errors import RunError
-from samrobust.report.scores import ScoreArrays
+from samrobust.report.columns import OF_TRIALS, statistic_of
+from samrobust.report.scores import iou_of_trials
 from samrobust.report.summary import Section
 from samrobust.types import Floats
 
@@ -144,19 +146,16 @@ def spread_figures(section: Section, looks: Mapping[str, Look]) -> Iterator[tupl
     """Yield the names and figures that a section has scores for."""
     rows = section.measured
     order = list(rows["segmenter"].unique())
-    if section.arrays is not None and rows["iou_var"].notna().any():
+    if section.stored and rows["iou_var"].notna().any():
         means = rows.groupby("condition", sort=False)["iou_var"].mean()
-        condition = str(means.idxmax())
-        yield "objects", _object_figure(section, section.arrays, condition, looks)
+        yield "objects", _object_figure(section, str(means.idxmax()), looks)
     if rows["iou_var_between"].notna().any():
         yield "variance", _variance_figure(section, order)
     if rows["miou"].notna().any() and len({*rows["condition"]}) > 1:
         yield "heat", _heat_figure(section, order)
 
 
-def _object_figure(
-    section: Section, arrays: ScoreArrays, condition: str, looks: Mapping[str, Look]
-) -> Figure:
+def _object_figure(section: Section, condition: str, looks: Mapping[str, Look]) -> Figure:
     """Return the IoU of each object over its trials, objects in order of their median."""
     order = list(section.measured["segmenter"].unique())
     n_rows = -(-len(order) // PANELS_A_ROW)
@@ -171,8 +170,9 @@ def _object_figure(
         axes.set_axis_off()
         grid[-2, -1].tick_params(labelbottom=True)
     for axes, segmenter in zip(grid.flat, order, strict=False):
-        place = arrays.segmenters.index(segmenter), arrays.conditions.index(condition)
-        low, first, middle, third, high = _quantiles(arrays.scores["iou"][place])
+        run = section.stored[section.segmenters.index(segmenter)]
+        trials = iou_of_trials(run, [condition])[condition]
+        low, first, middle, third, high = _quantiles(trials)
         rank = np.linspace(0, 100, len(middle)) if len(middle) > 1 else np.zeros(1)
         colour = looks[segmenter]["color"]
         axes.fill_between(rank, low, high, color=colour, alpha=0.2, lw=0)
@@ -185,7 +185,7 @@ def _object_figure(
     return figure
 
 
-def _quantiles(trials: Any) -> Floats:  # noqa: ANN401
+def _quantiles(trials: npt.NDArray[np.float32]) -> Floats:
     """Return (5, O) quartiles of the (O, T) trials in percent, objects in order of the median."""
     there = trials[~np.isnan(trials).all(axis=1)].astype(np.float64)
     quantiles: Floats = 100 * np.nanquantile(there, [0, 0.25, 0.5, 0.75, 1], axis=1)
@@ -259,8 +259,6 @@ def _heat_figure(section: Section, order: Sequence[str]) -> Figure:
     return figure
 
 
-PANELS = {"miou": "mIoU (%)", "mbiou": "mBIoU (%)", "msf": "mSF (%)"}
-"""Statistics that are drawn against the level -> their axis labels."""
 PANEL_INCHES = 2.35
 """Width of each of several panels; three make a page's width."""
 LEVEL_INCHES, STABILITY_INCHES = 1.9, 2.4
@@ -285,7 +283,7 @@ class _Ladder:
 def write_plots(sections: Sequence[Section], folder: Path) -> Iterator[Path]:
     """Write the figures of all sections as PNG and PDF, and yield each path when it is written.
 
-    `<protocol>--<data set>--level` shows mIoU, mBIoU and mSF against the level, with 95 % bands;
+    `<protocol>--<data set>--level` shows all metrics against the level, with 95 % bands;
     `...--stability` mSF against mIoU; `...--objects` IoU of each object over its trials;
     `...--variance` its variance split; `...--heat` mIoU of segmenters x conditions. A figure that
     would be empty is not written. Published values are not drawn. A segmenter looks the same in all
@@ -304,6 +302,12 @@ def write_plots(sections: Sequence[Section], folder: Path) -> Iterator[Path]:
                     yield path
 
 
+def draw_figures(section: Section) -> dict[str, Figure]:
+    """Return the figures of a section by name, drawn in the style of `write_plots`."""
+    with mpl.rc_context(STYLE):
+        return dict(figures_of(section, looks_of([section])))
+
+
 def figures_of(section: Section, looks: Mapping[str, Look]) -> Iterator[tuple[str, Figure]]:
     """Yield the figures of a section that would not be empty, each with its name.
 
@@ -319,22 +323,28 @@ def figures_of(section: Section, looks: Mapping[str, Look]) -> Iterator[tuple[st
     yield from spread_figures(section, looks)
 
 
+def _metrics(section: Section) -> list[str]:
+    """Return the columns of the means of metrics."""
+    return [name for name in section.statistics if name not in OF_TRIALS]
+
+
 def _level_figure(section: Section, ladder: _Ladder, *, looks: Mapping[str, Look]) -> Figure:
     rows = section.measured
     rows = rows[rows["condition"].isin(list(ladder.levels))].sort_values("level")
-    panels = [name for name in PANELS if rows[name].notna().any()]
+    panels = [name for name in _metrics(section) if rows[name].notna().any()]
     width = COLUMN_INCHES if len(panels) == 1 else PANEL_INCHES * len(panels)
     figure = figure_text(section.title, looks=looks, size=(width, LEVEL_INCHES))
     grid = figure.subplots(1, len(panels), sharex=True, squeeze=False)
     for axes, name in zip(grid[0], panels, strict=True):
         for segmenter, look in looks.items():
             line = rows[rows["segmenter"] == segmenter].dropna(subset=[name])
-            axes.plot(line["level"], 100 * line[name], **look)
-            ends = 100 * line[f"{name}_low"], 100 * line[f"{name}_high"]
+            factor = statistic_of(name).factor
+            axes.plot(line["level"], factor * line[name], **look)
+            ends = factor * line[f"{name}_low"], factor * line[f"{name}_high"]
             axes.fill_between(line["level"], *ends, color=look["color"], alpha=0.15, lw=0)
         whole = all(level.is_integer() for level in ladder.levels.values())
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=whole, steps=[1, 2, 5, 10]))
-        axes.set(xlabel=ladder.axis, ylabel=PANELS[name])
+        axes.set(xlabel=ladder.axis, ylabel=statistic_of(name).axis)
     return figure
 
 
@@ -359,7 +369,7 @@ def _stability_figure(
         for number, name in enumerate(alone, start=1):
             _draw_line(axes, points[points["condition"] == name], look=look, text=f"({number})")
     axes.margins(0.08)
-    axes.set(xlabel=PANELS["miou"], ylabel=PANELS["msf"])
+    axes.set(xlabel=statistic_of("miou").axis, ylabel=statistic_of("msf").axis)
     return figure
 
 
@@ -384,7 +394,7 @@ def _ladders(section: Section) -> list[_Ladder]:
     A degradation with one level (the exact box, at noise 0) is a step of every ladder.
     """
     rows = section.measured
-    scored = set(rows.loc[rows[list(PANELS)].notna().any(axis=1), "condition"])
+    scored = set(rows.loc[rows[_metrics(section)].notna().any(axis=1), "condition"])
     steps = [
         row for row in section.conditions if row["level"] is not None and row["name"] in scored
     ]

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+import numpy as np
 from msgspec import Meta
 
 from samrobust.datasets import DATASETS, GROUPS
@@ -13,13 +14,12 @@ from samrobust.files import convert, errors_at, read_toml
 from samrobust.metrics import METRICS
 from samrobust.protocol import find_file, load_protocol, packaged_folder
 from samrobust.registry import known
+from samrobust.report.columns import column_of
 from samrobust.segmenters import SEGMENTERS
 from samrobust.segmenters.published import published_sha256
 from samrobust.types import Frame, Selection
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from samrobust.runs.store import Run
 
 _OF_FILE = {"name", "version", "summary"}
@@ -178,7 +178,7 @@ def _measured(row: Expected, runs: "Sequence[Run]") -> float | None:
         fitting = [run for run in runs if _fits(run, row, member)]
         if not fitting:
             return None
-        values.append(_mean(fitting[-1].scores, row))
+        values.append(_mean(fitting[-1], row))
     return sum(values) / len(values)
 
 
@@ -197,9 +197,10 @@ def _fits(run: "Run", row: Expected, dataset: str) -> bool:
     )
 
 
-def _mean(scores: "pd.DataFrame", row: Expected) -> float:
+def _mean(run: "Run", row: Expected) -> float:
     """Return the mean over objects of the mean over trials."""
-    chosen = (scores["condition"] == row.condition) & (scores["metric"] == row.metric)
-    values = scores[chosen].astype({"value": "float64"})
-    objects = values.groupby(["sample_id", "instance_id"], observed=True)
-    return float(objects["value"].mean().mean())
+    from samrobust.report.scores import object_scores
+
+    conditions = [condition["name"] for condition in run.manifest.protocol["conditions"]]
+    statistics = object_scores(run).statistics
+    return float(np.nanmean(statistics[column_of(row.metric)][conditions.index(row.condition)]))

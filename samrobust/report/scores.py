@@ -1,90 +1,168 @@
-"""Comparable runs in, arrays of scores out: segmenters x conditions x objects x trials."""
+"""The scores of runs, read in parts and reduced to one row per object and condition."""
 
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from samrobust.errors import RunError
+from samrobust.report.columns import column_of
+from samrobust.report.statistics import Tail
 from samrobust.runs.store import Run
 from samrobust.types import Floats
 
-ROWS_AT_ONCE = 2**22
+FAILED_BELOW = 0.5
+"""IoU; the share of trials below it is the statistic `iou_failed`."""
+NESTED = ("random-points", "border-points", "part-points")
+"""Degradations whose first points of a trial are its prompt of fewer points."""
+FELL_BY = 0.05
+"""IoU that a trial must lose by one more point to count in `iou_fell` (facts/peers.md 5.4)."""
+MAX_CELLS = 10**7
+"""Of the arrays of one part, unless enough of them have scores."""
+CELLS_PER_SCORE = 200
+"""The most that the arrays may have per score; conditions have one trial or many."""
+NO_SCORES = "holds no scores yet; give its command again"
+MAX_HASH = 64
+"""Bytes of the hash of a prompt."""
+
 _KEY = ["sample_id", "instance_id"]
-_CODED = (*_KEY, "condition", "metric")
+_MIX = np.uint64(0x9E3779B97F4A7C15)
+Hashes = npt.NDArray[np.uint64]
 Places = npt.NDArray[np.intp]
 
 
 @dataclass(frozen=True)
-class Rows:
-    """Some rows of a run; all fields are as long.
+class ObjectScores:
+    """The scores of one run, reduced to one row per object and condition.
 
     Attributes:
-        condition: places in the protocol's conditions.
-        object: places in the objects.
-        trial: as stored, -1 for a score over all trials.
-        metric: places in the metrics.
-        value: as stored.
-        prompt: the prompt's hash, as in `Run.scores`.
+        objects: O rows sorted by `sample_id` and `instance_id`; `image` is the place of an object's
+            image among the I sorted images.
+        statistics: column -> (C, O) float64, NaN where there is no score: the means of metrics over
+            trials, and of IoU over trials `iou_std` and `iou_var` (both n - 1), `iou_failed` (share
+            of trials below 0.5) and `iou_fell` (share of trials that lose more than 0.05 by one
+            more point).
+        n_trials: (C,) the most trials with an IoU that an object has.
+        prompts: (C, O) one hash for all prompts of a condition, 0 where there are no scores.
+        tails: place of a condition -> the lowest IoU of all its trials.
     """
 
-    condition: Places
-    object: Places
-    trial: npt.NDArray[np.int32]
-    metric: Places
-    value: npt.NDArray[np.float32]
-    prompt: npt.NDArray[np.uint64]
+    objects: pd.DataFrame
+    statistics: Mapping[str, Floats]
+    n_trials: npt.NDArray[np.int64]
+    prompts: Hashes
+    tails: Mapping[int, Tail]
+
+    @property
+    def n_images(self) -> int:
+        """Return I."""
+        return int(self.objects["image"].iloc[-1]) + 1
 
 
-def objects_of(runs: Sequence[Run]) -> pd.DataFrame:
-    """Return the objects that any of the runs has scores of, sorted: `sample_id`, `instance_id`."""
-    firsts = [
-        run.scores[_KEY].iloc[start : start + ROWS_AT_ONCE].drop_duplicates().astype("str")
-        for run in runs
-        for start in range(0, len(run.scores), ROWS_AT_ONCE)
-    ]
-    return pd.concat(firsts).drop_duplicates().sort_values(_KEY, ignore_index=True)
+def object_scores(run: Run) -> ObjectScores:
+    """Return the scores of a run, one row per object and condition.
+
+    Raises:
+        RunError: the run holds no scores, or they cannot be read or are not sound.
+    """
+    conditions = run.manifest.protocol["conditions"]
+    ladders = point_ladders(conditions)
+
+    def reduce(part: pa.Table) -> _Reduced:
+        block = _block(part, run)
+        statistics = _statistics(block, ladders)
+        prompts = np.stack([hashes.sum(axis=1, dtype=np.uint64) for hashes in block.prompts])
+        ious = [None if values is None else values.copy() for values in block.scores_of("iou")]
+        return _Reduced(block.keys, statistics, prompts, ious)
+
+    parts = list(run.map_scores(reduce))
+    objects, order = _objects(run, [part.keys for part in parts])
+    columns = dict.fromkeys(column for part in parts for column in part.statistics)
+    statistics = {
+        column: np.concatenate(
+            [
+                part.statistics.pop(column)
+                if column in part.statistics
+                else np.full((len(conditions), len(part.keys)), np.nan)
+                for part in parts
+            ],
+            axis=1,
+        )[:, order]
+        for column in columns
+    }
+    prompts = np.concatenate([part.prompts for part in parts], axis=1)[:, order]
+    owners = objects["image"].to_numpy()
+
+    def tail(place: int) -> tuple[int, Tail | None]:
+        trials = _joined([part.ious[place] for part in parts], [len(part.keys) for part in parts])
+        if trials is None:
+            return 0, None
+        trials = trials[order]
+        scored = ~np.isnan(trials)
+        owner = np.repeat(owners, scored.sum(axis=1))
+        n_images = int(owners[-1]) + 1
+        return int(scored.sum(axis=1).max()), Tail(trials[scored], owner, n_images=n_images)
+
+    with ThreadPoolExecutor(2) as pool:
+        tails = list(pool.map(tail, range(len(conditions))))
+    return ObjectScores(
+        objects,
+        statistics,
+        np.array([n_trials for n_trials, _ in tails]),
+        prompts,
+        {place: found for place, (_, found) in enumerate(tails) if found is not None},
+    )
 
 
-def rows_of(
-    run: Run, objects: pd.DataFrame, *, conditions: Sequence[str], metrics: Sequence[str]
-) -> Iterator[Rows]:
-    """Yield the scores of a run.
+def iou_of_trials(run: Run, conditions: Sequence[str]) -> dict[str, npt.NDArray[np.float32]]:
+    """Return the IoU of each trial, as (O, T) with NaN where there is none, by condition.
+
+    It reads the run again. Conditions without IoU are left out.
 
     Args:
-        run: of objects, conditions and metrics that are all among the given ones.
-        objects: as from `objects_of`.
+        run: its objects are in the order of `ObjectScores.objects`.
         conditions: names.
-        metrics: names.
     """
-    images, instances = (pd.Index(objects[name].unique()) for name in _KEY)
-    of_objects = images.get_indexer(objects["sample_id"]) * len(instances)
-    numbers = pd.Index(of_objects + instances.get_indexer(objects["instance_id"]))
-    names = dict(
-        zip(_CODED, (images, instances, pd.Index(conditions), pd.Index(metrics)), strict=True)
-    )
-    place_of = {
-        column: index.get_indexer(run.scores[column].cat.categories)
-        for column, index in names.items()
+    names = [row["name"] for row in run.manifest.protocol["conditions"]]
+    wanted = [names.index(name) for name in conditions]
+
+    def reduce(part: pa.Table) -> tuple[pa.Table, list[npt.NDArray[np.float32] | None]]:
+        block = _block(part, run)
+        ious = block.scores_of("iou")
+        copies = [ious[place] for place in wanted]
+        return block.keys, [None if each is None else each.copy() for each in copies]
+
+    parts = list(run.map_scores(reduce))
+    _, order = _objects(run, [keys for keys, _ in parts])
+    sizes = [len(keys) for keys, _ in parts]
+    found = {
+        name: _joined([ious[place] for _, ious in parts], sizes)
+        for place, name in enumerate(conditions)
     }
-    for start in range(0, len(run.scores), ROWS_AT_ONCE):
-        block = run.scores.iloc[start : start + ROWS_AT_ONCE]
-        image, instance, condition, metric = (
-            place_of[column][block[column].cat.codes.to_numpy()] for column in _CODED
+    return {name: trials[order] for name, trials in found.items() if trials is not None}
+
+
+def point_ladders(conditions: Sequence[Mapping[str, Any]]) -> list[tuple[int, int]]:
+    """Return places of conditions: of one and of that with the next number of points."""
+    kinds: dict[Hashable, list[int]] = {}
+    for place, row in enumerate(conditions):
+        if row["degradation"] in NESTED:
+            others = sorted((k, v) for k, v in row["parameters"].items() if k != "count")
+            kinds.setdefault((row["degradation"], *others), []).append(place)
+    return [
+        pair
+        for places in kinds.values()
+        for pair in pairwise(
+            sorted(places, key=lambda place: conditions[place]["parameters"].get("count", 1))
         )
-        yield Rows(
-            condition=condition,
-            object=numbers.get_indexer(pd.Index(image * len(instances) + instance)),
-            trial=block["trial"].to_numpy(),
-            metric=metric,
-            value=block["value"].to_numpy(),
-            prompt=block["prompt_hash"].to_numpy(),
-        )
+    ]
 
 
 @dataclass(frozen=True)
@@ -94,27 +172,12 @@ class Group:
     Attributes:
         runs: in the order in which they were given.
         labels: of their segmenters, all different.
-        objects: of all images, as from `objects_of`.
+        scores: of the runs, on the same objects and prompts.
     """
 
     runs: tuple[Run, ...]
     labels: tuple[str, ...]
-    objects: pd.DataFrame
-
-    @property
-    def conditions(self) -> list[str]:
-        """Return the names of the conditions, in protocol order."""
-        return [row["name"] for row in self.runs[0].manifest.protocol["conditions"]]
-
-    @cached_property
-    def metrics(self) -> list[str]:
-        """Return the names of the metrics that there are scores of, sorted."""
-        return sorted({str(name) for run in self.runs for name in run.scores["metric"].unique()})
-
-    def rows(self, run: Run) -> Iterator[Rows]:
-        """Yield the scores of one of the runs."""
-        names = {"conditions": self.conditions, "metrics": self.metrics}
-        return rows_of(run, self.objects, **names)
+    scores: tuple[ObjectScores, ...]
 
 
 def comparable_groups(runs: Sequence[Run]) -> list[Group]:
@@ -128,8 +191,8 @@ def comparable_groups(runs: Sequence[Run]) -> list[Group]:
             trials differ in their prompts, images, selection, image frame or protocol file.
     """
     for run in runs:
-        if run.scores.empty:
-            raise RunError(f"{run.folder}: holds no scores yet; give its command again")
+        if run.is_empty:
+            raise RunError(f"{run.folder}: {NO_SCORES}")
     labels = _told_apart([run.manifest.segmenter.label for run in runs], runs, by=_settings)
     members: dict[Hashable, list[int]] = {}
     for index, run in enumerate(runs):
@@ -187,9 +250,11 @@ def _group(runs: Sequence[Run], labels: Sequence[str]) -> Group:
         if first < index:
             folders = f"{runs[first].folder} and {runs[index].folder}"
             raise RunError(f"{folders}: are of one segmenter with the same settings; name one")
-    group = Group(tuple(runs), tuple(labels), objects_of(runs))
+    group = Group(tuple(runs), tuple(labels), tuple(map(object_scores, runs)))
     _check_images(group)
-    _check_prompts(group)
+    for run, scores in zip(group.runs[1:], group.scores[1:], strict=True):
+        if not _have_same_prompts(group.scores[0], scores):
+            raise _difference(group.runs[0], run)
     return group
 
 
@@ -214,10 +279,10 @@ def _check_equal(one: Run, other: Run, *, what: str, values: tuple[object, objec
 
 
 def _check_images(group: Group) -> None:
-    images = [set(run.scores["sample_id"].unique()) for run in group.runs]
+    images = [set(scores.objects["sample_id"]) for scores in group.scores]
     fullest = max(range(len(images)), key=lambda index: len(images[index]))
-    for run, held in zip(group.runs, images, strict=True):
-        missing = images[fullest] - held
+    for run, scored in zip(group.runs, images, strict=True):
+        missing = images[fullest] - scored
         if missing:
             raise RunError(
                 f"{run.folder}: lacks {len(missing)} of the {len(images[fullest])} images of "
@@ -226,153 +291,218 @@ def _check_images(group: Group) -> None:
             )
 
 
-def _check_prompts(group: Group) -> None:
-    if len(group.runs) == 1:
-        return
-    n_trials = max(int(run.scores["trial"].max()) + 1 for run in group.runs)
-    expected = _prompts(group, group.runs[0], n_trials)
-    for run in group.runs[1:]:
-        prompts = _prompts(group, run, n_trials)
-        either = np.count_nonzero(expected | prompts)
-        both = (expected != 0) & (prompts != 0)
-        n_differ = np.count_nonzero(both & (expected != prompts))
-        folders = f"{group.runs[0].folder} and {run.folder}"
-        if n_differ:
-            raise RunError(f"{folders}: the prompts differ, in {n_differ} of {either} rows")
-        if np.count_nonzero(both) < either:
-            raise RunError(f"{folders}: the same images have other objects, conditions or trials")
+def _have_same_prompts(one: ObjectScores, other: ObjectScores) -> bool:
+    return one.objects.equals(other.objects) and np.array_equal(one.prompts, other.prompts)
 
 
-def _prompts(group: Group, run: Run, n_trials: int) -> npt.NDArray[np.uint64]:
-    """Return (C, O, T + 1), the hash of each prompt, all trials' last; 0 where there is none."""
-    shape = len(group.conditions), len(group.objects), n_trials + 1
-    found = np.zeros(shape, np.uint64)
-    for rows in group.rows(run):
-        found[rows.condition, rows.object, rows.trial] = rows.prompt
-    return found
+def _difference(one: Run, other: Run) -> RunError:
+    """Return in how many rows the prompts of two runs differ; both are read again."""
+    mine, theirs = _prompts(one), _prompts(other)
+    shared = mine.to_frame("one").join(theirs.rename("other"), how="inner")
+    n_rows = len(mine) + len(theirs) - len(shared)
+    n_differ = int((shared["one"] != shared["other"]).sum())
+    folders = f"{one.folder} and {other.folder}"
+    if n_differ:
+        return RunError(f"{folders}: the prompts differ, in {n_differ} of {n_rows} rows")
+    return RunError(f"{folders}: the same images have other objects, conditions or trials")
 
 
-OF_METRIC = {"iou": "miou", "boundary-iou": "mbiou", "stability": "msf"}
-"""Metric -> statistic that is its mean; a metric from a plug-in keeps its name."""
-FAILED_BELOW = 0.5
-"""IoU; the share of trials below it is the statistic `iou_failed`."""
-NESTED = ("random-points", "border-points", "part-points")
-"""Degradations whose first points of a trial are its prompt of fewer points."""
-FELL_BY = 0.05
-"""IoU that a trial must lose by one more point to count in `iou_fell` (facts/peers.md 5.4)."""
+def _prompts(run: Run) -> "pd.Series[Any]":
+    """Return the prompts by object, condition and trial."""
+    key = [*_KEY, "condition", "trial"]
+    parts = run.map_scores(
+        lambda part: pa.table(
+            [*(part[name] for name in key), pa.array(_hashes(part["prompt_hash"], part["trial"]))],
+            names=[*key, "prompt"],
+        )
+    )
+    rows = pa.concat_tables(parts).unify_dictionaries().to_pandas()
+    for name in key[:3]:
+        rows[name] = rows[name].astype("str")
+    prompts: pd.Series[Any] = rows.drop_duplicates(key).set_index(key)["prompt"]
+    return prompts
 
 
 @dataclass(frozen=True)
-class ScoreArrays:
-    """The scores of a group of runs.
+class _Reduced:
+    """What is kept of some images of a run."""
+
+    keys: pa.Table
+    statistics: dict[str, Floats]
+    prompts: Hashes
+    ious: list[npt.NDArray[np.float32] | None]
+
+
+@dataclass(frozen=True)
+class _Block:
+    """The scores of some images as arrays.
 
     Attributes:
-        segmenters: S labels.
-        conditions: C names, in protocol order.
-        images: I sample ids, sorted.
-        objects: O rows: `sample_id`, `instance_id`, `image` (its place in `images`) and, where a
-            run says so, `category`, `area`, `perimeter` (NaN and "" where none does).
-        scores: metric -> (S, C, O, T) float32, NaN where there is no score; a metric over trials
-            has T = 1.
+        keys: O rows: `sample_id`, `instance_id`.
+        scores: metric -> of each condition (O, T) float32, NaN where there is none, T = 1 for a
+            metric over trials; None for a condition without such scores.
+        prompts: of each condition (O, T + 1), a number for each prompt and its trial, that of all
+            trials first; 0 where there is none.
     """
 
-    segmenters: Sequence[str]
-    conditions: Sequence[str]
-    images: Sequence[str]
-    objects: pd.DataFrame
-    scores: Mapping[str, npt.NDArray[np.float32]]
+    keys: pa.Table
+    scores: Mapping[str, list[npt.NDArray[np.float32] | None]]
+    prompts: list[Hashes]
+
+    def scores_of(self, metric: str) -> list[npt.NDArray[np.float32] | None]:
+        return self.scores.get(metric, [None] * len(self.prompts))
 
 
-def score_arrays(group: Group) -> ScoreArrays:
-    """Return the scores of a group as arrays."""
-    known = pd.concat([run.objects for run in group.runs], ignore_index=True)
-    known = known.drop_duplicates(["sample_id", "instance_id"])
-    key = ["sample_id", "instance_id"]
-    objects = group.objects.merge(known, how="left", on=key, validate="1:1")
-    objects["category"] = objects["category"].fillna("")
-    codes, images = pd.factorize(objects["sample_id"], sort=True)
-    objects["image"] = codes
-    size = (len(group.labels), len(group.conditions), len(objects))
-    scores = {
-        metric: np.full((*size, n_trials), np.nan, np.float32)
-        for metric, n_trials in _trials_of(group).items()
-    }
-    for s, run in enumerate(group.runs):
-        for rows in group.rows(run):
-            for m, metric in enumerate(group.metrics):
-                chosen = rows.metric == m
-                trial = np.maximum(rows.trial[chosen], 0)
-                where = (rows.condition[chosen], rows.object[chosen], trial)
-                scores[metric][s][where] = rows.value[chosen]
-    return ScoreArrays(group.labels, group.conditions, list(images), objects, scores)
+def _block(part: pa.Table, run: Run) -> _Block:
+    """Return the scores of some images, laid out as arrays.
 
-
-def object_statistics(
-    arrays: ScoreArrays, ladders: Sequence[tuple[str, str]]
-) -> dict[tuple[str, str, str], Floats]:
-    """Return (O,) what each object adds to each mean over objects, NaN where it adds nothing.
-
-    Statistics without any value are left out.
-
-    Keys are (statistic, segmenter, condition). The statistics are the means of metrics over trials,
-    and of IoU over trials `iou_std`, `iou_var` (both n - 1), `iou_failed` (share of trials below
-    0.5) and `iou_fell` (share of trials that lose more than 0.05 by one more point).
-
-    Args:
-        arrays: the scores.
-        ladders: conditions and those with the next number of points, whose trials share points.
+    Raises:
+        ValueError: a trial is not of the protocol, a score is there twice, or there are too few for
+            so many objects and trials.
     """
-    found: dict[tuple[str, str, str], Floats] = {}
-    for s, segmenter in enumerate(arrays.segmenters):
-        for c, condition in enumerate(arrays.conditions):
-            for metric, values in arrays.scores.items():
-                trials = values[s, c].astype(np.float64)
-                n_trials = (~np.isnan(trials)).sum(axis=1)
-                if not n_trials.any():
-                    continue
-                cell = segmenter, condition
-                found[OF_METRIC.get(metric, metric), *cell] = _ratio(np.nansum(trials, 1), n_trials)
-                if metric == "iou":
-                    found |= {(k, *cell): v for k, v in _iou_statistics(trials, n_trials).items()}
-    iou = arrays.scores.get("iou")
-    for fewer, more in ladders if iou is not None else ():
-        for s, segmenter in enumerate(arrays.segmenters):
-            pair = (arrays.conditions.index(name) for name in (fewer, more))
-            before, after = (iou[s, c].astype(np.float64) for c in pair)  # type: ignore[index]
-            both = ~np.isnan(before) & ~np.isnan(after)
-            fell = (before - after > FELL_BY).sum(axis=1)
-            found["iou_fell", segmenter, more] = _ratio(fell, both.sum(axis=1))
-    return {cell: values for cell, values in found.items() if not np.isnan(values).all()}
+    protocol = run.manifest.protocol
+    conditions = [row["name"] for row in protocol["conditions"]]
+    metrics = sorted(set(protocol["metrics"]))
+    keys, row_object = _keys(part)
+    row_condition = _places(part["condition"], conditions)
+    row_trial = part["trial"].to_numpy()
+    trials = np.array([row["trials"] for row in protocol["conditions"]], np.int64)
+    if (row_trial >= trials[row_condition]).any():
+        raise ValueError(f"trial {row_trial.max()} is not of its protocol")
+    row_cell = row_condition * len(metrics) + _places(part["metric"], metrics)
+    n_trials = _trials_stored(row_cell, row_trial, np.repeat(trials, len(metrics)))
+    widths = 1 + n_trials.reshape(len(conditions), -1).max(axis=1)
+    n_cells = len(keys) * int(n_trials.sum() + widths.sum())
+    if n_cells > max(MAX_CELLS, CELLS_PER_SCORE * part.num_rows):
+        raise ValueError(f"{part.num_rows} scores are too few for so many objects and trials")
+    scores, score_starts = _empty(len(keys), n_trials, np.nan, np.float32)
+    value_place = np.maximum(row_trial, 0) + row_object * n_trials[row_cell]
+    scores[score_starts[row_cell] + value_place] = part["value"].to_numpy()
+    if np.count_nonzero(scores == scores) != part.num_rows:
+        raise ValueError("a score is there twice")
+    prompts, prompt_starts = _empty(len(keys), widths, 0, np.uint64)
+    prompt_place = 1 + row_trial + row_object * widths[row_condition]
+    prompts[prompt_starts[row_condition] + prompt_place] = _hashes(
+        part["prompt_hash"], part["trial"]
+    )
+    cells = _split(scores, n_trials)
+    return _Block(
+        keys,
+        {
+            metric: [cell if cell.shape[1] else None for cell in cells[place :: len(metrics)]]
+            for place, metric in enumerate(metrics)
+        },
+        _split(prompts, widths),
+    )
 
 
-def point_ladders(conditions: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
-    """Return pairs of conditions: one and that with the next number of points of the same kind."""
-    kinds: dict[Hashable, list[Mapping[str, Any]]] = {}
-    for row in conditions:
-        if row["degradation"] in NESTED:
-            others = sorted((k, v) for k, v in row["parameters"].items() if k != "count")
-            kinds.setdefault((row["degradation"], *others), []).append(row)
-    pairs = []
-    for rungs in kinds.values():
-        rungs.sort(key=lambda row: row["parameters"].get("count", 1))
-        pairs += [(fewer["name"], more["name"]) for fewer, more in pairwise(rungs)]
-    return pairs
+def _keys(part: pa.Table) -> tuple[pa.Table, Places]:
+    """Return the objects of a part, and the place of each row's object."""
+    columns = [part[name].combine_chunks() for name in _KEY]
+    (images, image), (instances, instance) = (
+        _sorted_codes(column.dictionary, column.indices.to_numpy()) for column in columns
+    )
+    number = image * len(instances) + instance
+    starts = np.flatnonzero(np.diff(number, prepend=-1))  # rows of an object follow each other
+    numbers, of_start = np.unique(number[starts], return_inverse=True)
+    row_object = np.repeat(of_start, np.diff(starts, append=len(number)))
+    image, instance = np.divmod(numbers, len(instances))
+    return pa.table([images.take(image), instances.take(instance)], names=_KEY), row_object
 
 
-def _trials_of(group: Group) -> dict[str, int]:
-    """Return metric -> T; 1 for a metric over trials."""
-    last = [run.scores.groupby("metric", observed=True)["trial"].max() for run in group.runs]
-    return {
-        metric: 1 + max(0, *(int(each.get(metric, 0)) for each in last)) for metric in group.metrics
-    }
+def _sorted_codes(names: pa.Array, codes: npt.NDArray[np.int32]) -> tuple[pa.Array, Places]:
+    """Return sorted different names, and codes that are places in them."""
+    ordered = sorted(set(names.to_pylist()))
+    place = {name: number for number, name in enumerate(ordered)}
+    return pa.array(ordered, pa.string()), np.array([place[x] for x in names.to_pylist()])[codes]
 
 
-def _iou_statistics(trials: Floats, n_trials: npt.NDArray[np.int64]) -> dict[str, Floats]:
-    means = _ratio(np.nansum(trials, axis=1), n_trials)
-    squares = np.nansum((trials - means[:, None]) ** 2, axis=1)
-    variance = _ratio(squares, n_trials - 1)
-    failed = _ratio((trials < FAILED_BELOW).sum(axis=1), n_trials)
-    return {"iou_std": variance**0.5, "iou_var": variance, "iou_failed": failed}
+def _places(column: pa.ChunkedArray, names: Sequence[str]) -> Places:
+    """Return the place of each row's name."""
+    coded = column.combine_chunks()
+    places = np.array([names.index(name) for name in coded.dictionary.to_pylist()])
+    row_places: Places = places[coded.indices.to_numpy()]
+    return row_places
+
+
+def _trials_stored(
+    row_cell: Places, row_trial: npt.NDArray[np.int32], trials: npt.NDArray[np.int64]
+) -> npt.NDArray[np.int64]:
+    """Return the T of each cell: 0 without scores, 1 for scores over trials."""
+    has_scores, has_trials = np.zeros((2, len(trials)), np.bool_)
+    has_scores[row_cell] = True
+    has_trials[row_cell[row_trial >= 0]] = True
+    return np.where(has_trials, trials, has_scores)
+
+
+def _empty(
+    n_objects: int, widths: npt.NDArray[np.int64], value: float, kind: type[Any]
+) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64]]:
+    """Return one array for all cells of (n_objects, width) each, and where each cell starts."""
+    ends = n_objects * np.cumsum(widths)
+    return np.full(int(ends[-1]), value, kind), ends - n_objects * widths
+
+
+def _split(flat: npt.NDArray[Any], widths: npt.NDArray[np.int64]) -> list[npt.NDArray[Any]]:
+    """Return the cells of an array from `_empty`."""
+    n_objects = len(flat) // max(1, int(widths.sum()))
+    ends = n_objects * np.cumsum(widths)
+    cells = np.split(flat, ends[:-1])
+    return [cell.reshape(n_objects, width) for cell, width in zip(cells, widths, strict=True)]
+
+
+def _hashes(texts: pa.ChunkedArray, trials: pa.ChunkedArray) -> Hashes:
+    """Return a number for each prompt and its trial; different ones have different numbers.
+
+    Their sum says whether two sets of prompts are the same; two that differ agree by a chance of
+    2^-63.
+    """
+    longest = pc.max(pc.binary_length(texts)).as_py()
+    if longest > MAX_HASH:
+        raise ValueError(f"the hash of a prompt has {longest} bytes")
+    n_words = -(-longest // 8) or 1
+    padded = pc.ascii_rpad(texts, 8 * n_words, "\0").combine_chunks()
+    words = np.frombuffer(padded.buffers()[2], np.uint64)[: len(padded) * n_words]
+    weights = np.arange(1, n_words + 1, dtype=np.uint64) * _MIX | np.uint64(1)
+    mixed = (words.reshape(-1, n_words) * weights).sum(axis=1, dtype=np.uint64)
+    for salt in (trials.to_numpy().astype(np.uint64) * _MIX, np.uint64(0)):
+        mixed = (mixed ^ salt ^ (mixed >> np.uint64(32))) * _MIX
+    hashes: Hashes = (mixed ^ (mixed >> np.uint64(29))) | np.uint64(1)
+    return hashes
+
+
+def _statistics(block: _Block, ladders: Sequence[tuple[int, int]]) -> dict[str, Floats]:
+    """Return `ObjectScores.statistics` of some images."""
+    shape = len(block.prompts), block.keys.num_rows
+    found: dict[str, Floats] = {}
+
+    def put(column: str, condition: int, values: Floats) -> None:
+        found.setdefault(column, np.full(shape, np.nan))[condition] = values
+
+    for metric, cells in block.scores.items():
+        for condition, values in enumerate(cells):
+            if values is None:
+                continue
+            trials = values.astype(np.float64)
+            n_trials = (~np.isnan(trials)).sum(axis=1)
+            means = _ratio(np.nansum(trials, axis=1), n_trials)
+            put(column_of(metric), condition, means)
+            if metric == "iou":
+                squares = np.nansum((trials - means[:, None]) ** 2, axis=1)
+                variance = _ratio(squares, n_trials - 1)
+                put("iou_std", condition, variance**0.5)
+                put("iou_var", condition, variance)
+                failed = (trials < FAILED_BELOW).sum(axis=1)
+                put("iou_failed", condition, _ratio(failed, n_trials))
+    ious = block.scores_of("iou")
+    for fewer, more in ladders:
+        before, after = ious[fewer], ious[more]
+        if before is not None and after is not None:
+            size = min(before.shape[1], after.shape[1])
+            lost = before[:, :size].astype(np.float64) - after[:, :size]
+            fell = (lost > FELL_BY).sum(axis=1)
+            put("iou_fell", more, _ratio(fell, (~np.isnan(lost)).sum(axis=1)))
+    return found
 
 
 def _ratio(sums: npt.NDArray[Any], counts: npt.NDArray[np.int64]) -> Floats:
@@ -380,3 +510,37 @@ def _ratio(sums: npt.NDArray[Any], counts: npt.NDArray[np.int64]) -> Floats:
     missing = np.full(len(sums), np.nan)
     ratios: Floats = np.divide(sums.astype(np.float64), counts, out=missing, where=counts > 0)
     return ratios
+
+
+def _joined(
+    cells: Sequence[npt.NDArray[np.float32] | None], sizes: Sequence[int]
+) -> npt.NDArray[np.float32] | None:
+    """Return the (O, T) scores of all parts after each other; None where no part has any."""
+    width = max((cell.shape[1] for cell in cells if cell is not None), default=0)
+    if not width:
+        return None
+    return np.concatenate(
+        [
+            np.full((size, width), np.nan, np.float32) if cell is None else cell
+            for cell, size in zip(cells, sizes, strict=True)
+        ]
+    )
+
+
+def _objects(run: Run, keys: Sequence[pa.Table]) -> tuple[pd.DataFrame, Places]:
+    """Return `ObjectScores.objects`, and the order in which the objects of all parts are theirs.
+
+    Raises:
+        RunError: there are none, or one is in two parts.
+    """
+    if not keys:
+        raise RunError(f"{run.folder}: {NO_SCORES}")
+    table = pa.concat_tables(keys)
+    order = pc.sort_indices(table, [(name, "ascending") for name in _KEY])
+    table = table.take(order).combine_chunks()
+    is_new = [np.asarray(pc.not_equal(table[name][1:], table[name][:-1])) for name in _KEY]
+    if not (is_new[0] | is_new[1]).all():
+        raise RunError(f"{run.folder}: is not a valid run: an object has scores in two parts")
+    objects: pd.DataFrame = table.to_pandas()
+    objects["image"] = np.concatenate([[0], np.cumsum(is_new[0])])
+    return objects, order.to_numpy()

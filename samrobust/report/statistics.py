@@ -22,7 +22,9 @@ _TAIL_BLOCKS = 256  # of values that follow each other; the tail's end is interp
 _TAIL_REACH = 0.4  # share of the trials among which the tail of every resample is looked for
 _FEW_IMAGES = 30  # below, it is looked for among all
 _ROUNDING = 1e-12  # relative: sums of the same numbers in another order are equal
+_DEVIATIONS = 10  # standard deviations to both sides in which the end of a tail is looked for
 Ints = npt.NDArray[np.int64]
+Values = npt.NDArray[np.floating]
 
 
 def bootstrap_weights(n_images: int, *, key: str) -> Iterator[Floats]:
@@ -52,26 +54,49 @@ class Tail:
         n_images: I.
     """
 
-    def __init__(self, values: Floats, owners: Ints, *, n_images: int) -> None:
-        order = np.argsort(values, kind="stable")
+    def __init__(self, values: Values, owners: Ints, *, n_images: int) -> None:
         share = 1.0 if n_images < _FEW_IMAGES else _TAIL_REACH
         reach = int(np.ceil(share * len(values)))
-        self._lowest = values[order[: int(TAIL * len(values)) + 1]]
+        n_blocks = min(_TAIL_BLOCKS, reach)
         self._n_values = len(values)
         self._of_image = np.bincount(owners, minlength=n_images).astype(np.float64)
-        n_blocks = min(_TAIL_BLOCKS, reach)
-        blocks = np.arange(reach) * n_blocks // reach
-        where = (blocks, owners[order[:reach]])
-        shape = (n_blocks, n_images)
-        self._counts = sparse.csr_matrix((np.ones(reach), where), shape)
-        self._sums = sparse.csr_matrix((values[order[:reach]], where), shape)
+        first, last = self._window(values, owners, n_blocks=n_blocks, reach=reach)
+        order = _lowest(values, -(-last * reach // n_blocks))
+        lowest = values[order].astype(np.float64)
+        self._mean = self._exact_mean(lowest)
+        # blocks before the window are always in the tail: they are one
+        blocks = np.maximum(np.arange(len(order)) * n_blocks // reach, first) - first
+        where = (blocks, owners[order])
+        shape = (last - first, n_images)
+        self._counts = sparse.csr_matrix((np.ones(len(order)), where), shape)
+        self._sums = sparse.csr_matrix((lowest, where), shape)
+
+    def _window(
+        self, values: Values, owners: Ints, *, n_blocks: int, reach: int
+    ) -> tuple[int, int]:
+        """Return the first block and the block after the last in which any tail will end.
+
+        The end varies between resamples by the deviation of a sum over images.
+        """
+        if len(self._of_image) < _FEW_IMAGES:
+            return 0, n_blocks
+        wanted = TAIL * self._n_values
+        low = owners[values <= np.partition(values, int(wanted))[int(wanted)]]
+        excess = np.bincount(low, minlength=len(self._of_image)) - TAIL * self._of_image
+        margin = _DEVIATIONS * float(np.sqrt((excess**2).sum()))
+        first, last = (n_blocks * (wanted + sign * margin) / reach for sign in (-1, 1))
+        return max(0, int(first) - 2), min(n_blocks, int(last) + 3)
+
+    def _exact_mean(self, lowest: Floats) -> float:
+        wanted = TAIL * self._n_values
+        lowest = lowest[: int(wanted) + 1]
+        weights = np.minimum(np.maximum(wanted - np.arange(len(lowest)), 0), 1)
+        return float((weights * lowest).sum() / weights.sum())
 
     @property
     def mean(self) -> float:
         """Return it for the images as they are, exactly."""
-        wanted = TAIL * self._n_values
-        weights = np.minimum(np.maximum(wanted - np.arange(len(self._lowest)), 0), 1)
-        return float((weights * self._lowest).sum() / weights.sum())
+        return self._mean
 
     def means(self, weights: Floats) -> Floats:
         """Return (R,) it for each column of (I, R) weights of the images."""
@@ -83,6 +108,16 @@ class Tail:
         shares = np.divide(taken, counts, out=np.zeros_like(taken), where=counts > 0)
         tail: Floats = (shares * sums).sum(axis=0) / taken.sum(axis=0)
         return tail
+
+
+def _lowest(values: Values, n: int) -> npt.NDArray[np.intp]:
+    """Return the places of the n lowest values in ascending order, equal ones as they stand."""
+    if n < len(values):
+        chosen = np.flatnonzero(values <= np.partition(values, n - 1)[n - 1])
+    else:
+        chosen = np.arange(len(values))
+    order: npt.NDArray[np.intp] = chosen[np.argsort(values[chosen], kind="stable")][:n]
+    return order
 
 
 def sign_flip_test(contributions: Floats, *, key: str) -> Floats:

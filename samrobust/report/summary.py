@@ -1,29 +1,21 @@
 """Stored runs in, one summary per protocol and data set out."""
 
 import json
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, reduce
 from itertools import combinations
 from operator import add
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
-from scipy import sparse
 
 from samrobust.provenance import origin
+from samrobust.report.columns import COLUMNS, OF_TRIALS, column_of, statistic_of
 from samrobust.report.precision import Precision, precision_of
-from samrobust.report.scores import (
-    OF_METRIC,
-    Group,
-    ScoreArrays,
-    comparable_groups,
-    object_statistics,
-    point_ladders,
-    score_arrays,
-)
+from samrobust.report.scores import Group, ObjectScores, comparable_groups
 from samrobust.report.statistics import (
     N_RESAMPLES,
     Tail,
@@ -35,6 +27,9 @@ from samrobust.report.statistics import (
 from samrobust.runs.manifest import RunManifest
 from samrobust.runs.store import Run
 from samrobust.types import DatasetInfo, Floats, SegmenterInfo
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 IN_CLASSES = ("miou", "mbiou")
 """Statistics that are broken down by classes of objects."""
@@ -49,7 +44,7 @@ class Measured:
 
     Attributes:
         manifests: of the runs, in the order of `segmenters`.
-        folders: of the runs, likewise; none for a group.
+        stored: the runs, likewise; none for a group.
         segmenters: their labels.
         estimates: of cells (statistic, segmenter, condition).
         resampled: resamples x cells; NaN where there is one image.
@@ -62,11 +57,13 @@ class Measured:
         n_samples: images that the runs are over.
         n_failed: images that could not be evaluated.
         precisions: of the runs that are not in float32.
-        arrays: the scores; none for a group.
+        objects: their `sample_id`, `instance_id`, place of their `image` and, where a run says so,
+            `category`, `area` and `perimeter`; none for a group.
+        scores: of the segmenters by object; none for a group.
     """
 
     manifests: Sequence[RunManifest]
-    folders: Sequence[Path]
+    stored: Sequence[Run]
     segmenters: Sequence[str]
     estimates: "pd.Series[float]"
     resampled: pd.DataFrame
@@ -79,7 +76,8 @@ class Measured:
     n_samples: int
     n_failed: int
     precisions: Sequence[Precision]
-    arrays: ScoreArrays | None
+    objects: pd.DataFrame
+    scores: Sequence[ObjectScores]
 
     @property
     def manifest(self) -> RunManifest:
@@ -89,10 +87,11 @@ class Measured:
 
 def measure(group: Group) -> Measured:
     """Return what was measured on the data set of a group of runs."""
-    arrays = score_arrays(group)
     manifests = [run.manifest for run in group.runs]
-    per_object = object_statistics(arrays, point_ladders(manifests[0].protocol["conditions"]))
-    classes = classes_of(arrays.objects)
+    conditions = [row["name"] for row in manifests[0].protocol["conditions"]]
+    objects = _described_objects(group)
+    per_object = _cells(group, conditions)
+    classes = classes_of(objects)
     columns: dict[Any, Floats] = {**per_object}
     for (statistic, *cell), values in per_object.items():
         if statistic == "miou":
@@ -101,17 +100,24 @@ def measure(group: Group) -> Measured:
             for kind_and_class, chosen in classes.items():
                 columns[*kind_and_class, statistic, *cell] = np.where(chosen, values, np.nan)
     columns = {key: values for key, values in columns.items() if not np.isnan(values).all()}
-    sums, counts = _image_sums(np.stack(list(columns.values()), axis=1), arrays)
-    tails = _tails(arrays)
-    ratios = _Ratios(list(columns), sums, counts, tails, _most_trials(arrays))
+    sums, counts = _image_sums(columns.values(), objects["image"].to_numpy())
+    tails = {
+        ("iou_low", label, conditions[place]): tail
+        for label, scores in zip(group.labels, group.scores, strict=True)
+        for place, tail in scores.tails.items()
+    }
+    n_trials = np.max([scores.n_trials for scores in group.scores], axis=0).tolist()
+    ratios = _Ratios(
+        list(columns), sums, counts, tails, dict(zip(conditions, n_trials, strict=True))
+    )
     newest = max(manifests, key=lambda manifest: manifest.created)
     n_classes = pd.Series({key: int(chosen.sum()) for key, chosen in classes.items()}, dtype=int)
     estimates, in_classes = ratios.split(ratios.estimate()[None])
     resampled, resampled_in_classes = ratios.split(ratios.resample(key=newest.dataset.key))
     return Measured(
         manifests=manifests,
-        folders=[run.folder for run in group.runs],
-        segmenters=arrays.segmenters,
+        stored=group.runs,
+        segmenters=group.labels,
         estimates=estimates.iloc[0],
         resampled=resampled,
         contributions=_frame(list(per_object), sums[:, : len(per_object)], _CELL)
@@ -119,8 +125,8 @@ def measure(group: Group) -> Measured:
         in_classes=in_classes.iloc[0],
         resampled_in_classes=resampled_in_classes,
         class_sizes=n_classes,
-        n_images=len(arrays.images),
-        n_objects=len(arrays.objects),
+        n_images=group.scores[0].n_images,
+        n_objects=len(objects),
         n_samples=newest.n_samples,
         n_failed=max(len(run.failures) for run in group.runs),
         precisions=[
@@ -128,7 +134,8 @@ def measure(group: Group) -> Measured:
             for run, label in zip(group.runs, group.labels, strict=True)
             if (found := precision_of(run, label)) is not None
         ],
-        arrays=arrays,
+        objects=objects,
+        scores=group.scores,
     )
 
 
@@ -152,7 +159,7 @@ def mean_of(parts: Sequence[Measured]) -> Measured:
             for name, manifest in zip(part.segmenters, part.manifests, strict=True)
             if name in labels
         ],
-        folders=[],
+        stored=(),
         segmenters=labels,
         estimates=reduce(add, [part.estimates[cells] for part in parts]) / len(parts),
         resampled=reduce(add, [part.resampled[cells] for part in parts]) / len(parts),
@@ -166,7 +173,8 @@ def mean_of(parts: Sequence[Measured]) -> Measured:
         n_samples=sum(part.n_samples for part in parts),
         n_failed=sum(part.n_failed for part in parts),
         precisions=[each for part in parts for each in part.precisions if each.segmenter in labels],
-        arrays=None,
+        objects=first.objects.iloc[:0],
+        scores=(),
     )
 
 
@@ -233,38 +241,36 @@ class _Ratios:
         return pd.concat([cells.drop(columns=squares), frame], axis=1)
 
 
-def _image_sums(columns: Floats, arrays: ScoreArrays) -> tuple[Floats, Floats]:
-    """Return (I, D) sums over, and numbers of, the objects of each image, of (O, D) columns."""
-    n_objects, n_images = len(arrays.objects), len(arrays.images)
-    where = (arrays.objects["image"].to_numpy(), np.arange(n_objects))
-    member = sparse.csr_matrix((np.ones(n_objects), where), (n_images, n_objects))
-    there = ~np.isnan(columns)
-    return member @ np.where(there, columns, 0), member @ there.astype(np.float64)
+def _described_objects(group: Group) -> pd.DataFrame:
+    """Return the objects of a group with what any of its runs says of them."""
+    key = ["sample_id", "instance_id"]
+    known = pd.concat([run.objects for run in group.runs], ignore_index=True).drop_duplicates(key)
+    objects = group.scores[0].objects.merge(known, how="left", on=key, validate="1:1")
+    objects["category"] = objects["category"].fillna("")
+    return objects
 
 
-def _tails(arrays: ScoreArrays) -> dict[tuple[str, str, str], Tail]:
-    found: dict[tuple[str, str, str], Tail] = {}
-    if "iou" not in arrays.scores:
-        return found
-    owners = arrays.objects["image"].to_numpy()
-    for s, segmenter in enumerate(arrays.segmenters):
-        for c, condition in enumerate(arrays.conditions):
-            trials = arrays.scores["iou"][s, c].astype(np.float64)
-            there = ~np.isnan(trials)
-            if there.any():
-                owner = np.broadcast_to(owners[:, None], trials.shape)[there]
-                found["iou_low", segmenter, condition] = Tail(
-                    trials[there], owner, n_images=len(arrays.images)
-                )
-    return found
+def _cells(group: Group, conditions: Sequence[str]) -> dict[tuple[str, str, str], Floats]:
+    """Return (statistic, segmenter, condition) -> (O,), without those that no object has."""
+    cells = {
+        (statistic, label, condition): values[place]
+        for label, scores in zip(group.labels, group.scores, strict=True)
+        for place, condition in enumerate(conditions)
+        for statistic, values in scores.statistics.items()
+        if not np.isnan(values[place]).all()
+    }
+    return dict(sorted(cells.items(), key=lambda cell: cell[0][0] == "iou_fell"))  # they come last
 
 
-def _most_trials(arrays: ScoreArrays) -> dict[str, int]:
-    """Return the trials of each condition that have an IoU."""
-    if "iou" not in arrays.scores:
-        return {}
-    n_trials = (~np.isnan(arrays.scores["iou"])).sum(axis=3).max(axis=(0, 2))
-    return dict(zip(arrays.conditions, n_trials.tolist(), strict=True))
+def _image_sums(columns: Iterable[Floats], owners: npt.NDArray[np.int64]) -> tuple[Floats, Floats]:
+    """Return (I, D) sums over, and numbers of, the objects of each image, of D (O,) columns."""
+    there = [~np.isnan(values) for values in columns]
+    sums = [
+        np.bincount(owners, np.where(scored, values, 0))
+        for values, scored in zip(columns, there, strict=True)
+    ]
+    counts = [np.bincount(owners, scored) for scored in there]
+    return np.stack(sums, axis=1), np.stack(counts, axis=1)
 
 
 def _frame(keys: Sequence[Any], values: Floats, names: Sequence[str]) -> pd.DataFrame:
@@ -323,9 +329,6 @@ def corrected(table: pd.DataFrame, family: list[str]) -> pd.DataFrame:
     return table.assign(p_holm=p_holm, is_tie=~clear)
 
 
-OF_TRIALS = ("iou_std", "iou_var", "iou_var_between", "iou_low", "iou_failed", "iou_fell")
-"""What is known of IoU over trials besides its mean."""
-LOWER_IS_BETTER = frozenset({"iou_std", "iou_var", "iou_failed", "iou_fell"})
 MEASURED = "measured"
 """Source of the rows that are ours; a published row names its paper."""
 
@@ -352,7 +355,7 @@ class Section:
         trials: the T of `--trials T`, None where the protocol decides.
         marks: what a reader must know: limit, trials, missing images, selection, frame.
         conditions: as in the manifest, in protocol order: name, degradation, parameters, level.
-        rows: one a segmenter and condition: `segmenter`, `source` ("measured" or a paper),
+        table: one row per segmenter and condition: `segmenter`, `source` ("measured" or a paper),
             `is_control`, `frame`, `in_domain` (collections that the images are of and that the
             segmenter was trained on, "" for none), `condition`, `level`, `n_images`, `n_objects`,
             `n_trials`, then the statistics, each with the ends of its 95 % interval in `..._low`
@@ -367,9 +370,10 @@ class Section:
             empty where no run says what its objects are.
         runs: the manifests of all runs, in the order of `segmenters` for each data set.
         segmenters: labels of all runs, in order.
-        folders: of the runs, in order; none for a group.
+        stored: the runs, in order; none for a group.
         precisions: what is known of the runs that are not in float32.
-        arrays: the single scores; None for a group.
+        objects: what the objects are; none for a group.
+        scores: of the segmenters by object; none for a group.
     """
 
     protocol: str
@@ -379,14 +383,15 @@ class Section:
     trials: int | None
     marks: tuple[str, ...]
     conditions: tuple[Mapping[str, Any], ...]
-    rows: pd.DataFrame
+    table: pd.DataFrame
     differences: pd.DataFrame
     breakdown: pd.DataFrame
     runs: tuple[RunManifest, ...]
     segmenters: tuple[str, ...]
-    folders: tuple[Path, ...]
+    stored: tuple[Run, ...]
     precisions: tuple[Precision, ...]
-    arrays: ScoreArrays | None
+    objects: pd.DataFrame
+    scores: tuple[ObjectScores, ...]
 
     @property
     def title(self) -> str:
@@ -396,13 +401,44 @@ class Section:
     @property
     def measured(self) -> pd.DataFrame:
         """Return the rows that are ours."""
-        return self.rows[self.rows["source"] == MEASURED]
+        return self.table[self.table["source"] == MEASURED]
 
     @property
     def statistics(self) -> list[str]:
-        """Return the columns of `rows` that hold statistics, without those of their intervals."""
-        ends = [name for name in self.rows if f"{name}_high" in self.rows]
+        """Return the columns of `table` that hold statistics, without those of their intervals."""
+        ends = [name for name in self.table if f"{name}_high" in self.table]
         return [str(name) for name in ends]
+
+    @property
+    def object_table(self) -> pd.DataFrame:
+        """Return one row per segmenter, object and condition, with the statistics of its trials.
+
+        Columns: `segmenter`, `condition`, those of `objects`, then the statistics as fractions, NaN
+        where there is none. Empty for a group of data sets.
+        """
+        names = [str(row["name"]) for row in self.conditions]
+        tables = [
+            self.objects.assign(
+                segmenter=label,
+                condition=name,
+                **{column: values[place] for column, values in scores.statistics.items()},
+            )
+            for label, scores in zip(self.segmenters, self.scores, strict=False)
+            for place, name in enumerate(names)
+        ]
+        table = pd.concat(tables or [self.objects], ignore_index=True).drop(columns="image")
+        first = [name for name in ("segmenter", "condition") if name in table]
+        return table[[*first, *table.columns.drop(first)]]
+
+    def figures(self) -> "dict[str, Figure]":
+        """Return the figures of the section by name, those that would be empty left out.
+
+        The names are "level" (scores against the level), "stability", "objects", "variance" and
+        "heat"; a section with several ladders of levels has a "level-..." for each.
+        """
+        from samrobust.report.plots import draw_figures
+
+        return draw_figures(self)
 
     @cached_property
     def best(self) -> frozenset[tuple[str, str, str]]:
@@ -410,10 +446,11 @@ class Section:
         found = set()
         for (statistic, condition), pairs in self.differences.groupby(["statistic", "condition"]):
             won: dict[str, int] = {}
+            higher_is_better = statistic_of(str(statistic)).higher_is_better
             clear = pairs[~pairs["is_tie"]]
             names = zip(clear["segmenter"], clear["other"], strict=True)
             for (one, other), gain in zip(names, clear["difference"].to_numpy(), strict=True):
-                winner = one if (gain > 0) != (statistic in LOWER_IS_BETTER) else other
+                winner = one if (gain > 0) == higher_is_better else other
                 won[winner] = won.get(winner, 0) + 1
             others = len({*pairs["segmenter"], *pairs["other"]}) - 1
             found |= {
@@ -465,8 +502,8 @@ def _section(measured: Measured, dataset: str, *, published: set[str]) -> Sectio
     rows = [*_measured_rows(measured), *_published_rows(reported)]
     rows.sort(key=lambda row: place[row["condition"]])  # stable: published ones stay last
     levels = [conditions[place[row["condition"]]]["level"] for row in rows]
-    others = [metric for metric in manifest.protocol["metrics"] if metric not in OF_METRIC]
-    statistics = [*OF_METRIC.values(), *OF_TRIALS, *others]
+    others = [metric for metric in manifest.protocol["metrics"] if metric not in COLUMNS]
+    statistics = [*COLUMNS.values(), *OF_TRIALS, *others]
     columns = [f"{statistic}{end}" for statistic in statistics for end in _ENDS]
     table = pd.DataFrame(rows, columns=[*_NAMES, *_COUNTS, *columns])
     table.insert(len(_NAMES), "level", pd.Series(levels, dtype="float64"))
@@ -478,14 +515,15 @@ def _section(measured: Measured, dataset: str, *, published: set[str]) -> Sectio
         trials=manifest.trials,
         marks=_marks(measured),
         conditions=conditions,
-        rows=table.astype(dict.fromkeys(_COUNTS, "Int64") | dict.fromkeys(columns, "float64")),
+        table=table.astype(dict.fromkeys(_COUNTS, "Int64") | dict.fromkeys(columns, "float64")),
         differences=paired_differences(measured),
         breakdown=_breakdown(measured),
         runs=tuple(measured.manifests),
         segmenters=tuple(measured.segmenters),
-        folders=tuple(measured.folders),
+        stored=tuple(measured.stored),
         precisions=tuple(measured.precisions),
-        arrays=measured.arrays,
+        objects=measured.objects,
+        scores=tuple(measured.scores),
     )
 
 
@@ -554,7 +592,7 @@ def _published_rows(reported: Sequence[Mapping[str, Any]]) -> list[dict[str, Any
     for value in reported:
         names = {key: value[key] for key in ("segmenter", "source", "condition")}
         row = rows.setdefault(tuple(names.values()), {**names, **unknown})
-        row[OF_METRIC.get(value["metric"], value["metric"])] = value["value"]
+        row[column_of(value["metric"])] = value["value"]
     return list(rows.values())
 
 

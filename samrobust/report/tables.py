@@ -7,37 +7,12 @@ from typing import Any
 
 import pandas as pd
 
+from samrobust.report.columns import DETAILS, NO_VALUE, statistic_of
 from samrobust.report.precision import Precision
 from samrobust.report.statistics import KINDS
 from samrobust.report.summary import MEASURED, Section
 
 Row = dict[str, Any]
-
-NAMES = {"miou": "mIoU", "mbiou": "mBIoU", "msf": "mSF", "iou_std": "IoU std"}
-"""Statistics of the main table, in percent -> their heads; metrics of plug-ins follow."""
-TRIAL_NAMES = {
-    "iou_low": "low 10 %",
-    "iou_failed": "IoU < 0.5",
-    "iou_var_between": "var objects",
-    "iou_var": "var trials",
-    "iou_fell": "fell",
-}
-"""Statistics of the table over trials -> their heads; in percent, variances in percent squared."""
-VARIANCES = ("iou_var_between", "iou_var")
-NONE = "\N{EN DASH}"
-"""Stands where there is no value: the spread of one trial, what a paper does not print."""
-
-
-def head(statistic: str) -> str:
-    """Return what stands above a statistic."""
-    return {**NAMES, **TRIAL_NAMES}.get(statistic, statistic)
-
-
-def factor(statistic: str) -> float:
-    """Return what a statistic is multiplied with to be shown: 100 for percent."""
-    if statistic in VARIANCES:
-        return 100.0**2
-    return 100.0 if statistic in {**NAMES, **TRIAL_NAMES} else 1.0
 
 
 def p_text(p: float) -> str:
@@ -47,8 +22,7 @@ def p_text(p: float) -> str:
 
 def value_text(row: Row, statistic: str) -> str:
     """Return a statistic of a row as it is shown, a dash where there is none."""
-    value = row[statistic]
-    return NONE if math.isnan(value) else _number(value, statistic)
+    return statistic_of(statistic).text(row[statistic])
 
 
 def interval_text(row: Row, statistic: str) -> str:
@@ -56,7 +30,7 @@ def interval_text(row: Row, statistic: str) -> str:
     low, high = row[f"{statistic}_low"], row[f"{statistic}_high"]
     if math.isnan(low):
         return ""
-    return f"[{_number(low, statistic)}, {_number(high, statistic)}]"
+    return f"[{statistic_of(statistic).text(low)}, {statistic_of(statistic).text(high)}]"
 
 
 def half_width(row: Row, statistic: str) -> str:
@@ -64,18 +38,13 @@ def half_width(row: Row, statistic: str) -> str:
     half = (row[f"{statistic}_high"] - row[f"{statistic}_low"]) / 2
     if math.isnan(half):
         return ""
-    return f"±{half:.2g}" if factor(statistic) == 1 else f"±{_number(half, statistic)}"
+    shown_as = statistic_of(statistic)
+    return f"±{shown_as.text(half)}" if shown_as.unit else f"±{half:.2g}"
 
 
 def points(difference: float) -> str:
     """Return a difference of fractions in points, with a sign."""
     return f"{100 * difference:+.2f}"
-
-
-def _number(value: float, statistic: str) -> str:
-    if factor(statistic) == 1:
-        return f"{value:.4g}"
-    return f"{factor(statistic) * value:.{0 if statistic in VARIANCES else 1}f}"
 
 
 CLASS_STATISTIC = "miou"
@@ -147,7 +116,7 @@ def _table(
     segmenters: list[tuple[str, ...]] = []
     for row in rows_of(section):
         cells = [f"{value_text(row, name)} {spread(row, name)}".rstrip() for name in names]
-        if statistics and set(cells) == {NONE}:
+        if statistics and set(cells) == {NO_VALUE}:
             continue  # a condition of one trial, or published, has nothing over trials
         bold |= {
             (len(rows), 2 + place)
@@ -156,7 +125,7 @@ def _table(
         }
         segmenters.append((row["segmenter"],))
         rows.append((f"{row['segmenter']}{mark_of(section, row)}", row["condition"], *cells))
-    header = ("segmenter", "condition", *map(head, names))
+    header = ("segmenter", "condition", *(statistic_of(name).label for name in names))
     notes = trial_footnotes(section, where) if statistics else footnotes(section, where)
     title = f"{section.title}; over trials" if statistics else section.title
     notes = (*notes, *bold_note(bold))
@@ -201,7 +170,7 @@ def _class_table(
 def difference_table(section: Section, statistic: str) -> Table:
     """Return the paired differences of a statistic, one row a condition and pair."""
     chosen = section.differences[section.differences["statistic"] == statistic]
-    unit = factor(statistic)
+    unit = statistic_of(statistic).factor
     rows = []
     for row in records(chosen):
         interval = f"[{unit * row['low']:+.1f}, {unit * row['high']:+.1f}]"
@@ -218,14 +187,14 @@ def difference_table(section: Section, statistic: str) -> Table:
         "In points, on identical prompts; in brackets the 95 % interval, bootstrap over images; "
         "p of a sign-flip test over images, Holm-corrected over the pairs of a condition."
     )
-    header = ("pair", "condition", head(statistic), "p", "higher")
+    header = ("pair", "condition", statistic_of(statistic).label, "p", "higher")
     of = tuple(zip(chosen["segmenter"], chosen["other"], strict=True))
     return Table(f"{section.title}; differences", header, tuple(rows), (about,), segmenters=of)
 
 
 def rows_of(section: Section) -> list[Row]:
     """Return the rows of a section as dictionaries."""
-    return records(section.rows)
+    return records(section.table)
 
 
 def records(frame: pd.DataFrame) -> list[Row]:
@@ -235,21 +204,21 @@ def records(frame: pd.DataFrame) -> list[Row]:
 
 def shown(section: Section) -> list[str]:
     """Return the statistics of the main table that have any value."""
-    filled = section.rows.notna().any()
-    return [name for name in section.statistics if filled[name] and name not in TRIAL_NAMES]
+    filled = section.table.notna().any()
+    return [name for name in section.statistics if filled[name] and name not in DETAILS]
 
 
 def shown_over_trials(section: Section) -> list[str]:
     """Return the statistics over trials that there are, where any condition has several trials."""
-    filled = section.rows.notna().any()
+    filled = section.table.notna().any()
     if not filled["iou_var"]:
         return []
-    return [name for name in TRIAL_NAMES if filled[name]]
+    return [name for name in DETAILS if filled[name]]
 
 
 def daggers_of(section: Section) -> dict[str, str]:
     """Return the mark of each source of published rows: a dagger, numbered if there are several."""
-    sources = [source for source in section.rows["source"].unique() if source != MEASURED]
+    sources = [source for source in section.table["source"].unique() if source != MEASURED]
     if len(sources) == 1:
         return {sources[0]: "†"}
     return {source: f"†{number}" for number, source in enumerate(sources, start=1)}
@@ -271,23 +240,29 @@ def footnotes(section: Section, where: str) -> tuple[str, ...]:
     sources = (
         f"{dagger} As published: {source}." for source, dagger in daggers_of(section).items()
     )
-    origins = sorted({name for name in section.rows["in_domain"] if name})
+    origins = sorted({name for name in section.table["in_domain"] if name})
     in_domain = (f"{IN_DOMAIN} Trained on images of {' and '.join(origins)} too.",)
     precisions = dict.fromkeys(map(_precision_note, section.precisions))
     return about, *precisions, *(in_domain if origins else ()), *sources
 
 
-def _precision_note(found: Precision) -> str:
-    """Return how far a segmenter in reduced precision is from float32, as its gate measured."""
-    about, gate = f"{found.segmenter}: image encoder in {found.dtype}", found.gate
-    if gate is None:
-        return f"{about}; how far that is from float32 was not measured (samrobust gate)."
+def _precision_note(precision: Precision) -> str:
+    """Return how far a segmenter in reduced precision is from float32, as far as is known."""
+    about = f"{precision.segmenter}: image encoder in {precision.dtype}"
+    verdict = precision.verdict
+    if verdict is None:
+        return (
+            f"{about}; how far that is from float32 was not measured "
+            "(samrobust compare --tolerance)."
+        )
     values = ", ".join(
-        f"{head(name)} {points(gate.differences[name])}" for name in gate.differences
+        f"{statistic_of(name).label} {points(difference)}"
+        for name, difference in verdict.differences.items()
     )
     return (
-        f"{about}; its gate {'passed' if gate.passed else 'FAILED'}: largest difference from "
-        f"float32 {values} points ({gate.protocol} on {gate.dataset}, {gate.n_images} images)."
+        f"{about}; {'within' if verdict.passed else 'NOT WITHIN'} the tolerance: largest "
+        f"difference from float32 {values} points ({verdict.protocol} on {verdict.dataset}, "
+        f"{verdict.n_images} images)."
     )
 
 

@@ -140,10 +140,6 @@ class RunManifest:
     memory_halvings: int = 0
 
 
-MAX_CELLS = 10**8
-"""Of conditions x trials x objects of a run, unless enough of them have scores."""
-CELLS_A_SCORE = 200
-"""The most that a table of scores may have, as conditions have a trial or many."""
 MAX_PIXELS = 2**28
 """Of a stored photograph, as it was."""
 
@@ -161,7 +157,7 @@ def check_scores(scores: pa.Table, manifest: RunManifest) -> None:
     """Check that the scores of a run are of its protocol.
 
     Raises:
-        ValueError: they are not, or so thinly spread that a table of them fills the memory.
+        ValueError: they are not.
     """
     if len(scores) == 0:
         return
@@ -181,11 +177,6 @@ def check_scores(scores: pa.Table, manifest: RunManifest) -> None:
         raise ValueError(f"trials {found['min']} to {found['max']} are not those of its protocol")
     if not pc.all(pc.is_finite(scores["value"])).as_py():
         raise ValueError("a value is not finite")
-    cells_an_object = len(conditions) * (max(found["max"], 0) + 1)
-    if cells_an_object > CELLS_A_SCORE:  # or there cannot be too many: an object has a score
-        n_objects = scores.group_by(["sample_id", "instance_id"]).aggregate([]).num_rows
-        if cells_an_object * n_objects > max(MAX_CELLS, CELLS_A_SCORE * len(scores)):
-            raise ValueError(f"{len(scores)} scores are too few for so many objects and trials")
 
 
 def check_objects(objects: pa.Table) -> None:

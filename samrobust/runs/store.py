@@ -7,12 +7,15 @@ stored or not, and rerunning the same command resumes. What other tables hold tw
 
 import dataclasses
 import io
+import os
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
+from typing import TypeVar
 
 import pandas as pd
 import pyarrow as pa
@@ -46,6 +49,7 @@ MOST_ROWS = 5_000_000
 bytes, where all are alike."""
 MOST_BYTES = 2**32
 """Of a part, unpacked."""
+R = TypeVar("R")
 _PART = re.compile(r"part-(?:\w+-)?(\d{5,})\.parquet")
 
 
@@ -135,7 +139,7 @@ def _read_part(part: Path, wanted: pa.Schema) -> pa.Table:
             n_bytes = sum(group.total_byte_size for group in groups)
             if about.num_rows > MOST_ROWS or n_bytes > MOST_BYTES:
                 raise RunError(f"{part}: holds more than a part can: {about.num_rows} rows")
-            table = file.read(columns=wanted.names).cast(wanted)
+            table = file.read(columns=wanted.names, use_threads=False).cast(wanted)
             table.validate(full=True)
             return table
     except (OSError, KeyError, ValueError, pa.ArrowException) as error:
@@ -157,35 +161,16 @@ SCHEMA = pa.schema(
     ]
 )
 """Of the scores as they are stored: a row is a value of a metric."""
-_HASH = "prompt_hash"
-_CODE = pa.dictionary(pa.int32(), pa.string())
+_TEXT = pa.dictionary(pa.int32(), pa.string())
 """A text that repeats, held once."""
+_REPEATED = {"sample_id", "instance_id", "condition", "metric"}
 _CODED = pa.schema(
-    [(field.name, _CODE if field.type == pa.string() else field.type) for field in SCHEMA]
+    [(field.name, _TEXT if field.name in _REPEATED else field.type) for field in SCHEMA]
 )
-_IN_MEMORY = _CODED.set(SCHEMA.get_field_index(_HASH), pa.field(_HASH, pa.uint64()))
-
-
-def read_scores(folder: Path) -> pa.Table:
-    """Return all parts of the scores, texts as codes, with a number for each prompt's hash.
-
-    Raises:
-        RunError: the folder or a part cannot be read.
-        ValueError: a prompt has no hash.
-    """
-    parts = [_numbered(part) for part in each_part(folder, _CODED)]
-    return pa.concat_tables([_IN_MEMORY.empty_table(), *parts]).unify_dictionaries()
-
-
-def held_in_memory(scores: pa.Table) -> pd.DataFrame:
-    """Return scores from `read_scores` as a data frame; the table is used up.
-
-    Texts are categories in alphabetical order, whatever the order of the rows.
-    """
-    held: pd.DataFrame = scores.to_pandas(self_destruct=True, split_blocks=True)
-    for name in held.columns[held.dtypes == "category"]:
-        held[name] = held[name].cat.reorder_categories(sorted(held[name].cat.categories))
-    return held
+"""Of the scores as they are read."""
+_BYTES_AT_ONCE = 2**22
+"""Of part files that are reduced together; a run of short flushes has thousands of small ones."""
+_MAX_THREADS = 4
 
 
 def images_of(folder: Path) -> frozenset[str]:
@@ -194,23 +179,9 @@ def images_of(folder: Path) -> frozenset[str]:
     Raises:
         RunError: the folder or a part cannot be read.
     """
-    wanted = pa.schema([("sample_id", _CODE)])
+    wanted = pa.schema([("sample_id", _TEXT)])
     parts = each_part(folder, wanted)
     return frozenset(key for part in parts for key in part["sample_id"].unique().to_pylist())
-
-
-def _numbered(part: pa.Table) -> pa.Table:
-    """Return a part of the scores as it is held in memory."""
-    if part[_HASH].null_count:
-        raise ValueError(f"the column {_HASH} has gaps")
-    numbers = [
-        pd.util.hash_array(chunk.dictionary.to_numpy(zero_copy_only=False), categorize=False)[
-            chunk.indices.to_numpy()
-        ]
-        for chunk in part[_HASH].chunks
-    ]
-    place = part.schema.get_field_index(_HASH)
-    return part.set_column(place, _HASH, pa.chunked_array(numbers, pa.uint64()))
 
 
 FLUSH_SECONDS = 5.0
@@ -255,27 +226,90 @@ _Table = tuple[str, pa.Schema, Sequence[object]]
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A stored run.
+    """A stored run; its scores stay on disk until they are asked for.
 
     Attributes:
-        folder: where it lies.
-        manifest: what it is.
-        scores: one row a score, columns as in `SCHEMA`: texts as categories, and `prompt_hash` as a
-            uint64 made of its text: equal where that is, so that 10^8 rows fit into memory.
-        objects: one row an object, columns as in `OBJECTS`; runs of earlier versions have none.
-        failures: sample id -> why it could not be evaluated.
+        folder: where the run lies.
+        manifest: what was run, on what and with which versions.
+        objects: one row per object, columns as in `OBJECTS`; runs of earlier versions have none.
+        failures: sample id -> why the image could not be evaluated.
     """
 
     folder: Path
     manifest: RunManifest
-    scores: pd.DataFrame
     objects: pd.DataFrame
     failures: dict[str, str]
 
+    @cached_property
+    def scores(self) -> pd.DataFrame:
+        """All scores, one row per score, columns as in `SCHEMA`; read when first used.
+
+        Texts that repeat are categories in alphabetical order. A run of 10^8 scores needs several
+        GB; the summaries of `samrobust.report` never load this table.
+
+        Raises:
+            RunError: a part cannot be read, or is not of the run's protocol.
+        """
+        parts = [_CODED.empty_table(), *self.map_scores(lambda part: part)]
+        table = pa.concat_tables(parts).unify_dictionaries()
+        frame: pd.DataFrame = table.to_pandas(self_destruct=True, split_blocks=True)
+        for name in frame.columns[frame.dtypes == "category"]:
+            frame[name] = frame[name].cat.reorder_categories(sorted(frame[name].cat.categories))
+        return frame
+
+    @cached_property
+    def images(self) -> frozenset[str]:
+        """The ids of the images that have scores."""
+        return stored_images(self.folder)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no image has scores yet."""
+        return not _parts(self.folder / _SCORES)
+
     @property
     def n_missing(self) -> int:
-        """Return the number of images that have neither scores nor a recorded failure."""
-        return self.manifest.n_samples - self.scores["sample_id"].nunique() - len(self.failures)
+        """The number of images that have neither scores nor a recorded failure."""
+        return self.manifest.n_samples - len(self.images) - len(self.failures)
+
+    def map_scores(self, reduce: Callable[[pa.Table], R]) -> Iterator[R]:
+        """Yield what a function makes of the scores, some whole images at a time.
+
+        A few parts are in memory at once, read and reduced by threads; the results keep the order
+        of the parts.
+
+        Args:
+            reduce: called with a table of the columns of `SCHEMA`, the ids, conditions and metrics
+                as dictionaries.
+
+        Raises:
+            RunError: a part cannot be read, is not of the run's protocol, or `reduce` raised
+                ValueError.
+        """
+
+        def read(parts: Sequence[Path]) -> R:
+            table = pa.concat_tables(_read_part(part, _CODED) for part in parts)
+            try:
+                check_scores(table, self.manifest)
+                return reduce(table)
+            except ValueError as error:
+                raise RunError(f"{self.folder}: is not a valid run: {error}") from error
+
+        with ThreadPoolExecutor(min(os.cpu_count() or 1, _MAX_THREADS)) as pool:
+            yield from pool.map(read, _batches(_parts(self.folder / _SCORES)))
+
+
+def _batches(parts: Sequence[Path]) -> list[list[Path]]:
+    """Return files in groups of about `_BYTES_AT_ONCE` bytes."""
+    batches: list[list[Path]] = []
+    n_bytes = _BYTES_AT_ONCE
+    for part in parts:
+        if n_bytes >= _BYTES_AT_ONCE:
+            batches.append([])
+            n_bytes = 0
+        batches[-1].append(part)
+        n_bytes += part.stat().st_size
+    return batches
 
 
 class RunWriter:
@@ -421,30 +455,26 @@ def stored_images(folder: Path) -> frozenset[str]:
 
 
 def read_run(folder: str | Path) -> Run:
-    """Return a stored run, finished or not.
+    """Return a stored run, finished or not; its scores are read when they are asked for.
 
     Raises:
-        RunError: the folder is no run, or a file of it cannot be read.
+        RunError: the folder is no run, or a file of it other than its scores cannot be read.
     """
     folder = Path(folder)
     manifest = read_manifest(folder)
     if not (folder / _SCORES).is_dir():
         raise RunError(f"{folder / _SCORES}: there is no such folder")
     objects = read_parts(folder / _OBJECTS, OBJECTS)
-    failures = [read_json(path) for path in sorted(folder.glob(f"{_FAILURES}*.json"))]
+    recorded = [read_json(path) for path in sorted(folder.glob(f"{_FAILURES}*.json"))]
     try:
-        scores = read_scores(folder / _SCORES)
-        check_scores(scores, manifest)
         check_objects(objects)
-        for each in failures:
-            check_failures(each)
+        for failures in recorded:
+            check_failures(failures)
     except ValueError as error:
         raise RunError(f"{folder}: is not a valid run: {error}") from error
-    objects = _once(objects, ["sample_id", "instance_id"])
-    held = held_in_memory(scores)
-    stored = set(held["sample_id"].unique())
-    left = {k: v for each in failures for k, v in each.items() if k not in stored}
-    return Run(folder, manifest, held, objects, left)
+    scored = stored_images(folder) if recorded else frozenset()
+    left = {k: v for failures in recorded for k, v in failures.items() if k not in scored}
+    return Run(folder, manifest, _once(objects, ["sample_id", "instance_id"]), left)
 
 
 def read_runs(*paths: str | Path) -> list[Run]:

@@ -1,0 +1,86 @@
+"""The statistics of a report: how each is called, in which unit it is shown and which way is up."""
+
+import math
+from dataclasses import dataclass
+from functools import cache
+from typing import Literal
+
+from samrobust.metrics import METRICS
+
+COLUMNS = {"iou": "miou", "boundary-iou": "mbiou", "stability": "msf"}
+"""Metric -> the column of its mean, as CSV files and exports name it; others keep their name."""
+NO_VALUE = "\N{EN DASH}"
+"""Stands where there is no value: the spread of one trial, what a paper does not print."""
+
+
+@dataclass(frozen=True)
+class Statistic:
+    """One column of a report.
+
+    Attributes:
+        column: its name in data frames and files; values there are in the unit of the metric,
+            fractions in [0, 1].
+        label: what stands above it.
+        unit: "%" for fractions shown in percent, "%^2" for their variances, "" for other numbers.
+        higher_is_better: whether the segmenter with the higher value is the better one.
+    """
+
+    column: str
+    label: str
+    unit: Literal["%", "%^2", ""]
+    higher_is_better: bool
+
+    @property
+    def factor(self) -> float:
+        """Return what a value is multiplied by to be shown."""
+        return {"%": 100.0, "%^2": 100.0**2, "": 1.0}[self.unit]
+
+    @property
+    def axis(self) -> str:
+        """Return the label with the unit."""
+        return f"{self.label} ({self.unit})" if self.unit else self.label
+
+    def text(self, value: float, *, sign: str = "") -> str:
+        """Return a value as it is shown, a dash where there is none.
+
+        Args:
+            value: in the unit of the data frames.
+            sign: "+" to show the sign of positive values too.
+        """
+        if math.isnan(value):
+            return NO_VALUE
+        digits = {"%": ".1f", "%^2": ".0f", "": ".4g"}[self.unit]
+        return f"{self.factor * value:{sign}{digits}}"
+
+
+OF_TRIALS = {
+    statistic.column: statistic
+    for statistic in (
+        Statistic("iou_std", "IoU std", "%", higher_is_better=False),
+        Statistic("iou_var", "var trials", "%^2", higher_is_better=False),
+        Statistic("iou_var_between", "var objects", "%^2", higher_is_better=True),
+        Statistic("iou_low", "low 10 %", "%", higher_is_better=True),
+        Statistic("iou_failed", "IoU < 0.5", "%", higher_is_better=False),
+        Statistic("iou_fell", "fell", "%", higher_is_better=False),
+    )
+}
+"""What is known of IoU over trials besides its mean."""
+DETAILS = ("iou_low", "iou_failed", "iou_var_between", "iou_var", "iou_fell")
+"""Columns of the table over trials; all others are in the main table."""
+
+
+@cache
+def statistic_of(column: str) -> Statistic:
+    """Return the statistic of a column; the name alone is known of a metric not installed."""
+    if column in OF_TRIALS:
+        return OF_TRIALS[column]
+    name = {mean: metric for metric, mean in COLUMNS.items()}.get(column, column)
+    if name not in METRICS.names():
+        return Statistic(column, column, "", higher_is_better=True)
+    metric = METRICS.load(name)
+    return Statistic(column, metric.label or column, metric.unit, metric.higher_is_better)
+
+
+def column_of(metric: str) -> str:
+    """Return the column of the mean of a metric."""
+    return COLUMNS.get(metric, metric)
