@@ -8,10 +8,10 @@ from segment_anything.modeling.transformer import Attention
 from torch import Tensor
 
 from samrobust.segmenters.plugin_settings import PluginSettings, Position
+from samrobust.segmenters.sam_decoder import Mixture
 from samrobust.segmenters.stable_plugins import (
     DeformableSampling,
     DynamicRouting,
-    Mixture,
     PluggedAttention,
     Plugin,
     Plugins,
