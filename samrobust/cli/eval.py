@@ -19,7 +19,6 @@ from samrobust.cli.options import (
     Device,
     FrameName,
     IdFiles,
-    NoCache,
     PromptsAtOnce,
     Quiet,
     ResultsFolder,
@@ -153,7 +152,6 @@ def evaluate_command(
         typer.Option(help="Only this share of the images, as 2/8; others run the other shares."),
     ] = None,
     cache: Cache = None,
-    no_cache: NoCache = False,
     cache_size: CacheSize = DEFAULT_CACHE_SIZE,
     quiet: Quiet = False,
 ) -> None:
@@ -170,7 +168,7 @@ def evaluate_command(
     check_number("--images-at-once", images_at_once, least=1)
     check_number("--workers", workers, least=0)
     asked = WHOLE if shard is None else parse_shard(shard)
-    caching = CacheOptions(cache, no_cache, cache_size)
+    caching = CacheOptions(cache, cache_size)
     keep: Keep = one_of(Keep, keep_masks, kind="kind of masks to keep")
     protocols = [_load_protocol(name, trials, selection) for name in protocol or DEFAULT_PROTOCOLS]
     datasets = chosen_datasets(dataset, data_root, split, ids)
@@ -203,7 +201,7 @@ def evaluate_command(
     n_loading = n_workers(workers, ranks=ranks.local_world)
     loop = LoopOptions(prompts_at_once, n_loading, keep_going, keep, images_at_once=images_at_once)
     settings = RunSettings(out, limit, options.device, loop, quiet, ranks.part_of(asked))
-    cached = with_caches(segmenters, caching, device=options.device)
+    cached = with_caches(segmenters, caching)
     folders = run_all(protocols, datasets, cached, settings)
     end_together(folders, ranks, asked, meeting)
 

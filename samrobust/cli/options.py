@@ -172,12 +172,12 @@ def for_each(
 Cache = Annotated[
     Path | None,
     typer.Option(
-        help="Folder of images' embeddings (ViT encoders); on a CPU by default in the user's cache."
+        help="Folder in which image embeddings are cached for later runs; default: no cache."
     ),
 ]
-NoCache = Annotated[bool, typer.Option("--no-cache", help="Keep no embeddings of images.")]
 CacheSize = Annotated[
-    float, typer.Option(help="GB of embeddings to keep; the least recently used are deleted.")
+    float,
+    typer.Option(help="Bound of --cache in GB; the least recently used are deleted."),
 ]
 DEFAULT_CACHE_SIZE = 8.0
 """GB: the embeddings of 1,900 images, or of 630 of an HQ-SAM."""
@@ -187,24 +187,20 @@ _BYTES = 1e9
 
 @dataclass(frozen=True)
 class CacheOptions:
-    """What was asked for.
+    """Where image embeddings are cached.
 
     Attributes:
-        folder: None for the default one.
-        off: whether there is none.
-        size_gb: most that is kept, in GB.
+        folder: None for no cache.
+        size_gb: bound of all its files, in GB.
 
     Raises:
-        SamrobustError: a folder is named and there is to be none, or the size is not positive.
+        SamrobustError: the folder is a file, or the size is not positive.
     """
 
     folder: Path | None = None
-    off: bool = False
     size_gb: float = DEFAULT_CACHE_SIZE
 
     def __post_init__(self) -> None:
-        if self.off and self.folder is not None:
-            raise SamrobustError(f"--no-cache and --cache {self.folder} contradict each other")
         if not 0 < self.size_gb < float("inf"):
             raise SamrobustError(f"--cache-size must be above 0, got {self.size_gb:g}")
         if self.folder is not None and self.folder.exists() and not self.folder.is_dir():
@@ -212,15 +208,13 @@ class CacheOptions:
 
 
 def with_caches(
-    segmenters: Sequence[Segmenter[Any]], options: CacheOptions, *, device: str
+    segmenters: Sequence[Segmenter[Any]], options: CacheOptions
 ) -> list[Segmenter[Any]]:
-    """Return segmenters that keep embeddings: where a folder is named, and on a CPU."""
-    if options.off or (options.folder is None and device != "cpu"):
+    """Return segmenters that cache their embeddings, where a folder is named."""
+    if options.folder is None:
         return list(segmenters)
 
     from samrobust.segmenters.embedding_cache import EmbeddingCache, with_cache
-    from samrobust.segmenters.published import cache_folder
 
-    folder = options.folder or cache_folder() / "embeddings"
-    cache = EmbeddingCache(folder, int(options.size_gb * _BYTES))
+    cache = EmbeddingCache(options.folder, int(options.size_gb * _BYTES))
     return [with_cache(segmenter, cache) for segmenter in segmenters]

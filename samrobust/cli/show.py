@@ -15,7 +15,6 @@ from samrobust.cli.options import (
     CacheSize,
     Checkpoints,
     Device,
-    NoCache,
     Quiet,
     Variants,
     check_number,
@@ -48,7 +47,6 @@ def show_command(
     trials: Annotated[int, typer.Option(help="Boxes a condition.")] = 8,
     device: Device = "auto",
     cache: Cache = None,
-    no_cache: NoCache = False,
     cache_size: CacheSize = DEFAULT_CACHE_SIZE,
     to: Annotated[Path, typer.Option("--out", help="Picture to write.")] = Path("show.png"),
     quiet: Quiet = False,
@@ -61,7 +59,7 @@ def show_command(
     """
     check_number("--trials", trials, least=1)
     corners = _corners(box)
-    caching = CacheOptions(cache, no_cache, cache_size)
+    caching = CacheOptions(cache, cache_size)
     chosen = with_trials(load_protocol(protocol), trials)
     names = segmenter or DEFAULT_SEGMENTERS
     builders = [SEGMENTERS.load(name) for name in names]
@@ -84,7 +82,7 @@ def show_command(
             build(replace(options, variant=name or "", checkpoint=file, base_checkpoint=base))
             for build, name, file, base in zip(builders, variants, weights, bases, strict=True)
         ]
-    cached = with_caches(built, caching, device=options.device)
+    cached = with_caches(built, caching)
     found = list(answers(cached, sample, chosen))
     draw_answers(photograph, np.array(corners), found, to)
     note_line(f"{to}: written")

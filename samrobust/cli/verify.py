@@ -14,7 +14,6 @@ from samrobust.cli.options import (
     CacheSize,
     ChosenSegmenter,
     Device,
-    NoCache,
     PromptsAtOnce,
     Quiet,
     ResultsFolder,
@@ -59,7 +58,6 @@ def verify_command(
     prompts_at_once: PromptsAtOnce = 16,
     workers: Workers = None,
     cache: Cache = None,
-    no_cache: NoCache = False,
     cache_size: CacheSize = DEFAULT_CACHE_SIZE,
     quiet: Quiet = False,
 ) -> None:
@@ -72,7 +70,7 @@ def verify_command(
     """
     check_number("--prompts-at-once", prompts_at_once, least=1)
     check_number("--workers", workers, least=0)
-    caching = CacheOptions(cache, no_cache, cache_size)
+    caching = CacheOptions(cache, cache_size)
     chosen = load_expected(expected)
     rows = _only(chosen.rows, segmenter or [], variant or [])
     if runs:
@@ -131,7 +129,7 @@ def _run(
                 progress=progress,
             )
             model = build_segmenter(ChosenSegmenter(name, variant, output=output), options)
-        cached = with_caches([model], caching, device=settings.device)
+        cached = with_caches([model], caching)
         asked = dict.fromkeys((row.protocol, row.selection, row.dataset, row.split) for row in own)
         for protocol, selection, dataset, split in asked:
             loaded = replace(

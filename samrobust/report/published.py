@@ -15,8 +15,7 @@ from samrobust.metrics import METRICS
 from samrobust.protocol import load_protocol, packaged_folder
 from samrobust.registry import known, one_of
 from samrobust.runs.store import Run
-from samrobust.segmenters import SEGMENTERS
-from samrobust.segmenters.published import published_sha256
+from samrobust.segmenters import SEGMENTERS, published_sha256
 from samrobust.types import Frame, HqOutput, Selection
 
 _OF_FILE = {"name", "version", "summary", "expected"}

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from samrobust.errors import TrainingError
 from samrobust.segmenters.adapters import (
     DECODER,
+    LORA,
     TOKENS,
+    adapted_info,
     add_lora,
     build_base,
-    lora_header,
-    mark_tuned,
     tuned_header,
     tuned_part,
 )
@@ -156,7 +156,7 @@ def lora_tuned(recipe: Recipe, options: TraineeOptions) -> TunedTrainee:
         SegmenterError: peft is not installed.
     """
     base = _open(recipe, options)
-    header = lora_header(base)
+    header = tuned_header(base, LORA)
     torch.manual_seed(recipe.seed)
     sam, updates = add_lora(base)
     return TunedTrainee(recipe, sam, sam, updates, header)
@@ -165,7 +165,7 @@ def lora_tuned(recipe: Recipe, options: TraineeOptions) -> TunedTrainee:
 def _tuned(recipe: Recipe, options: TraineeOptions, name: str) -> TunedTrainee:
     base = _open(recipe, options)
     header = tuned_header(base, name)
-    mark_tuned(base, name)
+    base.info = adapted_info(base, name)
     return TunedTrainee(recipe, base, base, tuned_part(base, name), header)
 
 
