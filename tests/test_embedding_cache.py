@@ -15,7 +15,12 @@ from samrobust.cli.options import CacheOptions, with_caches
 from samrobust.errors import SamrobustError
 from samrobust.runs.store import read_run
 from samrobust.segmenters.adapters import TOKENS, build_token_tuned, tuned_header, tuned_part
-from samrobust.segmenters.embedding_cache import CachedSegmenter, EmbeddingCache, with_cache
+from samrobust.segmenters.embedding_cache import (
+    Cacheable,
+    CachedSegmenter,
+    EmbeddingCache,
+    with_cache,
+)
 from samrobust.segmenters.hq_sam import HqEmbedding, HqSam
 from samrobust.segmenters.nano import build_sam_nano
 from samrobust.segmenters.sam import SAM_CHECKPOINTS, Sam, SamEmbedding, SamOptions
@@ -197,7 +202,13 @@ def test_it_is_used_where_a_folder_is_named_and_embeddings_can_be_shared(tmp_pat
         HqSam(sam()),  # whose parts are of no file
     ]
     assert with_caches(others, CacheOptions(tmp_path)) == others
-    for one in (sam(), hq_sam(), StableSam(sam()), build_sam_nano(SegmenterOptions())):
+    shared: list[Cacheable] = [
+        sam(),
+        hq_sam(),
+        StableSam(sam()),
+        build_sam_nano(SegmenterOptions()),
+    ]
+    for one in shared:
         assert with_caches([one], CacheOptions()) == [one]
         (cached,) = with_caches([one], CacheOptions(tmp_path))
         assert isinstance(cached, CachedSegmenter)

@@ -41,11 +41,13 @@ _LOG = logging.getLogger(__name__)
 
 
 @runtime_checkable
-class Cacheable(SharesEmbeddings, Protocol):
-    """What a segmenter offers besides so that its embeddings can be stored."""
+class Cacheable(Segmenter[Any], SharesEmbeddings, Protocol):
+    """A segmenter whose embeddings can be stored."""
 
-    embedding_type: type
-    """A dataclass of tensors and plain values."""
+    @property
+    def embedding_type(self) -> type[Any]:
+        """Return their type, a dataclass of tensors and plain values."""
+        ...
 
     @property
     def device(self) -> torch.device:
@@ -91,8 +93,12 @@ class EmbeddingCache:
         """Store fields, and delete the least recently used files to stay within the bound."""
         if not self._can_write:
             return
+        own = {  # on the CPU, without the rest of a batch; strides stay
+            name: value.clone().cpu() if isinstance(value, torch.Tensor) else value
+            for name, value in fields.items()
+        }
         buffer = io.BytesIO()
-        torch.save(fields, buffer)
+        torch.save(own, buffer)
         content = buffer.getvalue()
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
@@ -125,9 +131,7 @@ class CachedSegmenter:
     Its masks are those of the segmenter to the last bit. Make one with `with_cache`.
     """
 
-    segmenter: Segmenter[Any]
-    source: Cacheable
-    """The same segmenter, as what can be cached."""
+    segmenter: Cacheable
     cache: EmbeddingCache
 
     @property
@@ -138,20 +142,19 @@ class CachedSegmenter:
     @property
     def encoder_key(self) -> str:
         """Return the segmenter's."""
-        return self.source.encoder_key
+        return self.segmenter.encoder_key
 
     def encode(self, images: Sequence[Image]) -> list[Any]:
         """Return the embeddings of images, stored or new; see the segmenter's."""
-        device, kind = self.source.device, self.source.embedding_type
+        device, kind = self.segmenter.device, self.segmenter.embedding_type
         keys = [_key(self.encoder_key, device, image) for image in images]
         stored = [self.cache.load(key, device) for key in keys]
-        embeddings = [None if fields is None else kind(**fields) for fields in stored]
-        missing = [place for place, embedding in enumerate(embeddings) if embedding is None]
+        missing = [place for place, fields in enumerate(stored) if fields is None]
         new = self.segmenter.encode([images[place] for place in missing]) if missing else []
         for place, embedding in zip(missing, new, strict=True):
-            embeddings[place] = embedding
-            self.cache.store(keys[place], {name: _own(x) for name, x in vars(embedding).items()})
-        return embeddings
+            stored[place] = vars(embedding)
+            self.cache.store(keys[place], vars(embedding))
+        return [kind(**fields) for fields in stored if fields is not None]
 
     def predict(
         self,
@@ -167,13 +170,8 @@ class CachedSegmenter:
 def with_cache(segmenter: Segmenter[Any], cache: EmbeddingCache) -> Segmenter[Any]:
     """Return a segmenter that uses a cache, or the same one where it shares no embeddings."""
     if isinstance(segmenter, Cacheable) and segmenter.encoder_key:
-        return CachedSegmenter(segmenter, segmenter, cache)
+        return CachedSegmenter(segmenter, cache)
     return segmenter
-
-
-def _own(value: object) -> object:
-    """Return a tensor on the CPU without the rest of its batch; strides stay."""
-    return value.clone().cpu() if isinstance(value, torch.Tensor) else value
 
 
 def _key(encoder_key: str, device: torch.device, image: Image) -> str:

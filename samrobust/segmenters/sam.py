@@ -138,7 +138,8 @@ class Sam:
     @property
     def device(self) -> torch.device:
         """Return where the model and its embeddings are."""
-        return self.model.device
+        device: torch.device = self.model.device
+        return device
 
     @property
     def encoder_key(self) -> str:

@@ -25,7 +25,7 @@ ACCEPTED: Mapping[Family, tuple[Family, ...]] = {
     "MobileSAM": ("MobileSAM", "Light HQ-SAM"),
     "Light HQ-SAM": ("Light HQ-SAM",),
 }
-"""What will do for each: in a file of the HQ kind is the model that it was made of, unchanged."""
+"""Families that serve as each: a file of the HQ kind holds the model that it was made of."""
 HQ_TENSORS = (
     "mask_decoder.hf_token.",
     "mask_decoder.hf_mlp.",
@@ -33,22 +33,9 @@ HQ_TENSORS = (
     "mask_decoder.embedding_encoder.",
     "mask_decoder.embedding_maskfeature.",
 )
-"""How the names of the 25 tensors begin that HQ-SAM adds to SAM (facts/hq-sam.md 3.1)."""
+"""Beginnings of the names of the 25 tensors that HQ-SAM adds to SAM (facts/hq-sam.md 3.1)."""
 _VIT, _TINY_VIT = "image_encoder.pos_embed", "image_encoder.patch_embed.seq.0.c.weight"
-"""A tensor of SAM's image encoder, and one of TinyViT, in MobileSAM and Light HQ-SAM."""
-_WORDS: Mapping[Family, str] = {
-    "SAM": "a SAM, without the 25 tensors of HQ-SAM: use --segmenter sam",
-    "HQ-SAM": "an HQ-SAM: use --segmenter hq-sam",
-    "MobileSAM": "a MobileSAM, whose image encoder is a TinyViT: use --segmenter mobile-sam",
-    "Light HQ-SAM": (
-        "a Light HQ-SAM, whose image encoder is a TinyViT: use --segmenter hq-sam "
-        "--variant vit_tiny"
-    ),
-}
-_DECODER_ALONE = (
-    "a mask decoder alone, as HQ-SAM's training reads and writes: it has neither image encoder nor "
-    "prompt encoder, and its names lack 'mask_decoder.' in front"
-)
+"""A tensor of SAM's image encoder, whose last side tells variants apart, and one of TinyViT."""
 UNREADABLE = (
     AssertionError,
     AttributeError,
@@ -62,8 +49,6 @@ UNREADABLE = (
     ValueError,
 )
 """What `torch.load` raises on damaged files, as found by damaging some thousands."""
-_TELLING = "image_encoder.pos_embed"
-"""The tensor whose last side tells variants apart."""
 
 
 def load_family(
@@ -73,7 +58,7 @@ def load_family(
 
     Args:
         path: of the file.
-        family: what it must be, or one of what will do, which is returned whole.
+        family: what it must be, or one that serves as it (`ACCEPTED`), which is returned whole.
         variant: of the family.
         published: files by variant, among them that of this one.
 
@@ -111,7 +96,7 @@ def load_state(
                 f"{path.name}: is the published {owner}, not {variant}; is it --variant {owner}?"
             )
     state = _read(path)
-    sides = state[_TELLING].shape if _TELLING in state else ()
+    sides = state[_VIT].shape if _VIT in state else ()
     for owner, checkpoint in published.items():
         if owner != variant and sides[-1:] == (checkpoint.embed_dim,):
             raise CheckpointError(
@@ -188,7 +173,7 @@ def fill_model(model: nn.Module, state: State, *, path: Path) -> None:
 
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[None]:
-    """Say in one line why a safetensors file cannot be read."""
+    """Raise a CheckpointError of one line where a safetensors file cannot be read."""
     if not path.is_file():
         raise CheckpointError(f"{path}: there is no such checkpoint")
     try:
@@ -214,6 +199,21 @@ def _is_weight(item: tuple[object, object]) -> bool:
     if not isinstance(name, str) or not isinstance(tensor, Tensor):
         return False
     return tensor.layout is torch.strided and tensor.device.type == "cpu"
+
+
+_WORDS: Mapping[Family, str] = {
+    "SAM": "a SAM, without the 25 tensors of HQ-SAM: use --segmenter sam",
+    "HQ-SAM": "an HQ-SAM: use --segmenter hq-sam",
+    "MobileSAM": "a MobileSAM, whose image encoder is a TinyViT: use --segmenter mobile-sam",
+    "Light HQ-SAM": (
+        "a Light HQ-SAM, whose image encoder is a TinyViT: use --segmenter hq-sam "
+        "--variant vit_tiny"
+    ),
+}
+_DECODER_ALONE = (
+    "a mask decoder alone, as HQ-SAM's training reads and writes: it has neither image encoder nor "
+    "prompt encoder, and its names lack 'mask_decoder.' in front"
+)
 
 
 def _words(state: State, found: Family | None) -> str:
