@@ -10,7 +10,7 @@ from segment_anything.predictor import SamPredictor
 
 from benchmarks.peaks import settle
 from benchmarks.watch import Clock
-from samrobust.evaluation.prompts import draw_sample
+from samrobust.evaluation.prompts import draw_prompts
 from samrobust.metrics.overlap import boundary_width
 from samrobust.types import Dataset, EvalProtocol, Mask
 
@@ -30,18 +30,19 @@ def careful_loop(
     """
     predictor, clock = SamPredictor(model.eval()), Clock(device)
     sample_id = photographs.ids()[0]
-    drawn = draw_sample(photographs[sample_id], photographs.info.key, protocol)
+    sample = photographs[sample_id]
+    drawn = draw_prompts(sample, photographs.info.key, protocol)
     prompts = [
         (draws.instance.mask, box)
-        for draws in drawn.draws
+        for draws in drawn
         for box in (draws.prompts.boxes if draws.prompts.boxes is not None else [])
     ]
-    predictor.set_image(drawn.sample.image)
+    predictor.set_image(sample.image)
     predictor.predict(box=prompts[0][1], multimask_output=False)
     settle(device)
     started = time.perf_counter()
     with clock("encode"):
-        predictor.set_image(drawn.sample.image)
+        predictor.set_image(sample.image)
     for target, box in prompts:
         with clock("predict"):
             masks, _, _ = predictor.predict(box=box, multimask_output=False)

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from benchmarks.photograph import DrawnPhotograph, save_random_sam
-from samrobust.evaluation.loop import LoopOptions, evaluate
+from samrobust.evaluation.loop import Job, LoopOptions, score_images
 from samrobust.protocol import load_protocol, with_trials
 from samrobust.segmenters.device import keep_large_blocks
 from samrobust.segmenters.sam import build_sam
@@ -38,7 +38,7 @@ def main(
         segmenter = build_sam(SegmenterOptions(variant=variant, checkpoint=weights))
     options = LoopOptions(workers=1)
     ids = photograph.ids()
-    list(evaluate(segmenter, photograph, protocol, sample_ids=ids, options=options))
+    list(score_images(photograph, [Job(segmenter, protocol, ids)], options))
     own, loader = (
         resource.getrusage(who).ru_maxrss / 2**20
         for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)

@@ -19,8 +19,8 @@ from benchmarks.careful import careful_loop
 from benchmarks.peaks import settle
 from benchmarks.setting import HEIGHT, WIDTH, Figures, Setting
 from benchmarks.watch import Clock, Tally, watched
-from samrobust.evaluation.loop import Evaluated, LoopOptions, evaluate
-from samrobust.evaluation.prompts import draw_sample
+from samrobust.evaluation.loop import Evaluated, Job, LoopOptions, score_images
+from samrobust.evaluation.prompts import draw_prompts
 from samrobust.segmenters.device import keep_large_blocks
 from samrobust.segmenters.sam import Sam
 from samrobust.types import Dataset, Segmenter
@@ -73,8 +73,8 @@ def drawing_seconds(setting: Setting) -> float:
     photographs, protocol = setting.photographs(1), setting.protocol(setting.trials)
     sample = photographs[photographs.ids()[0]]
     started = time.process_time()
-    drawn = draw_sample(sample, photographs.info.key, protocol)
-    return (time.process_time() - started) / sum(len(draws.prompts) for draws in drawn.draws)
+    drawn = draw_prompts(sample, photographs.info.key, protocol)
+    return (time.process_time() - started) / sum(len(draws.prompts) for draws in drawn)
 
 
 def work(setting: Setting) -> dict[str, Figures]:
@@ -127,10 +127,9 @@ def _evaluate(segmenter: Segmenter[Any], photographs: Dataset, setting: Setting)
     """Evaluate and return the number of prompts."""
     protocol = setting.protocol(setting.trials)
     options = LoopOptions(workers=setting.workers)
-    results = evaluate(
-        segmenter, photographs, protocol, sample_ids=photographs.ids(), options=options
-    )
-    return sum(result.n_prompts for result in results if isinstance(result, Evaluated))
+    jobs = [Job(segmenter, protocol, photographs.ids())]
+    results = score_images(photographs, jobs, options)
+    return sum(result.n_prompts for _, result in results if isinstance(result, Evaluated))
 
 
 def _peak_gib(device: str) -> float:

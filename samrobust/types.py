@@ -330,15 +330,6 @@ class Dataset(Protocol):
         ...
 
 
-@runtime_checkable
-class Weighed(Protocol):
-    """What a data set may offer besides: shares of its images that take about as long."""
-
-    def cost(self, sample_id: str) -> float:
-        """Return about how long an image takes beside others, in any unit, without reading it."""
-        ...
-
-
 class Degradation(Protocol):
     """A way to make a prompt of a mask; its dataclass fields are its parameters in TOML."""
 

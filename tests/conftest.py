@@ -4,6 +4,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,17 +12,21 @@ import torch
 from PIL import Image as PillowImage
 
 from samrobust.cli import main
+from samrobust.evaluation.loop import Evaluated, Failure, Job, LoopOptions, score_images
 from samrobust.segmenters.published import CACHE_VARIABLE
 from samrobust.training.data import open_data
 from samrobust.training.recipe import load_recipe
 from samrobust.types import (
+    Dataset,
     DatasetInfo,
+    EvalProtocol,
     Image,
     Instance,
     Mask,
     Prediction,
     PromptBatch,
     Sample,
+    Segmenter,
     SegmenterInfo,
 )
 
@@ -61,6 +66,19 @@ def blobs(rng: np.random.Generator, size_hw: tuple[int, int]) -> Mask:
     height, width = size_hw
     coarse = rng.random((height // 7 + 1, width // 7 + 1)) > 0.5
     return coarse.repeat(7, axis=0).repeat(7, axis=1)[:height, :width]
+
+
+def evaluate_one(
+    segmenter: Segmenter[Any],
+    dataset: Dataset,
+    protocol: EvalProtocol,
+    *,
+    sample_ids: Sequence[str],
+    options: LoopOptions,
+) -> Iterator[Evaluated | Failure]:
+    """Yield the scores of some images by one segmenter under one protocol."""
+    jobs = [Job(segmenter, protocol, sample_ids)]
+    return (result for _, result in score_images(dataset, jobs, options))
 
 
 class MemoryDataset:

@@ -73,7 +73,7 @@ def test_the_same_command_does_nothing_twice_and_another_is_another_folder(
     before = {file: file.stat().st_mtime_ns for file in (folder / "scores").iterdir()}
     shell(*command)
     assert {file: file.stat().st_mtime_ns for file in (folder / "scores").iterdir()} == before
-    for more in (("--limit", "2"), ("--selection", "oracle"), ("--images-at-once", "2")):
+    for more in (("--limit", "2"), ("--selection", "oracle"), ("--image-batch-size", "2")):
         shell(*command, *more)
     assert len(list(Path("results").iterdir())) == 4
 
@@ -283,8 +283,8 @@ def test_data_check_counts_and_names_what_is_broken(shell: Shell, root: Path) ->
         ("--limit 0", "--limit must be at least 1, got 0"),
         ("--ids nowhere.txt", "nowhere.txt: cannot be read: No such file or directory"),
         ("--workers -1", "--workers must be at least 0, got -1"),
-        ("--prompts-at-once 0", "--prompts-at-once must be at least 1, got 0"),
-        ("--images-at-once 0", "--images-at-once must be at least 1, got 0"),
+        ("--batch-size 0", "--batch-size must be at least 1, got 0"),
+        ("--image-batch-size 0", "--image-batch-size must be at least 1, got 0"),
         ("--device cuda:99", "--device cuda:99: "),
         ("--device tpu", "unknown device 'tpu'"),
         ("--dataset coco --data-root nowhere --split val", "nowhere/val: there is no such folder"),

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from segment_anything.modeling.sam import Sam as SamModel
 from torch import Tensor
 
-from samrobust.cli.options import CacheOptions, with_caches
+from samrobust.cli.options import with_caches
 from samrobust.errors import SamrobustError
 from samrobust.runs.store import read_run
 from samrobust.segmenters.adapters import TOKENS, build_token_tuned, tuned_header, tuned_part
@@ -201,7 +201,7 @@ def test_it_is_used_where_a_folder_is_named_and_embeddings_can_be_shared(tmp_pat
         Sam(tiny_sam()),  # whose weights are of no file
         HqSam(sam()),  # whose parts are of no file
     ]
-    assert with_caches(others, CacheOptions(tmp_path)) == others
+    assert with_caches(others, tmp_path, 1.0) == others
     shared: list[Cacheable] = [
         sam(),
         hq_sam(),
@@ -209,8 +209,8 @@ def test_it_is_used_where_a_folder_is_named_and_embeddings_can_be_shared(tmp_pat
         build_sam_nano(SegmenterOptions()),
     ]
     for one in shared:
-        assert with_caches([one], CacheOptions()) == [one]
-        (cached,) = with_caches([one], CacheOptions(tmp_path))
+        assert with_caches([one], None, 1.0) == [one]
+        (cached,) = with_caches([one], tmp_path, 1.0)
         assert isinstance(cached, CachedSegmenter)
         assert cached.info == one.info
         assert cached.encoder_key == one.encoder_key
@@ -221,7 +221,7 @@ def test_keys_are_equal_where_embeddings_are(tmp_path: Path) -> None:
     assert StableSam(sam()).encoder_key == sam().encoder_key
     assert build_stable_sam(SegmenterOptions()).encoder_key == nano.encoder_key
     assert sam(SamOptions(decoder="stock")).encoder_key == sam().encoder_key
-    others = [
+    different: list[Cacheable] = [
         nano,
         sam(),
         hq_sam(),
@@ -230,8 +230,8 @@ def test_keys_are_equal_where_embeddings_are(tmp_path: Path) -> None:
         sam(SamOptions(dtype="bfloat16")),
         sam(SamOptions(attention="stock")),
     ]
-    assert len({segmenter.encoder_key for segmenter in others}) == len(others)
-    assert all(isinstance(segmenter, SharesEmbeddings) for segmenter in others)
+    assert len({segmenter.encoder_key for segmenter in different}) == len(different)
+    assert all(isinstance(segmenter, SharesEmbeddings) for segmenter in different)
     assert not isinstance(GrownBox(), SharesEmbeddings)
     path = tmp_path / "tuned.safetensors"
     part = tuned_part(nano, TOKENS)
@@ -248,7 +248,7 @@ def test_options_that_cannot_be_followed_are_refused(tmp_path: Path) -> None:
         (tmp_path / "file", 1.0, f"--cache {tmp_path / 'file'}: is not a folder"),
     ):
         with pytest.raises(SamrobustError) as caught:
-            CacheOptions(folder, size)
+            with_caches([], folder, size)
         assert str(caught.value) == message
 
 

@@ -14,9 +14,8 @@ from samrobust.evaluation.loop import (
     Failure,
     LoopOptions,
     check_can_run,
-    evaluate,
 )
-from samrobust.evaluation.prompts import draw_sample
+from samrobust.evaluation.prompts import draw_prompts
 from samrobust.metrics.overlap import boundary_iou, iou, stability_factor
 from samrobust.protocol import load_protocol, with_trials
 from samrobust.runs.manifest import Score
@@ -33,7 +32,7 @@ from samrobust.types import (
     SegmenterOptions,
     Selection,
 )
-from tests.conftest import GrownBox, MemoryDataset
+from tests.conftest import GrownBox, MemoryDataset, evaluate_one
 
 PROTOCOL = with_trials(load_protocol("stable-sam-table"), 3)
 
@@ -45,7 +44,7 @@ def _run(
     options: LoopOptions = LoopOptions(),  # noqa: B008
 ) -> list[Evaluated | Failure]:
     ids = dataset.ids()
-    return list(evaluate(segmenter, dataset, protocol, sample_ids=ids, options=options))
+    return list(evaluate_one(segmenter, dataset, protocol, sample_ids=ids, options=options))
 
 
 def _scores(results: Sequence[Evaluated | Failure]) -> list[Score]:
@@ -61,7 +60,7 @@ def test_the_loop_scores_what_a_plain_loop_scores(small_dataset: MemoryDataset) 
     n_rows = 0
     for sample_id in small_dataset.ids():
         sample = small_dataset[sample_id]
-        for draws in draw_sample(sample, "memory", PROTOCOL).draws:
+        for draws in draw_prompts(sample, "memory", PROTOCOL):
             target = torch.tensor(draws.instance.mask)
             (size,) = segmenter.encode([sample.image])
             masks = segmenter.predict(size, draws.prompts).masks[:, 0]
@@ -96,7 +95,7 @@ def test_neither_batches_nor_workers_nor_order_change_a_row(
 
 def test_each_image_is_encoded_once_and_prompts_are_joined(small_dataset: MemoryDataset) -> None:
     segmenter = GrownBox()
-    _run(small_dataset, segmenter, options=LoopOptions(prompts_at_once=100))
+    _run(small_dataset, segmenter, options=LoopOptions(batch_size=100))
     assert segmenter.n_encoded == 3
     # boxes of both instances together, then 1, 3 and 10 points: four calls an image
     assert segmenter.n_prompts == [8, 6, 6, 6] * 3
@@ -122,7 +121,7 @@ def test_images_are_encoded_together_or_where_memory_ends_alone(
     small_dataset: MemoryDataset, most: int, calls: list[int]
 ) -> None:
     segmenter = Together(most)
-    found = _run(small_dataset, segmenter, options=LoopOptions(images_at_once=2))
+    found = _run(small_dataset, segmenter, options=LoopOptions(image_batch_size=2))
     assert found == _run(small_dataset, GrownBox())
     assert segmenter.n_images == calls
 
@@ -147,7 +146,7 @@ def test_the_selected_candidate_counts(
     for score in _scores(_run(small_dataset, GrownBox(), protocol)):
         sample = small_dataset[score.sample_id]
         mask = {i.instance_id: i.mask for i in sample.instances}[score.instance_id]
-        prompts = draw_sample(sample, "memory", protocol).draws[int(score.instance_id) - 1].prompts
+        prompts = draw_prompts(sample, "memory", protocol)[int(score.instance_id) - 1].prompts
         candidates = GrownBox().predict(sample.image.shape[:2], prompts, multimask=True).masks[0]
         expected = iou(candidates, torch.tensor(mask))[grown].item()
         if score.metric == "iou":
@@ -158,18 +157,20 @@ def test_a_single_candidate_is_scored_under_every_selection(small_dataset: Memor
     protocol = replace(load_protocol("gt-box"), selection="oracle")
     segmenter = build_box_fill(SegmenterOptions())
     ids = small_dataset.ids()
-    results = evaluate(segmenter, small_dataset, protocol, sample_ids=ids, options=LoopOptions())
+    results = evaluate_one(
+        segmenter, small_dataset, protocol, sample_ids=ids, options=LoopOptions()
+    )
     assert {s.value for s in _scores(list(results)) if s.metric == "iou"} == {1.0}
 
 
 def test_prompts_are_paired_over_a_ladder_and_nested_in_points(
     small_dataset: MemoryDataset,
 ) -> None:
-    draws = draw_sample(small_dataset["a"], "memory", load_protocol("points")).draws
+    draws = draw_prompts(small_dataset["a"], "memory", load_protocol("points"))
     ladder = [draw.prompts.points for draw in draws if draw.instance.instance_id == "1"]
     for k, points in enumerate(ladder, start=1):
         assert np.array_equal(points, ladder[-1][:, :k])
-    other = draw_sample(small_dataset["a"], "another data set", load_protocol("points")).draws
+    other = draw_prompts(small_dataset["a"], "another data set", load_protocol("points"))
     assert not np.array_equal(other[0].prompts.points, draws[0].prompts.points)
 
 
@@ -197,7 +198,7 @@ def test_a_broken_image_among_others_is_recorded_in_its_place(
 ) -> None:
     broken = _Broken([small_dataset[sample_id] for sample_id in small_dataset.ids()])
     segmenter = Together(most=3)
-    found = _run(broken, segmenter, options=LoopOptions(images_at_once=3, keep_going=True))
+    found = _run(broken, segmenter, options=LoopOptions(image_batch_size=3, keep_going=True))
     assert found == _run(broken, GrownBox(), options=LoopOptions(keep_going=True))
     assert segmenter.n_images == [2]
 

@@ -18,13 +18,13 @@ from safetensors.torch import load_file, save_file
 import samrobust.runs.store
 from samrobust.datasets import DATASETS
 from samrobust.errors import DatasetError, SegmenterError
-from samrobust.evaluation.loop import Evaluated, Failure, LoopOptions, evaluate
+from samrobust.evaluation.loop import Evaluated, Failure, LoopOptions
 from samrobust.evaluation.runner import RunSettings, run_all
 from samrobust.protocol import load_protocol, with_trials
 from samrobust.runs.store import read_run
 from samrobust.segmenters.nano import WEIGHTS
 from samrobust.types import DatasetOptions, Image, Prediction, PromptBatch
-from tests.conftest import Doubtful, GrownBox, MemoryDataset, Shell
+from tests.conftest import Doubtful, GrownBox, MemoryDataset, Shell, evaluate_one
 from tests.faults import assert_same_tables, limit_memory, run, tables
 
 IN_2096 = 4e9
@@ -62,7 +62,7 @@ def test_a_photograph_that_breaks_in_the_middle_is_named_and_kept_apart(
     content = photograph.read_bytes()
     segmenter = Spoiler(photograph, None if n_left is None else content[:n_left])
     loop = LoopOptions()
-    settings = RunSettings(tmp_path / "results", None, "cpu", loop, quiet=True)
+    settings = RunSettings(tmp_path / "results", loop=loop)
 
     def evaluate_all(settings: RunSettings, segmenter: GrownBox = segmenter) -> set[str]:
         (folder,) = run_all([PROTOCOL], [dataset], [segmenter], settings)
@@ -89,7 +89,9 @@ def test_of_an_image_with_an_answer_that_is_not_finite_nothing_is_scored(
     def results(segmenter: GrownBox, *, keep_going: bool) -> list[Evaluated | Failure]:
         options = LoopOptions(keep_going=keep_going)
         ids = small_dataset.ids()
-        return list(evaluate(segmenter, small_dataset, PROTOCOL, sample_ids=ids, options=options))
+        return list(
+            evaluate_one(segmenter, small_dataset, PROTOCOL, sample_ids=ids, options=options)
+        )
 
     reason = "image 'b': grown-box: an answer is not finite (NaN or infinite logits or quality)"
     with pytest.raises(SegmenterError) as caught:
@@ -134,7 +136,7 @@ def test_where_memory_ends_half_as_many_prompts_go_on_and_the_manifest_says_it(
     small_dataset: MemoryDataset, tmp_path: Path
 ) -> None:
     def run_with(segmenter: GrownBox, results: str) -> Path:
-        settings = RunSettings(tmp_path / results, None, "cpu", LoopOptions(16), quiet=True)
+        settings = RunSettings(tmp_path / results)
         (folder,) = run_all([PROTOCOL], [small_dataset], [segmenter], settings)
         return folder
 
@@ -161,11 +163,11 @@ def test_memory_that_holds_no_prompt_or_no_image_is_one_line(small_dataset: Memo
 
     def failures(segmenter: GrownBox) -> list[str]:
         options, ids = LoopOptions(5, keep_going=True), small_dataset.ids()
-        found = evaluate(segmenter, small_dataset, PROTOCOL, sample_ids=ids, options=options)
+        found = evaluate_one(segmenter, small_dataset, PROTOCOL, sample_ids=ids, options=options)
         return [each.reason for each in found if isinstance(each, Failure)]
 
     assert failures(Hungry(5, 0)) == [
-        "image 'b': grown-box: out of device memory with one prompt at once"
+        "image 'b': grown-box: out of device memory with a single prompt"
     ]
     assert failures(NoImage())[0] == (
         "image 'b': grown-box: out of device memory in encoding its 33 x 90 pixels; a smaller "
@@ -179,7 +181,9 @@ def test_another_error_of_a_segmenter_is_not_taken_for_memory(small_dataset: Mem
             raise RuntimeError("shapes cannot be multiplied")
 
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
-        list(evaluate(Broken(), small_dataset, PROTOCOL, sample_ids=["a"], options=LoopOptions()))
+        list(
+            evaluate_one(Broken(), small_dataset, PROTOCOL, sample_ids=["a"], options=LoopOptions())
+        )
 
 
 def test_a_process_that_is_refused_memory_goes_on_with_fewer_prompts(tmp_path: Path) -> None:
@@ -189,7 +193,7 @@ def test_a_process_that_is_refused_memory_goes_on_with_fewer_prompts(tmp_path: P
         *("--trials", "12"),
     )
     assert run(tmp_path / "whole", command).code == 0
-    hungry = (*command, "--prompts-at-once", "256")
+    hungry = (*command, "--batch-size", "256")
     for n_bytes in (2**29, 3 * 2**28, 2**30):  # the least in which an image can be encoded
         limits = partial(limit_memory, n_bytes), partial(limit_memory, None)
         short = run(tmp_path / "short", limits[0], hungry, limits[1])

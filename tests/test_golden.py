@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from samrobust.datasets.scenes import build_scenes
-from samrobust.evaluation.loop import Evaluated, LoopOptions, evaluate
-from samrobust.evaluation.prompts import draw_sample
+from samrobust.evaluation.loop import Evaluated, LoopOptions
+from samrobust.evaluation.prompts import draw_prompts
 from samrobust.protocol import load_protocol, protocol_hash
 from samrobust.report.formats import breakdown_csv, differences_csv, to_csv
 from samrobust.report.summary import Section, summarise
@@ -35,6 +35,7 @@ from samrobust.training.recipe import (
     with_data,
 )
 from samrobust.types import DatasetOptions, SegmenterOptions
+from tests.conftest import evaluate_one
 
 GOLDEN = Path(__file__).parent / "golden"
 RUNS = sorted((GOLDEN / "results").iterdir())
@@ -72,7 +73,7 @@ def test_a_protocol_keeps_its_prompts(name: str) -> None:
     hashes = [
         found
         for sample_id in scenes.ids()
-        for draws in draw_sample(scenes[sample_id], scenes.info.key, load_protocol(name)).draws
+        for draws in draw_prompts(scenes[sample_id], scenes.info.key, load_protocol(name))
         for found in draws.hashes
     ]
     assert HASHES["prompt_hashes"][name] == {
@@ -94,7 +95,7 @@ def test_the_same_prompts_get_the_same_scores() -> None:
     (folder,) = (folder for folder in RUNS if "sam-nano" in folder.name)
     protocol = load_protocol(str(GOLDEN / "golden.toml"))
     scenes = build_scenes(DatasetOptions(split="6x96x64"))
-    results = evaluate(
+    results = evaluate_one(
         build_sam_nano(SegmenterOptions()),
         scenes,
         protocol,

@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from samrobust.datasets.coco import build_coco
 from samrobust.errors import CheckpointError, SegmenterError, UnknownNameError
-from samrobust.evaluation.loop import Evaluated, LoopOptions, evaluate
+from samrobust.evaluation.loop import Evaluated, LoopOptions
 from samrobust.protocol import load_protocol
 from samrobust.segmenters.hq_modules import HqParts, early_features
 from samrobust.segmenters.hq_sam import WEIGHTS, HqSam, build_hq_sam
@@ -26,7 +26,7 @@ from samrobust.segmenters.sam import Sam, build_sam
 from samrobust.segmenters.sam_decoder import CANDIDATES, SINGLE
 from samrobust.segmenters.weights import State, split_hq
 from samrobust.types import DatasetOptions, Frame, HqOutput, Image, PromptBatch, SegmenterOptions
-from tests.conftest import SHARED, Shell, held_out_ids
+from tests.conftest import SHARED, Shell, evaluate_one, held_out_ids
 from tests.sam_weights import random_image, random_parts, random_prompts, random_sam, small_sam
 
 MOST_DIFFERING = 1e-5
@@ -369,7 +369,7 @@ def test_on_photographs_of_people_the_borders_gain_a_little(photographs: Path) -
         build_sam_nano(SegmenterOptions()),
         build_hq_sam(SegmenterOptions("nano", output="hq")),
     ):
-        results = evaluate(
+        results = evaluate_one(
             segmenter, dataset, load_protocol("gt-box"), sample_ids=held_out, options=LoopOptions()
         )
         scores = [x for each in results if isinstance(each, Evaluated) for x in each.scores]

@@ -4,12 +4,12 @@ import numpy as np
 from PIL import Image
 
 from samrobust.datasets.coco import decode_run_lengths
-from samrobust.evaluation.loop import Evaluated, LoopOptions, evaluate
-from samrobust.evaluation.prompts import draw_sample
+from samrobust.evaluation.loop import Evaluated, LoopOptions
+from samrobust.evaluation.prompts import draw_prompts
 from samrobust.protocol import load_protocol, with_conditions, with_trials
 from samrobust.runs.manifest import Keep, Kept
 from samrobust.types import EvalProtocol, Instance, Sample
-from tests.conftest import GrownBox, MemoryDataset, rectangle
+from tests.conftest import GrownBox, MemoryDataset, evaluate_one, rectangle
 
 PROTOCOL = with_trials(
     with_conditions(load_protocol("noisy-box"), ["exact-box", "box-noise-0.4"]), 6
@@ -20,7 +20,7 @@ def evaluated(
     dataset: MemoryDataset, keep: Keep, protocol: EvalProtocol = PROTOCOL
 ) -> dict[str, Evaluated]:
     options = LoopOptions(keep_masks=keep)
-    results = evaluate(GrownBox(), dataset, protocol, sample_ids=dataset.ids(), options=options)
+    results = evaluate_one(GrownBox(), dataset, protocol, sample_ids=dataset.ids(), options=options)
     return {each.sample_id: each for each in results if isinstance(each, Evaluated)}
 
 
@@ -51,7 +51,7 @@ def test_all_masks_are_those_of_the_segmenter(small_dataset: MemoryDataset) -> N
     for instance in sample.instances:
         target = rows[instance.instance_id, "", -1]
         np.testing.assert_array_equal(decode_run_lengths(target.counts, size_hw), instance.mask)
-    for draws in draw_sample(sample, "memory", PROTOCOL).draws:
+    for draws in draw_prompts(sample, "memory", PROTOCOL):
         masks = GrownBox().predict(size_hw, draws.prompts).masks[:, 0].numpy()
         assert draws.prompts.boxes is not None
         for trial, (mask, box) in enumerate(zip(masks, draws.prompts.boxes, strict=True)):

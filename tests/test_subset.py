@@ -4,7 +4,7 @@ import pytest
 
 from samrobust.datasets.folder import read_subset
 from samrobust.errors import DatasetError
-from samrobust.evaluation.prompts import draw_sample
+from samrobust.evaluation.prompts import draw_prompts
 from samrobust.protocol import load_protocol
 from tests.conftest import MemoryDataset
 
@@ -31,7 +31,7 @@ def test_prompts_are_those_of_the_whole_but_the_fingerprint_is_not(
     subset = read_subset(small_dataset, _file(tmp_path, "a\n"))
     protocol = load_protocol("noisy-box")
     hashes = [
-        [draw.hashes for draw in draw_sample(each["a"], each.info.key, protocol).draws]
+        [draw.hashes for draw in draw_prompts(each["a"], each.info.key, protocol)]
         for each in (subset, small_dataset)
     ]
     assert hashes[0] == hashes[1]

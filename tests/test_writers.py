@@ -8,7 +8,7 @@ import pytest
 import samrobust.runs.sharing
 import samrobust.runs.store
 from samrobust.errors import RunError
-from samrobust.runs.sharing import WHOLE, Shard, gate, others_write
+from samrobust.runs.sharing import WHOLE, Shard, starting
 from samrobust.runs.store import RunWriter, read_run
 from tests.test_store import MANIFEST, _scores
 
@@ -55,12 +55,17 @@ def test_a_second_process_waits_while_another_begins(
 ) -> None:
     with RunWriter(tmp_path, MANIFEST) as writer:
         pass
-    monkeypatch.setattr(samrobust.runs.sharing, "GATE_SECONDS", 0.1)
-    with gate(writer.folder), pytest.raises(RunError, match="another process is writing this run"):
+    monkeypatch.setattr(samrobust.runs.sharing, "STARTING_SECONDS", 0.1)
+    with (
+        starting(writer.folder),
+        pytest.raises(RunError, match="another process is writing this run"),
+    ):
         RunWriter(tmp_path, MANIFEST)
 
 
-def test_only_the_dead_lose_their_half_written_files(tmp_path: Path) -> None:
+def test_a_writer_removes_what_its_shard_left_half_written_and_the_whole_run_all(
+    tmp_path: Path,
+) -> None:
     def half_written(label: str) -> Path:
         path = folder / "scores" / f"part-{label}00007.parquet.tmp"
         path.write_bytes(b"PAR1")
@@ -69,13 +74,12 @@ def test_only_the_dead_lose_their_half_written_files(tmp_path: Path) -> None:
     with RunWriter(tmp_path, MANIFEST, Shard(1, 3)) as writer:
         folder = writer.folder
         own, former, whole = half_written("2of3-"), half_written("1of2-"), half_written("")
-        alive = half_written("1of3-")
+        alive, longer = half_written("1of3-"), half_written("12of3-")
         failures = folder / "failures-1of3.json.tmp"
         failures.touch()
         with RunWriter(tmp_path, MANIFEST, Shard(2, 3)):
-            assert not any(path.exists() for path in (own, former, whole))
-            assert alive.exists()
-            assert failures.exists()
+            assert not own.exists()
+            assert all(path.exists() for path in (former, whole, alive, failures, longer))
     with RunWriter(tmp_path, MANIFEST):
         assert not list(folder.rglob("*.tmp"))
 
@@ -99,9 +103,11 @@ def test_a_killed_writer_bars_nobody(tmp_path: Path) -> None:
         assert process.stdout is not None
         process.stdout.readline()
         with RunWriter(tmp_path, MANIFEST, Shard(2, 2)) as beside:
-            assert others_write(beside.folder, Shard(2, 2))
+            with pytest.raises(RunError, match="another process is writing shard 1/2"):
+                RunWriter(tmp_path, MANIFEST, Shard(1, 2))
             process.kill()
             assert process.wait() == -signal.SIGKILL
-            assert not others_write(beside.folder, Shard(2, 2))
+            with RunWriter(tmp_path, MANIFEST, Shard(1, 2)):
+                assert beside.folder.is_dir()
     with RunWriter(tmp_path, MANIFEST):
         pass

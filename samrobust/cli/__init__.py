@@ -1,5 +1,6 @@
 """The command line: the only place that reads options, prints and exits."""
 
+import logging
 import os
 import sys
 from typing import Annotated
@@ -10,15 +11,21 @@ from samrobust import __version__
 from samrobust.cli.compare import compare_command
 from samrobust.cli.data import app as data_app
 from samrobust.cli.draw import app as draw_app
-from samrobust.cli.eval import evaluate_command
-from samrobust.cli.gate import gate_command
+from samrobust.cli.eval import EXAMPLES, evaluate_command
 from samrobust.cli.ls import ls_command
 from samrobust.cli.report import report_command
 from samrobust.cli.show import show_command
-from samrobust.cli.terminal import error_line
+from samrobust.cli.terminal import NoteHandler, error_line, note_line
 from samrobust.cli.train import train_command
 from samrobust.cli.verify import verify_command
 from samrobust.errors import SamrobustError
+
+RENAMED = {
+    "--images-at-once": "--image-batch-size",
+    "--longer": "--scale-steps",
+    "--prompts-at-once": "--batch-size",
+}
+"""Options of 0.1.0 that still work under their old names."""
 
 app = typer.Typer(
     name="samrobust",
@@ -27,13 +34,12 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("eval")(evaluate_command)
+app.command("eval", epilog=EXAMPLES)(evaluate_command)
 app.command("train")(train_command)
 app.command("report")(report_command)
 app.command("compare")(compare_command)
 app.command("show")(show_command)
 app.command("verify")(verify_command)
-app.command("gate")(gate_command)
 app.command("ls")(ls_command)
 app.add_typer(draw_app, name="draw")
 app.add_typer(data_app, name="data")
@@ -63,8 +69,20 @@ def main() -> None:
     # Before torch starts its threads: idle ones sleep instead of spinning on the cores that the
     # loading processes need (2.5 times faster on two busy cores).
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    logging.basicConfig(handlers=[NoteHandler()], level=logging.WARNING)
+    logging.getLogger("samrobust").setLevel(logging.INFO)
+    sys.argv[1:] = [_current(argument) for argument in sys.argv[1:]]
     try:
         app()
     except SamrobustError as error:
         error_line(str(error))
         sys.exit(1)
+
+
+def _current(argument: str) -> str:
+    """Return an argument with the present name of a renamed option, and say what it is."""
+    name, equals, value = argument.partition("=")
+    if name not in RENAMED:
+        return argument
+    note_line(f"{name} is now called {RENAMED[name]}")
+    return f"{RENAMED[name]}{equals}{value}"

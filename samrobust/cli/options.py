@@ -7,55 +7,90 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
-from samrobust.datasets import DATASETS, GROUPS
-from samrobust.datasets.folder import read_subset
+from samrobust.datasets import DATASETS, GROUPS, open_dataset
 from samrobust.errors import SamrobustError
 from samrobust.registry import Registry, known
 from samrobust.segmenters import SEGMENTERS
-from samrobust.types import Dataset, DatasetOptions, Segmenter, SegmenterOptions
+from samrobust.types import Dataset, Segmenter, SegmenterOptions
 
 T = TypeVar("T")
 
+RUN, DATA, MODEL, SPEED, OUTPUT = "What to run", "Data", "Model", "Speed", "Output"
+"""Groups of options in the help of a command."""
+
 Datasets = Annotated[
     list[str] | None,
-    typer.Option(help="Data set or group, repeatable; default scenes. See: samrobust ls datasets"),
+    typer.Option(
+        help="Data set or group, repeatable. See: samrobust ls datasets  [default: scenes]",
+        rich_help_panel=DATA,
+    ),
 ]
 DataRoots = Annotated[
     list[Path] | None,
-    typer.Option(help="Folder of a data set: once for all, or one a data set, in order."),
+    typer.Option(
+        help="Folder of a data set: once for all, or once per data set, in order.",
+        rich_help_panel=DATA,
+    ),
 ]
 Splits = Annotated[
     list[str] | None,
-    typer.Option(help="Split, as val2017: once for all, or one a data set, in order."),
+    typer.Option(
+        help="Split, such as val2017: once for all, or once per data set, in order.",
+        rich_help_panel=DATA,
+    ),
+]
+IdFiles = Annotated[
+    list[Path] | None,
+    typer.Option(
+        help="File with the ids of the images to take, one per line: once for all, or once per "
+        "data set.",
+        rich_help_panel=DATA,
+    ),
 ]
 Variants = Annotated[
     list[str] | None,
-    typer.Option(help="Variant, as vit_b: once for all segmenters that have some, or each."),
+    typer.Option(
+        help="Variant, such as vit_b: once for all segmenters that have variants, or once for "
+        "each of them.",
+        rich_help_panel=MODEL,
+    ),
 ]
 Checkpoints = Annotated[
     list[Path] | None,
-    typer.Option(help="Weights file: once, or one a segmenter; default: fetched and kept."),
+    typer.Option(
+        help="Weights file: once, or once per segmenter.  [default: downloaded and cached]",
+        rich_help_panel=MODEL,
+    ),
 ]
 BaseCheckpoints = Annotated[
     list[Path] | None,
-    typer.Option(help="Weights file of the SAM that a --checkpoint is a part of."),
+    typer.Option(
+        help="Weights file of the SAM that --checkpoint is a part of.", rich_help_panel=MODEL
+    ),
 ]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 FrameName = Annotated[
-    str, typer.Option(help="How images reach a SAM: longest-side (aspect kept) or squash.")
+    str,
+    typer.Option(
+        help="How images reach a SAM: longest-side (aspect ratio kept) or squash.",
+        rich_help_panel=MODEL,
+    ),
 ]
-ResultsFolder = Annotated[Path, typer.Option("--out", help="Folder of all runs.")]
-PromptsAtOnce = Annotated[
-    int, typer.Option(help="Prompts in one call of the model; halved where memory ends.")
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.", rich_help_panel=SPEED)]
+BatchSize = Annotated[
+    int,
+    typer.Option(help="Prompts per forward pass; halved on out-of-memory.", rich_help_panel=SPEED),
 ]
 Workers = Annotated[
-    int | None, typer.Option(help="Processes that load images; default: 1 a core, at most 8.")
+    int | None,
+    typer.Option(
+        help="Processes that load images.  [default: one per core but one, at most 8]",
+        rich_help_panel=SPEED,
+    ),
 ]
-Quiet = Annotated[bool, typer.Option("--quiet", help="No progress.")]
-IdFiles = Annotated[
-    list[Path] | None,
-    typer.Option(help="File with the ids of the images to take, one a line: once, or one each."),
+ResultsFolder = Annotated[
+    Path, typer.Option("--out", help="Folder of all runs.", rich_help_panel=OUTPUT)
 ]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress.", rich_help_panel=OUTPUT)]
 DEFAULT_DATASETS = ["scenes"]
 
 
@@ -84,11 +119,11 @@ def chosen_datasets(
     root_of = for_each(first, roots or [], option="--data-root", registry=DATASETS)
     split_of = for_each(first, splits or [], option="--split", registry=DATASETS)
     ids_of = for_each(first, ids or [], option="--ids", registry=DATASETS)
-    opened = []
+    opened: list[Dataset] = []
     for names, root, split, chosen in zip(members, root_of, split_of, ids_of, strict=True):
-        for member in names:
-            dataset = DATASETS.load(member)(DatasetOptions(root, split or ""))
-            opened.append(read_subset(dataset, chosen) if chosen else dataset)
+        opened += [
+            open_dataset(member, root=root, split=split or "", ids=chosen) for member in names
+        ]
     return opened
 
 
@@ -172,12 +207,15 @@ def for_each(
 Cache = Annotated[
     Path | None,
     typer.Option(
-        help="Folder in which image embeddings are cached for later runs; default: no cache."
+        help="Folder in which to cache image embeddings of SAMs.  [default: no cache]",
+        rich_help_panel=SPEED,
     ),
 ]
 CacheSize = Annotated[
     float,
-    typer.Option(help="Bound of --cache in GB; the least recently used are deleted."),
+    typer.Option(
+        help="GB of cached embeddings; the least recently used are deleted.", rich_help_panel=SPEED
+    ),
 ]
 DEFAULT_CACHE_SIZE = 8.0
 """GB: the embeddings of 1,900 images, or of 630 of an HQ-SAM."""
@@ -185,36 +223,22 @@ _BYTES = 1e9
 """Of a GB."""
 
 
-@dataclass(frozen=True)
-class CacheOptions:
-    """Where image embeddings are cached.
-
-    Attributes:
-        folder: None for no cache.
-        size_gb: bound of all its files, in GB.
+def with_caches(
+    segmenters: Sequence[Segmenter[Any]], folder: Path | None, size_gb: float
+) -> list[Segmenter[Any]]:
+    """Return segmenters that cache their embeddings in a folder, the same ones where it is None.
 
     Raises:
         SamrobustError: the folder is a file, or the size is not positive.
     """
-
-    folder: Path | None = None
-    size_gb: float = DEFAULT_CACHE_SIZE
-
-    def __post_init__(self) -> None:
-        if not 0 < self.size_gb < float("inf"):
-            raise SamrobustError(f"--cache-size must be above 0, got {self.size_gb:g}")
-        if self.folder is not None and self.folder.exists() and not self.folder.is_dir():
-            raise SamrobustError(f"--cache {self.folder}: is not a folder")
-
-
-def with_caches(
-    segmenters: Sequence[Segmenter[Any]], options: CacheOptions
-) -> list[Segmenter[Any]]:
-    """Return segmenters that cache their embeddings, where a folder is named."""
-    if options.folder is None:
+    if not 0 < size_gb < float("inf"):
+        raise SamrobustError(f"--cache-size must be above 0, got {size_gb:g}")
+    if folder is None:
         return list(segmenters)
+    if folder.exists() and not folder.is_dir():
+        raise SamrobustError(f"--cache {folder}: is not a folder")
 
     from samrobust.segmenters.embedding_cache import EmbeddingCache, with_cache
 
-    cache = EmbeddingCache(options.folder, int(options.size_gb * _BYTES))
+    cache = EmbeddingCache(folder, int(size_gb * _BYTES))
     return [with_cache(segmenter, cache) for segmenter in segmenters]

@@ -8,18 +8,13 @@ from typing import Annotated
 import typer
 
 from samrobust.cli.options import (
-    DEFAULT_CACHE_SIZE,
     BaseCheckpoints,
-    Cache,
-    CacheOptions,
-    CacheSize,
     Checkpoints,
     Device,
     Quiet,
     Variants,
     check_number,
     for_each,
-    with_caches,
 )
 from samrobust.cli.terminal import download_bar, note_line
 from samrobust.errors import SamrobustError
@@ -46,8 +41,6 @@ def show_command(
     protocol: Annotated[str, typer.Option(help="Of boxes; a name or a TOML file.")] = "noisy-box",
     trials: Annotated[int, typer.Option(help="Boxes a condition.")] = 8,
     device: Device = "auto",
-    cache: Cache = None,
-    cache_size: CacheSize = DEFAULT_CACHE_SIZE,
     to: Annotated[Path, typer.Option("--out", help="Picture to write.")] = Path("show.png"),
     quiet: Quiet = False,
 ) -> None:
@@ -59,7 +52,6 @@ def show_command(
     """
     check_number("--trials", trials, least=1)
     corners = _corners(box)
-    caching = CacheOptions(cache, cache_size)
     chosen = with_trials(load_protocol(protocol), trials)
     names = segmenter or DEFAULT_SEGMENTERS
     builders = [SEGMENTERS.load(name) for name in names]
@@ -82,8 +74,7 @@ def show_command(
             build(replace(options, variant=name or "", checkpoint=file, base_checkpoint=base))
             for build, name, file, base in zip(builders, variants, weights, bases, strict=True)
         ]
-    cached = with_caches(built, caching)
-    found = list(answers(cached, sample, chosen))
+    found = list(answers(built, sample, chosen))
     draw_answers(photograph, np.array(corners), found, to)
     note_line(f"{to}: written")
 

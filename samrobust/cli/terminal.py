@@ -1,5 +1,7 @@
 """What every command prints with: tables and progress on a terminal, plain text elsewhere."""
 
+import logging
+import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -14,6 +16,7 @@ from rich.progress import (
     Progress,
     ProgressColumn,
     Task,
+    TaskID,
     TextColumn,
     TimeRemainingColumn,
     TransferSpeedColumn,
@@ -22,10 +25,13 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
+    from samrobust.evaluation.runner import Progress as Evaluating
     from samrobust.report.tables import Table as ReportTable
 
 out = Console(highlight=False, emoji=False)
 err = Console(stderr=True, highlight=False, emoji=False)
+LINE_SECONDS = 30.0
+"""Between two lines of progress where stderr is not a terminal."""
 LONGEST_LINE = 2_000
 """Characters of a message; a file may name things that are longer."""
 _ESCAPED = {code: f"\\x{code:02x}" for code in (*range(9), *range(11, 32), *range(127, 160))}
@@ -40,6 +46,39 @@ def error_line(message: str) -> None:
 def note_line(message: str) -> None:
     """Print a remark as one line on stderr."""
     err.print(escape(one_line(message)), soft_wrap=True)
+
+
+class NoteHandler(logging.Handler):
+    """Prints what libraries log, one line per record on stderr."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print a record."""
+        note_line(record.getMessage())
+
+
+@contextmanager
+def evaluation_progress(*, quiet: bool) -> "Iterator[Callable[[Evaluating], None]]":
+    """Give a function that shows how far an evaluation is.
+
+    On a terminal it is a line that is updated, elsewhere (in the logs of Slurm or nohup) a line
+    every 30 seconds.
+    """
+    with progress_bar(quiet=quiet) as bar:
+        tasks: dict[str, TaskID] = {}
+        last_line = time.monotonic()
+
+        def show(now: "Evaluating") -> None:
+            nonlocal last_line
+            rate = now.n_prompts / max(now.elapsed_s, 1e-9)
+            speed = f"{rate:,.0f} prompts/s, {now.busy_s / max(now.elapsed_s, 1e-9):.0%} busy"
+            if now.title not in tasks:
+                tasks[now.title] = bar.add_task(now.title, total=now.total, speed="")
+            bar.update(tasks[now.title], completed=now.done, speed=speed)
+            if bar.disable and not quiet and time.monotonic() - last_line >= LINE_SECONDS:
+                last_line = time.monotonic()
+                note_line(f"{now.title}: {now.done} of {now.total} images, {speed}")
+
+        yield show
 
 
 def progress_bar(*, quiet: bool, unit: str = "images") -> Progress:

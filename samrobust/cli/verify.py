@@ -1,5 +1,7 @@
 """`samrobust verify`: published values beside measured ones."""
 
+import shlex
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -9,12 +11,11 @@ import typer
 
 from samrobust.cli.options import (
     DEFAULT_CACHE_SIZE,
+    BatchSize,
     Cache,
-    CacheOptions,
     CacheSize,
     ChosenSegmenter,
     Device,
-    PromptsAtOnce,
     Quiet,
     ResultsFolder,
     Workers,
@@ -24,15 +25,15 @@ from samrobust.cli.options import (
     with_caches,
 )
 from samrobust.cli.report import only_folders
-from samrobust.cli.terminal import download_bar, out, print_table
+from samrobust.cli.terminal import download_bar, evaluation_progress, out, print_table
 from samrobust.errors import SamrobustError
-from samrobust.evaluation.runner import RunSettings, n_workers, run_all
 from samrobust.protocol import load_protocol
 from samrobust.registry import one_of
 from samrobust.report.published import Expected, load_expected
 from samrobust.types import Frame, SegmenterOptions, Selection
 
 if TYPE_CHECKING:
+    from samrobust.evaluation.runner import RunSettings
     from samrobust.report.published import Verified
 
 
@@ -55,7 +56,7 @@ def verify_command(
     *,
     device: Device = "auto",
     results: ResultsFolder = Path("results"),
-    prompts_at_once: PromptsAtOnce = 16,
+    batch_size: BatchSize = 16,
     workers: Workers = None,
     cache: Cache = None,
     cache_size: CacheSize = DEFAULT_CACHE_SIZE,
@@ -68,21 +69,28 @@ def verify_command(
 
     Example: samrobust verify four-hq --segmenter hq-sam --variant vit_l --data-root HQ
     """
-    check_number("--prompts-at-once", prompts_at_once, least=1)
+    check_number("--batch-size", batch_size, least=1)
     check_number("--workers", workers, least=0)
-    caching = CacheOptions(cache, cache_size)
     chosen = load_expected(expected)
     rows = _only(chosen.rows, segmenter or [], variant or [])
     if runs:
         folders = only_folders(runs)
     else:
         from samrobust.evaluation.loop import LoopOptions
+        from samrobust.evaluation.runner import RunSettings, n_workers
         from samrobust.segmenters.device import keep_large_blocks, resolve_device
 
         keep_large_blocks()
-        loop = LoopOptions(prompts_at_once, n_workers(workers))
-        settings = RunSettings(results, None, resolve_device(device), loop, quiet)
-        folders = _run(rows, data_root, settings, caching)
+        loop = LoopOptions(batch_size, n_workers(workers))
+        with evaluation_progress(quiet=quiet) as show:
+            settings = RunSettings(
+                results,
+                device=resolve_device(device),
+                loop=loop,
+                command=shlex.join(["samrobust", *sys.argv[1:]]),
+                progress=show,
+            )
+            folders = _run(rows, data_root, settings, (cache, cache_size))
 
     from samrobust.report.published import verify
     from samrobust.runs.store import read_run
@@ -111,9 +119,14 @@ def _only(
 
 
 def _run(
-    rows: Sequence[Expected], data_root: Path | None, settings: RunSettings, caching: CacheOptions
+    rows: Sequence[Expected],
+    data_root: Path | None,
+    settings: "RunSettings",
+    cache: tuple[Path | None, float],
 ) -> list[Path]:
     """Run what the rows ask for, one model after the other."""
+    from samrobust.evaluation.runner import run_all
+
     folders: list[Path] = []
     models = dict.fromkeys((row.segmenter, row.variant, row.output, row.frame) for row in rows)
     for name, variant, output, frame in models:
@@ -122,14 +135,14 @@ def _run(
             for row in rows
             if (row.segmenter, row.variant, row.output, row.frame) == (name, variant, output, frame)
         ]
-        with download_bar(quiet=settings.quiet) as progress:
+        with download_bar(quiet=False) as progress:
             options = SegmenterOptions(
                 device=settings.device,
                 frame=one_of(Frame, frame, kind="frame"),
                 progress=progress,
             )
             model = build_segmenter(ChosenSegmenter(name, variant, output=output), options)
-        cached = with_caches([model], caching)
+        cached = with_caches([model], *cache)
         asked = dict.fromkeys((row.protocol, row.selection, row.dataset, row.split) for row in own)
         for protocol, selection, dataset, split in asked:
             loaded = replace(

@@ -3,10 +3,12 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
+from samrobust.errors import DatasetError
 from samrobust.registry import Entry, Registry
-from samrobust.types import DatasetBuilder
+from samrobust.types import Dataset, DatasetBuilder, DatasetOptions
 
 FOUR_HQ, HQSEG_44K = "four-hq", "hqseg-44k"
 _HOME = (
@@ -184,3 +186,30 @@ DATASETS: Registry[DatasetBuilder] = Registry(
     },
     group="samrobust.datasets",
 )
+
+
+def open_dataset(
+    name: str, *, root: str | Path | None = None, split: str = "", ids: str | Path | None = None
+) -> Dataset:
+    """Return a data set, its files listed but not yet read.
+
+    Args:
+        name: as registered; `samrobust ls datasets` lists all.
+        root: the folder of its files, None for a data set that needs none.
+        split: part of it, as "val2017"; "" for its default.
+        ids: a file with the ids of the images to take, one per line; None for all.
+
+    Raises:
+        UnknownNameError: no data set has that name.
+        DatasetError: it is a group of several, or it is not there.
+    """
+    if name in GROUPS:
+        raise DatasetError(f"{name} is a group; open each of {', '.join(GROUPS[name])}")
+    options = DatasetOptions(None if root is None else Path(root), split)
+    dataset = DATASETS.load(name)(options)
+    if ids is None:
+        return dataset
+
+    from samrobust.datasets.folder import read_subset
+
+    return read_subset(dataset, Path(ids))

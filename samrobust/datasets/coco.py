@@ -87,8 +87,6 @@ FARTHEST = 1e8
 MOST_MASK_BYTES = 2**32
 """Of all objects of an image, a byte a pixel."""
 
-USUAL_WH = (640, 480)
-"""Width and height of most of COCO's images, in pixels."""
 _UNREADABLE = (
     AttributeError,
     IndexError,
@@ -160,16 +158,6 @@ class CocoDataset:
             category = self._categories.get(row.get("category_id", -1), "")
             instances.append(Instance(str(row["id"]), mask, category))
         return Sample(sample_id, image, instances)
-
-    def cost(self, sample_id: str) -> float:
-        """Return pixels times objects, with the encoding as one object more.
-
-        An image whose size the JSON does not say is as large as most of COCO's.
-        """
-        width, height = self._images[int(sample_id)].size_wh
-        if not (isinstance(width, int) and isinstance(height, int)):
-            width, height = USUAL_WH
-        return float(width * height * (1 + len(self._objects[int(sample_id)])))
 
     def _read(self) -> bytes:
         try:

@@ -8,7 +8,7 @@ from pathlib import Path
 from samrobust.datasets import GROUPS, FolderEntry
 from samrobust.datasets.images import files_fingerprint, read_image, read_mask
 from samrobust.errors import DatasetError
-from samrobust.types import Dataset, DatasetInfo, DatasetOptions, Instance, Sample, Weighed
+from samrobust.types import Dataset, DatasetInfo, DatasetOptions, Instance, Sample
 
 
 class FolderDataset:
@@ -97,10 +97,6 @@ class Subset:
     def __getitem__(self, sample_id: str) -> Sample:
         """Return one image with its objects."""
         return self.whole[sample_id]
-
-    def cost(self, sample_id: str) -> float:
-        """Return what the image costs in `whole`, 1 where that does not say."""
-        return self.whole.cost(sample_id) if isinstance(self.whole, Weighed) else 1.0
 
 
 def read_subset(whole: Dataset, path: Path) -> Subset:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from samrobust.errors import SegmenterError
-from samrobust.evaluation.prompts import Draws, draw_sample
+from samrobust.evaluation.prompts import Draws, draw_prompts
 from samrobust.geometry import box_iou, mask_to_box
 from samrobust.metrics.overlap import iou
 from samrobust.segmenters.sam import Sam
@@ -137,7 +137,7 @@ def looks(
             instance = median_instance(sample)
             if instance is not None and sample_id not in chosen:
                 chosen.add(sample_id)
-                drawn = draw_sample(sample, dataset.info.key, protocol).draws
+                drawn = draw_prompts(sample, dataset.info.key, protocol)
                 of_instance = [each for each in drawn if each.instance is instance]
                 yield from _looks_at(before, after, sample, of_instance, layer)
                 break
@@ -171,7 +171,7 @@ def routed_boxes(
     for image, sample_id in enumerate(sample_ids):
         sample = dataset[sample_id]
         (embedding,) = stable.encode([sample.image])
-        for draws in draw_sample(sample, dataset.info.key, protocol).draws:
+        for draws in draw_prompts(sample, dataset.info.key, protocol):
             target = draws.instance.mask
             if target.sum() < LEAST_PIXELS:
                 continue

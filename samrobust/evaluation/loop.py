@@ -1,10 +1,15 @@
-"""The evaluation loop: drawn images in, scores out; it knows no disk and no terminal."""
+"""The evaluation loop: images and jobs in, scores out; it knows no disk and no terminal.
+
+A job is a segmenter under a protocol. All jobs on a data set go over its images together: each
+image is decoded once, encoded once for all segmenters that share an encoder, and its prompts are
+drawn once for all segmenters.
+"""
 
 import itertools
 import os
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -21,29 +26,9 @@ from samrobust.metrics.overlap import DILATION_RATIO
 from samrobust.runs.manifest import Keep, Kept, ObjectRow, Score
 from samrobust.seeding import combined_hash
 from samrobust.segmenters.device import release_memory, says_out_of_memory
-from samrobust.types import Dataset, EvalProtocol, Metric, Sample, Segmenter, SegmenterInfo
+from samrobust.types import Dataset, EvalProtocol, Image, Metric, Segmenter, SegmenterInfo
 
 T = TypeVar("T")
-
-
-def end_with_parent(_worker: int) -> None:
-    """Let a loading process end when its parent is killed, instead of waiting for it for ever."""
-    parent = os.getppid()
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
-def as_it_is(drawn: T) -> T:
-    """Return what a loading process made, without making tensors of it."""
-    return drawn
-
-
-E = TypeVar("E")
 
 SCORE_CONSTANTS = {"boundary_dilation_ratio": DILATION_RATIO}
 """What every score depends on besides protocol, data and segmenter; stands in the manifest."""
@@ -51,6 +36,15 @@ MASK_BYTES = 2**27
 """Bound on the masks of one call of a segmenter, so that huge photographs fit into memory."""
 ALL_TRIALS = -1
 """The trial of a score over all trials."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One segmenter under one protocol, and the images that are still to be scored."""
+
+    segmenter: Segmenter[Any]
+    protocol: EvalProtocol
+    sample_ids: Sequence[str]
 
 
 @dataclass(frozen=True)
@@ -63,10 +57,16 @@ class Failure:
 
 @dataclass(frozen=True)
 class Evaluated:
-    """All scores of one image, what its objects are, and the masks that are kept, if any.
+    """All scores of one image in one job.
 
-    `halvings` is that of the options, or more where memory ended on this image. `busy_s` are the
-    seconds in which it was encoded, predicted and scored, without waiting for it to be loaded.
+    Attributes:
+        sample_id: the image.
+        scores: of all its objects, conditions and trials.
+        n_prompts: that were predicted.
+        halvings: that of the options, or more where device memory ran out on this image.
+        objects: one row per instance.
+        kept: the masks to be stored, None for none.
+        busy_s: seconds in which the image was encoded, predicted and scored.
     """
 
     sample_id: str
@@ -80,24 +80,24 @@ class Evaluated:
 
 @dataclass(frozen=True)
 class LoopOptions:
-    """How to run; nothing here changes a score, but for rounding by `images_at_once`.
+    """How to run; nothing here changes a score, but for rounding by `image_batch_size`.
 
     Attributes:
-        prompts_at_once: prompts in one call of the segmenter, at most.
-        images_at_once: images in one call of the encoder, at most.
+        batch_size: prompts in one call of a segmenter, at most.
         workers: processes that decode images and draw prompts ahead; 0 for none.
         keep_going: yield a failure instead of raising it.
         keep_masks: which masks are yielded with the scores.
-        halvings: how often the number of prompts in one call is halved; once more wherever the
-            device's memory ends, for all that follows.
+        halvings: how often `batch_size` is halved; once more wherever device memory runs out, for
+            all that the same segmenter is asked from then on.
+        image_batch_size: images in one call of an encoder, at most.
     """
 
-    prompts_at_once: int = 16
+    batch_size: int = 16
     workers: int = 0
     keep_going: bool = False
     keep_masks: Keep = "none"
     halvings: int = 0
-    images_at_once: int = 1
+    image_batch_size: int = 1
 
 
 def check_can_run(info: SegmenterInfo, protocol: EvalProtocol) -> None:
@@ -124,152 +124,148 @@ def check_can_run(info: SegmenterInfo, protocol: EvalProtocol) -> None:
             )
 
 
-def evaluate(
-    segmenter: Segmenter[Any],
-    dataset: Dataset,
-    protocol: EvalProtocol,
-    *,
-    sample_ids: Sequence[str],
-    options: LoopOptions,
-) -> Iterator[Evaluated | Failure]:
-    """Yield the scores of each image, in the order of `sample_ids`.
+def score_images(
+    dataset: Dataset, jobs: Sequence[Job], options: LoopOptions
+) -> Iterator[tuple[int, Evaluated | Failure]]:
+    """Yield (place of the job, scores of one image), image by image in the data set's order.
 
-    Each image is encoded once; the prompts of all its instances and conditions that share a
-    structure go through the segmenter together; masks are scored on the device that holds them.
+    Masks are scored on the device that holds them.
 
     Raises:
         DatasetError: an image or mask cannot be read, unless told to keep going.
-        SegmenterError: the segmenter does not take the protocol's prompts. Unless told to keep
-            going: its memory ends with a single prompt, or what it answers is not finite.
+        SegmenterError: a segmenter does not take its protocol's prompts. Unless told to keep
+            going: its memory runs out with a single prompt, or its prediction is not finite.
     """
-    check_can_run(segmenter.info, protocol)
-    metrics = [METRICS.load(name) for name in protocol.metrics]
+    for job in jobs:
+        check_can_run(job.segmenter.info, job.protocol)
+    wanted = [frozenset(job.sample_ids) for job in jobs]
+    sample_ids = [name for name in dataset.ids() if any(name in ids for ids in wanted)]
+    of_image = {
+        name: [place for place, ids in enumerate(wanted) if name in ids] for name in sample_ids
+    }
     loader: DataLoader[DrawnSample | Failure] = DataLoader(
-        _Drawing(dataset, protocol, sample_ids),  # type: ignore[arg-type]
+        _Drawing(dataset, jobs, of_image),  # type: ignore[arg-type]
         batch_size=None,
         num_workers=min(options.workers, len(sample_ids)),
-        collate_fn=as_it_is,
+        collate_fn=identity_collate,
         worker_init_fn=end_with_parent,
     )
-    for drawn, encoded in _encoded(segmenter, loader, options.images_at_once):
-        if isinstance(drawn, Failure):
-            if not options.keep_going:
-                raise DatasetError(drawn.reason)
-            yield drawn
-            continue
-        try:
-            evaluated = _score_sample(segmenter, drawn, encoded, protocol, metrics, options)
-        except SegmenterError as error:
-            reason = f"image '{drawn.sample.sample_id}': {error}"
-            if not options.keep_going:
-                raise SegmenterError(reason) from error
-            yield Failure(drawn.sample.sample_id, reason)
-        else:
-            options = replace(options, halvings=evaluated.halvings)
-            yield evaluated
+    scorers = [_Scorer(job, options) for job in jobs]
+    images = iter(loader)
+    while group := list(itertools.islice(images, options.image_batch_size)):
+        drawn = [each for each in group if isinstance(each, DrawnSample)]
+        embeddings = _Embeddings([each.sample.image for each in drawn])
+        for each in group:
+            if isinstance(each, Failure):
+                if not options.keep_going:
+                    raise DatasetError(each.reason)
+                yield from ((place, each) for place in of_image[each.sample_id])
+                continue
+            places = of_image[each.sample.sample_id]
+            protocols = _distinct(jobs[place].protocol for place in places)
+            for place in places:
+                draws = each.draws[protocols.index(jobs[place].protocol)]
+                yield place, scorers[place].score(each, draws, embeddings)
+            embeddings.drop(each.sample.image)
+
+
+def end_with_parent(_worker: int) -> None:
+    """Let a loading process end when its parent is killed, instead of waiting for it for ever."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def identity_collate(loaded: T) -> T:
+    """Return what a loading process made, without making tensors of it."""
+    return loaded
 
 
 class _Drawing:
     """What the loader's processes run: decode one image and draw its prompts."""
 
-    def __init__(self, dataset: Dataset, protocol: EvalProtocol, ids: Sequence[str]) -> None:
+    def __init__(
+        self, dataset: Dataset, jobs: Sequence[Job], of_image: Mapping[str, Sequence[int]]
+    ) -> None:
         self._dataset = dataset
-        self._protocol = protocol
-        self._ids = ids
+        self._protocols = [job.protocol for job in jobs]
+        self._of_image = list(of_image.items())
 
     def __len__(self) -> int:
-        return len(self._ids)
+        return len(self._of_image)
 
     def __getitem__(self, index: int) -> DrawnSample | Failure:
-        sample_id = self._ids[index]
+        sample_id, places = self._of_image[index]
+        protocols = _distinct(self._protocols[place] for place in places)
         try:
-            return draw_sample(self._dataset[sample_id], self._dataset.info.key, self._protocol)
+            return draw_sample(self._dataset[sample_id], self._dataset.info.key, protocols)
         except (DatasetError, ValueError) as error:  # the latter from a plug-in's broken sample
             return Failure(sample_id, str(error))
 
 
-@dataclass(frozen=True)
-class _Encoded:
-    """An embedding, None where the image is to be encoded alone, and the seconds that it took."""
-
-    embedding: Any = None
-    seconds: float = 0.0
-
-
-def _encoded(
-    segmenter: Segmenter[Any], loader: Iterable[DrawnSample | Failure], at_once: int
-) -> Iterator[tuple[DrawnSample | Failure, _Encoded]]:
-    """Yield what a loader gives, in its order, with embeddings of images encoded together."""
-    waiting = iter(loader)
-    while group := list(itertools.islice(waiting, at_once)):
-        drawn = [each for each in group if isinstance(each, DrawnSample)]
-        together = iter(_encode_together(segmenter, [each.sample for each in drawn]))
-        for each in group:
-            yield each, next(together) if isinstance(each, DrawnSample) else _Encoded()
+def _distinct(protocols: Iterator[EvalProtocol]) -> list[EvalProtocol]:
+    """Return protocols in the order of their jobs, each once."""
+    found: list[EvalProtocol] = []
+    for protocol in protocols:
+        if protocol not in found:
+            found.append(protocol)
+    return found
 
 
-@torch.inference_mode()
-def _encode_together(segmenter: Segmenter[Any], samples: Sequence[Sample]) -> list[_Encoded]:
-    """Return an embedding for each of some images; none where they are to be encoded alone.
+class _Embeddings:
+    """The embeddings of some images, made once for all segmenters that share an encoder."""
 
-    That is where there is one, and where what hinders them is to be found out one by one.
-    """
-    if len(samples) > 1:
-        started = time.perf_counter()
+    def __init__(self, images: Sequence[Image]) -> None:
+        self._images = images
+        self._made: dict[object, dict[int, Any]] = {}
+
+    def get(self, segmenter: Segmenter[Any], image: Image) -> object:
+        """Return the embedding of one of the images.
+
+        Raises:
+            SegmenterError: the encoder cannot encode it, or device memory runs out.
+        """
+        encoder = getattr(segmenter, "encoder_key", "") or id(segmenter)
+        if encoder not in self._made:
+            self._made[encoder] = self._encode_together(segmenter)
+        made = self._made[encoder]
+        if id(image) not in made:
+            made[id(image)] = _encode_alone(segmenter, image)
+        return made[id(image)]
+
+    def drop(self, image: Image) -> None:
+        """Forget the embeddings of an image."""
+        for made in self._made.values():
+            made.pop(id(image), None)
+
+    def _encode_together(self, segmenter: Segmenter[Any]) -> dict[int, Any]:
+        """Return the embeddings of all images where there are several and one call can do it."""
+        if len(self._images) < 2:
+            return {}
         try:
-            embeddings = segmenter.encode([sample.image for sample in samples])
+            embeddings = segmenter.encode(self._images)
         except SegmenterError:
-            pass
+            return {}
         except (RuntimeError, MemoryError) as error:
             if not says_out_of_memory(error):
                 raise
             release_memory()
-        else:
-            seconds = (time.perf_counter() - started) / len(samples)
-            return [_Encoded(embedding, seconds) for embedding in embeddings]
-    return [_Encoded() for _ in samples]
+            return {}
+        return dict(zip(map(id, self._images), embeddings, strict=True))
 
 
-@torch.inference_mode()
-def _score_sample(
-    segmenter: Segmenter[Any],
-    drawn: DrawnSample,
-    encoded: _Encoded,
-    protocol: EvalProtocol,
-    metrics: Sequence[Metric],
-    options: LoopOptions,
-) -> Evaluated:
-    """Score an image, once more with half as many prompts at once as often as memory ends."""
-    sample, started = drawn.sample, time.perf_counter() - encoded.seconds
-    alone = encoded.embedding is None
-    embedding = _encode(segmenter, sample) if alone else encoded.embedding
-    height, width = sample.image.shape[:2]
-    most = min(options.prompts_at_once, MASK_BYTES // (height * width))
-    while True:
-        in_a_call = max(1, most >> options.halvings)
-        predict = Predictor(segmenter, embedding, protocol.selection, in_a_call)
-        try:
-            scored = _score_masks(predict, drawn, metrics, options)
-            # scores are numbers here: no device lags behind
-            return replace(scored, busy_s=time.perf_counter() - started)
-        except (RuntimeError, MemoryError) as error:
-            if not says_out_of_memory(error):
-                raise
-            if in_a_call == 1:
-                raise SegmenterError(
-                    f"{segmenter.info.label}: out of device memory with one prompt at once"
-                ) from error
-        release_memory()
-        options = replace(options, halvings=options.halvings + 1)
-
-
-def _encode(segmenter: Segmenter[E], sample: Sample) -> E:
+def _encode_alone(segmenter: Segmenter[Any], image: Image) -> object:
     try:
-        (embedding,) = segmenter.encode([sample.image])
+        (embedding,) = segmenter.encode([image])
     except (RuntimeError, MemoryError) as error:
         if not says_out_of_memory(error):
             raise
-        height, width = sample.image.shape[:2]
+        height, width = image.shape[:2]
         raise SegmenterError(
             f"{segmenter.info.label}: out of device memory in encoding its {width} x {height} "
             "pixels; a smaller variant or --dtype may fit"
@@ -277,26 +273,78 @@ def _encode(segmenter: Segmenter[E], sample: Sample) -> E:
     return embedding
 
 
-def _score_masks(
-    predict: Predictor, drawn: DrawnSample, metrics: Sequence[Metric], options: LoopOptions
-) -> Evaluated:
-    sample = drawn.sample
-    keeper = None if options.keep_masks == "none" else MaskKeeper(sample, options.keep_masks)
-    scores: list[Score] = []
-    for draws, masks, target in predict.all_masks(drawn.draws):
-        if keeper is not None:
-            keeper.add(draws, masks, target)
-        for metric in metrics:
-            scores.extend(_scores(sample.sample_id, draws, metric, masks, target))
-    predict.check_finite()
-    return Evaluated(
-        sample.sample_id,
-        tuple(scores),
-        sum(len(draws.prompts) for draws in drawn.draws),
-        options.halvings,
-        drawn.objects,
-        None if keeper is None else keeper.kept(),
-    )
+class _Scorer:
+    """Scores the images of one job, with smaller batches once device memory has run out."""
+
+    def __init__(self, job: Job, options: LoopOptions) -> None:
+        self._segmenter = job.segmenter
+        self._selection = job.protocol.selection
+        self._metrics = [METRICS.load(name) for name in job.protocol.metrics]
+        self._options = options
+
+    @torch.inference_mode()
+    def score(
+        self, drawn: DrawnSample, draws: Sequence[Draws], embeddings: _Embeddings
+    ) -> Evaluated | Failure:
+        """Return the scores of an image, or why there are none where that is to be recorded.
+
+        Raises:
+            SegmenterError: there are none, and it is not to be recorded.
+        """
+        sample_id = drawn.sample.sample_id
+        try:
+            started = time.perf_counter()
+            embedding = embeddings.get(self._segmenter, drawn.sample.image)
+            scored = self._within_memory(drawn, draws, embedding)
+            # scores are numbers here: no device lags behind
+            return replace(scored, busy_s=time.perf_counter() - started)
+        except SegmenterError as error:
+            reason = f"image '{sample_id}': {error}"
+            if not self._options.keep_going:
+                raise SegmenterError(reason) from error
+            return Failure(sample_id, reason)
+
+    def _within_memory(
+        self, drawn: DrawnSample, draws: Sequence[Draws], embedding: object
+    ) -> Evaluated:
+        """Score an image, once more with half the batch as often as device memory runs out."""
+        height, width = drawn.sample.image.shape[:2]
+        most = min(self._options.batch_size, MASK_BYTES // (height * width))
+        while True:
+            batch_size = max(1, most >> self._options.halvings)
+            predict = Predictor(self._segmenter, embedding, self._selection, batch_size)
+            try:
+                return self._score_masks(predict, drawn, draws)
+            except (RuntimeError, MemoryError) as error:
+                if not says_out_of_memory(error):
+                    raise
+                if batch_size == 1:
+                    raise SegmenterError(
+                        f"{self._segmenter.info.label}: out of device memory with a single prompt"
+                    ) from error
+            release_memory()
+            self._options = replace(self._options, halvings=self._options.halvings + 1)
+
+    def _score_masks(
+        self, predict: Predictor, drawn: DrawnSample, draws: Sequence[Draws]
+    ) -> Evaluated:
+        sample, keep = drawn.sample, self._options.keep_masks
+        keeper = None if keep == "none" else MaskKeeper(sample, keep)
+        scores: list[Score] = []
+        for each, masks, target in predict.all_masks(draws):
+            if keeper is not None:
+                keeper.add(each, masks, target)
+            for metric in self._metrics:
+                scores.extend(_scores(sample.sample_id, each, metric, masks, target))
+        predict.check_finite()
+        return Evaluated(
+            sample.sample_id,
+            tuple(scores),
+            sum(len(each.prompts) for each in draws),
+            self._options.halvings,
+            drawn.objects,
+            None if keeper is None else keeper.kept(),
+        )
 
 
 def _scores(

@@ -23,17 +23,17 @@ class Predictor:
         segmenter: that is asked.
         embedding: of the image.
         selection: which of several candidates counts.
-        in_a_call: prompts in one call, at most.
+        batch_size: prompts in one call, at most.
     """
 
     def __init__(
-        self, segmenter: Segmenter[E], embedding: E, selection: Selection, in_a_call: int
+        self, segmenter: Segmenter[E], embedding: E, selection: Selection, batch_size: int
     ) -> None:
         self._segmenter: Segmenter[Any] = segmenter
         self._embedding = embedding
         self._selection = selection
         self._multimask = segmenter.info.multimask and selection != "single"
-        self._in_a_call = in_a_call
+        self._batch_size = batch_size
         self._finite: list[Tensor] = []
 
     def check_finite(self) -> None:
@@ -59,7 +59,7 @@ class Predictor:
         for draw in group:
             trials = len(draw.prompts)
             while candidates.n_waiting < trials:
-                batch = prompts[start : start + self._in_a_call]
+                batch = prompts[start : start + self._batch_size]
                 start += len(batch)
                 found = self._segmenter.predict(self._embedding, batch, multimask=self._multimask)
                 self._finite.append(found.quality.isfinite().all())

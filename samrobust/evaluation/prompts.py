@@ -1,5 +1,6 @@
-"""An image and a protocol in, every trial's prompt out: numpy alone, run in loading processes."""
+"""An image and protocols in, every trial's prompt out: numpy alone, run in loading processes."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,28 +31,44 @@ class Draws:
 
 @dataclass(frozen=True)
 class DrawnSample:
-    """An image with every prompt of a protocol, and what its objects are."""
+    """An image with every prompt of one protocol or several, and what its objects are.
+
+    Attributes:
+        sample: the image.
+        draws: of each protocol asked for, in their order.
+        objects: one row per instance.
+    """
 
     sample: Sample
-    draws: tuple[Draws, ...]
+    draws: tuple[tuple[Draws, ...], ...]
     objects: tuple[ObjectRow, ...]
 
 
-def draw_sample(sample: Sample, dataset_key: str, protocol: EvalProtocol) -> DrawnSample:
-    """Return an image with all prompts of a protocol.
+def draw_sample(sample: Sample, dataset_key: str, protocols: Sequence[EvalProtocol]) -> DrawnSample:
+    """Return an image with all prompts of some protocols.
+
+    Raises:
+        DatasetError: a condition cannot be drawn from an instance.
+    """
+    draws = tuple(draw_prompts(sample, dataset_key, protocol) for protocol in protocols)
+    objects = tuple(_object_row(sample.sample_id, instance) for instance in sample.instances)
+    return DrawnSample(sample, draws, objects)
+
+
+def draw_prompts(sample: Sample, dataset_key: str, protocol: EvalProtocol) -> tuple[Draws, ...]:
+    """Return all prompts of a protocol for an image, instance by instance.
 
     Each prompt's randomness is keyed by (seed, data set, sample, instance, family, trial).
 
     Raises:
         DatasetError: a condition cannot be drawn from an instance.
     """
-    draws = [
-        _draw(sample.sample_id, instance, condition, (protocol.seed, dataset_key))
+    key = protocol.seed, dataset_key
+    return tuple(
+        _draw(sample.sample_id, instance, condition, key)
         for instance in sample.instances
         for condition in protocol.conditions
-    ]
-    objects = [_object_row(sample.sample_id, instance) for instance in sample.instances]
-    return DrawnSample(sample, tuple(draws), tuple(objects))
+    )
 
 
 def _draw(sample_id: str, instance: Instance, condition: Condition, key: tuple[int, str]) -> Draws:

@@ -12,7 +12,7 @@ from samrobust.degradations.boxes import ExactBox
 from samrobust.errors import SegmenterError
 from samrobust.evaluation.loop import check_can_run
 from samrobust.evaluation.predictor import check_finite
-from samrobust.evaluation.prompts import draw_sample
+from samrobust.evaluation.prompts import draw_prompts
 from samrobust.geometry import clip_box
 from samrobust.metrics.overlap import iou
 from samrobust.types import (
@@ -95,7 +95,7 @@ def answers(
                 f"protocol {protocol.name}: condition '{condition.name}' gives {given}; "
                 "here it is a box that is degraded"
             )
-    draws = draw_sample(sample, KEY, protocol).draws
+    draws = draw_prompts(sample, KEY, protocol)
     exact = ExactBox()(sample.instances[0].mask, np.random.default_rng())
     for segmenter in segmenters:
         check_can_run(segmenter.info, protocol)

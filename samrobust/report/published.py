@@ -4,9 +4,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any, Literal
 
 from samrobust.datasets import DATASETS, GROUPS
 from samrobust.errors import ProtocolError, SamrobustError
@@ -14,9 +12,13 @@ from samrobust.files import build_from, make_settings
 from samrobust.metrics import METRICS
 from samrobust.protocol import load_protocol, packaged_folder
 from samrobust.registry import known, one_of
-from samrobust.runs.store import Run
 from samrobust.segmenters import SEGMENTERS, published_sha256
 from samrobust.types import Frame, HqOutput, Selection
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from samrobust.runs.store import Run
 
 _OF_FILE = {"name", "version", "summary", "expected"}
 
@@ -168,7 +170,7 @@ class Verified:
         return "met" if abs(self.difference) <= self.expected.tolerance else "off"
 
 
-def verify(rows: Sequence[Expected], runs: Sequence[Run]) -> list[Verified]:
+def verify(rows: Sequence[Expected], runs: "Sequence[Run]") -> list[Verified]:
     """Return each published value with what complete runs of the very same setting measured.
 
     A run over some of the images, with another number of trials, or with weights that are not the
@@ -178,13 +180,13 @@ def verify(rows: Sequence[Expected], runs: Sequence[Run]) -> list[Verified]:
     return [Verified(row, _measured(row, whole)) for row in rows]
 
 
-def _is_whole(run: Run) -> bool:
+def _is_whole(run: "Run") -> bool:
     manifest = run.manifest
     changed = manifest.limit is not None or manifest.trials is not None or manifest.dataset.part
     return not changed and not run.failures and run.n_missing == 0
 
 
-def _measured(row: Expected, runs: Sequence[Run]) -> float | None:
+def _measured(row: Expected, runs: "Sequence[Run]") -> float | None:
     values = []
     for member in row.members:
         fitting = [run for run in runs if _fits(run, row, member)]
@@ -194,7 +196,7 @@ def _measured(row: Expected, runs: Sequence[Run]) -> float | None:
     return sum(values) / len(values)
 
 
-def _fits(run: Run, row: Expected, dataset: str) -> bool:
+def _fits(run: "Run", row: Expected, dataset: str) -> bool:
     manifest, segmenter = run.manifest, run.manifest.segmenter
     published = published_sha256(row.segmenter, row.variant)
     return (
@@ -209,7 +211,7 @@ def _fits(run: Run, row: Expected, dataset: str) -> bool:
     )
 
 
-def _mean(scores: pd.DataFrame, row: Expected) -> float:
+def _mean(scores: "pd.DataFrame", row: Expected) -> float:
     """Return the mean over objects of the mean over trials."""
     chosen = (scores["condition"] == row.condition) & (scores["metric"] == row.metric)
     values = scores[chosen].astype({"value": "float64"})

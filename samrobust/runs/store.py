@@ -39,7 +39,7 @@ from samrobust.runs.manifest import (
     write_json,
     write_manifest,
 )
-from samrobust.runs.sharing import WHOLE, Shard, claim, clear_unfinished, gate
+from samrobust.runs.sharing import WHOLE, Shard, claim, starting
 
 MOST_ROWS = 5_000_000
 """Of a part: some times as many as a writer keeps in memory. Far more fit into a file of a few
@@ -306,9 +306,8 @@ class RunWriter:
         self._writing: Future[None] | None = None
         try:
             (self.folder / _SCORES).mkdir(parents=True, exist_ok=True)
-            with gate(self.folder):
+            with starting(self.folder):
                 self._lock = claim(self.folder, shard)
-                clear_unfinished(self.folder, shard)
                 if (self.folder / MANIFEST).exists():
                     read_manifest(self.folder)
                 else:
@@ -353,7 +352,7 @@ class RunWriter:
         Raises:
             RunError: the manifest cannot be read or written.
         """
-        with gate(self.folder):
+        with starting(self.folder):
             manifest = read_manifest(self.folder)
             if halvings > manifest.memory_halvings:
                 noted = dataclasses.replace(manifest, memory_halvings=halvings)
@@ -421,12 +420,13 @@ def stored_images(folder: Path) -> frozenset[str]:
     return images_of(folder / _SCORES)
 
 
-def read_run(folder: Path) -> Run:
+def read_run(folder: str | Path) -> Run:
     """Return a stored run, finished or not.
 
     Raises:
         RunError: the folder is no run, or a file of it cannot be read.
     """
+    folder = Path(folder)
     manifest = read_manifest(folder)
     if not (folder / _SCORES).is_dir():
         raise RunError(f"{folder / _SCORES}: there is no such folder")
@@ -445,6 +445,19 @@ def read_run(folder: Path) -> Run:
     stored = set(held["sample_id"].unique())
     left = {k: v for each in failures for k, v in each.items() if k not in stored}
     return Run(folder, manifest, held, objects, left)
+
+
+def read_runs(*paths: str | Path) -> list[Run]:
+    """Return stored runs: of folders of runs, and all runs of a folder of results.
+
+    Raises:
+        RunError: a path is neither, or a file of a run cannot be read.
+    """
+    folders: list[Path] = []
+    for path in map(Path, paths):
+        inside = sorted(found.parent for found in path.glob(f"*/{MANIFEST}"))
+        folders += inside or [path]
+    return [read_run(folder) for folder in folders]
 
 
 def read_masks(folder: Path) -> pd.DataFrame:

@@ -5,11 +5,20 @@ To add one, write a file that has its builder, and a row here; packages add thei
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 from samrobust.provenance import HQSEG_44K
 from samrobust.registry import Entry, Registry
 from samrobust.segmenters.published import Checkpoint
-from samrobust.types import PromptKind, SegmenterBuilder
+from samrobust.types import (
+    EncoderDtype,
+    Frame,
+    PromptKind,
+    Segmenter,
+    SegmenterBuilder,
+    SegmenterOptions,
+)
 
 
 @dataclass(frozen=True)
@@ -187,6 +196,47 @@ ROWS: Mapping[str, SegmenterEntry] = {
 }
 
 SEGMENTERS: Registry[SegmenterBuilder] = Registry("segmenter", ROWS, group="samrobust.segmenters")
+
+
+def build_segmenter(
+    name: str,
+    *,
+    variant: str = "",
+    checkpoint: str | Path | None = None,
+    base_checkpoint: str | Path | None = None,
+    output: str = "",
+    device: str = "auto",
+    dtype: EncoderDtype = "float32",
+    frame: Frame = "longest-side",
+) -> Segmenter[Any]:
+    """Return a segmenter, ready to run; published weights are downloaded and cached.
+
+    Args:
+        name: as registered; `samrobust ls segmenters` lists all with their variants.
+        variant: one of its models, as "vit_b"; "" for its default.
+        checkpoint: a weights file, None for the published or packaged one.
+        base_checkpoint: weights file of the SAM that `checkpoint` is a part of.
+        output: which masks an HQ-SAM gives, "sum" or "hq"; "" for its default.
+        device: "auto", "cpu", "cuda" or "cuda:N".
+        dtype: precision of the image encoder.
+        frame: how images reach a SAM: "longest-side" (aspect kept) or "squash".
+
+    Raises:
+        UnknownNameError: no segmenter has that name.
+        SegmenterError: an option is not one of its own, or its weights cannot be had.
+    """
+    from samrobust.segmenters.device import resolve_device
+
+    options = SegmenterOptions(
+        variant,
+        None if checkpoint is None else Path(checkpoint),
+        resolve_device(device),
+        dtype,
+        frame,
+        None if base_checkpoint is None else Path(base_checkpoint),
+        output,
+    )
+    return SEGMENTERS.load(name)(options)
 
 
 def published_sha256(segmenter: str, variant: str) -> str:

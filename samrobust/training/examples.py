@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from samrobust.errors import DatasetError
-from samrobust.evaluation.loop import as_it_is, end_with_parent
+from samrobust.evaluation.loop import end_with_parent, identity_collate
 from samrobust.seeding import keyed_generator
 from samrobust.segmenters.frames import InputFrame
 from samrobust.training.augment import (
@@ -191,7 +191,7 @@ def load_examples(
         _Steps(draws, slots),  # type: ignore[arg-type]
         batch_size=None,
         num_workers=workers,
-        collate_fn=as_it_is,
+        collate_fn=identity_collate,
         prefetch_factor=4 if workers else None,
         worker_init_fn=end_with_parent,
     )
