@@ -309,6 +309,7 @@ class SharesEmbeddings(Protocol):
         ...
 
 
+@runtime_checkable
 class Dataset(Protocol):
     """Images with masks, found by id."""
 
