@@ -71,7 +71,7 @@ def _train(name: str, arguments: argparse.Namespace) -> None:
     model, changes = VARIANTS[name]
     recipes = ["robust", "photographs", "whole-masks", *changes, str(FOLDER / "no-looks.toml")]
     options = [word for recipe in recipes for word in ("--recipe", recipe)]
-    options += ["--data-root", str(arguments.data_root), "--longer", arguments.longer]
+    options += ["--data-root", str(arguments.data_root), "--scale-steps", arguments.longer]
     _run(["train", model, *options, "--out", str(file), "--workers", "0", "--quiet"])
 
 

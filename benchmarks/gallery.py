@@ -20,7 +20,8 @@ from samrobust.evaluation.inspection import median_instance
 from samrobust.metrics.overlap import iou
 from samrobust.seeding import keyed_generator
 from samrobust.segmenters import SEGMENTERS
-from samrobust.training.data import HeldOut, open_data
+from samrobust.training.data import open_data
+from samrobust.training.examples import Pool
 from samrobust.training.recipe import load_recipe
 from samrobust.types import Instance, Prompt, PromptBatch, Sample, SegmenterOptions
 
@@ -55,7 +56,7 @@ def main() -> None:
     figure.savefig(arguments.out, dpi=DPI)
 
 
-def _choose(sets: list[HeldOut], count: int) -> list[tuple[Sample, Instance]]:
+def _choose(sets: list[Pool], count: int) -> list[tuple[Sample, Instance]]:
     """Return photographs and objects, from the sets in turn."""
     chosen = []
     for index in range(count):

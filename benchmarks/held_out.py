@@ -9,7 +9,7 @@ from pathlib import Path
 from samrobust.segmenters import SEGMENTERS
 from samrobust.training.data import open_data
 from samrobust.training.recipe import load_recipe
-from samrobust.training.validation import PROMPTS, judge
+from samrobust.training.validation import PROMPTS, validate
 from samrobust.types import SegmenterOptions
 
 
@@ -26,7 +26,7 @@ def main() -> None:
     for each in held_out:
         for segmenter in arguments.segmenter:
             model = SEGMENTERS.load(segmenter)(SegmenterOptions())
-            found = judge(model, each.dataset, each.sample_ids)
+            found = validate(model, each.dataset, each.sample_ids)
             values = [_cell(name, found.get(name)) for name in names]
             images, objects = len(each.sample_ids), int(found["objects"])
             where = f"| {each.dataset.info.label} | {images} | {objects} | {segmenter} |"

@@ -1,22 +1,41 @@
-"""Write files atomically, and read TOML tables into checked dataclasses."""
+"""Write files atomically, and read TOML and JSON files into checked dataclasses."""
 
 import contextlib
-import dataclasses
 import os
 import re
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Annotated, Any, TypeVar
+
+import msgspec
+from msgspec import Meta, ValidationError, inspect
 
 from samrobust.errors import SamrobustError
+from samrobust.registry import near_miss
+
+T = TypeVar("T")
+
+NonNegative = Annotated[int, Meta(ge=0)] | Annotated[float, Meta(ge=0)]
+"""A number as the file writes it: 1 and 1.0 are hashed as different texts."""
+Fraction = Annotated[int, Meta(ge=0, le=1)] | Annotated[float, Meta(ge=0, le=1)]
+"""A number in [0, 1], likewise as the file writes it."""
+
+MAX_NUMBER = 1e9
+"""Numbers of a file that may have decimals are smaller; beyond, coordinates would overflow."""
+MAX_TOML_BYTES = 2**18
+"""A thousand conditions need less."""
+MAX_SHOWN = 60
+"""Characters of a wrong value that a message repeats."""
+_DEEP_KEY = re.compile(r"""(?:(?:[\w-]+|"[^"\n]*"|'[^'\n]*')[ \t]*\.[ \t]*){16}""")
+"""A key of more than 16 parts; tomllib's memory grows with the square of their number."""
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file beside its place, and move it there when all of it is on the disk.
+def write_atomic(path: Path, content: bytes) -> None:
+    """Write a file atomically: after an interruption, the old or the new content is there.
 
     Raises:
-        OSError: it cannot be written; what was at `path` before is still there, and nothing else.
+        OSError: the file cannot be written; the old content is still there.
     """
     unfinished = path.with_name(path.name + ".tmp")
     try:
@@ -31,117 +50,181 @@ def write_whole(path: Path, content: bytes) -> None:
         raise
 
 
-S = TypeVar("S")
-
-LARGEST = 1e9
-"""No number in a file is as large; beyond, coordinates would overflow."""
-MOST_BYTES = 2**18
-"""Of a TOML file: a thousand conditions need less."""
-SHOWN = 60
-"""Characters of a wrong value that a message repeats."""
-_DEEP_KEY = re.compile(r"""(?:(?:[\w-]+|"[^"\n]*"|'[^'\n]*')[ \t]*\.[ \t]*){16}""")
-"""A key of more parts than any has; tomllib's memory grows with the square of their number."""
-WORDS: Mapping[type, str] = {
-    str: "text",
-    int: "a whole number",
-    float: "a number",
-    bool: "true or false",
-    list: "a list",
-}
-"""What each kind of TOML value is called in messages."""
-
-
-def read_table(path: Path) -> dict[str, Any]:
+def read_toml(path: Path, *, error: type[SamrobustError]) -> dict[str, Any]:
     """Return the table of a TOML file.
 
     Raises:
-        ValueError: it cannot be read, is larger than `MOST_BYTES`, or is not TOML.
+        SamrobustError: of the type `error`: the file cannot be read, is larger than
+            `MAX_TOML_BYTES`, or is not TOML.
     """
+    content = _read(path, error, limit=MAX_TOML_BYTES)
     try:
-        with path.open("rb") as file:
-            content = file.read(MOST_BYTES + 1)
-    except OSError as error:
-        raise ValueError(f"cannot be read: {error.strerror}") from error
-    if len(content) > MOST_BYTES:
-        raise ValueError(f"is larger than {MOST_BYTES:,} bytes")
-    try:
-        text = content.decode("utf-8").replace("\r\n", "\n")
+        text = content.decode("utf-8-sig")
         if _DEEP_KEY.search(text):
             raise ValueError("a key has more than 16 parts")
         return tomllib.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"is not TOML: {error}") from error
+    except (ValueError, RecursionError) as reason:
+        raise error(f"{path}: is not TOML: {reason}") from reason
 
 
-def build_from(
-    path: Path, build: Callable[[Mapping[str, Any]], S], *, error: type[SamrobustError]
-) -> S:
-    """Return what is made of the table of a TOML file.
-
-    Args:
-        path: of the file.
-        build: makes it.
-        error: of the file, whatever is wrong with it; its message names the file.
-    """
-    try:
-        table = read_table(path)
-    except ValueError as reason:
-        raise error(f"{path}: {reason}") from reason
-    try:
-        return build(table)
-    except (SamrobustError, ValueError) as reason:
-        raise error(f"{path.name}: {reason}") from reason
-
-
-def make_settings(build: type[S], table: Mapping[str, Any], *, kind: str) -> S:
-    """Return a dataclass with the values of a TOML table as its fields.
-
-    Args:
-        build: the dataclass; fields with a default may be missing in the table.
-        table: names and values.
-        kind: what the table is, for messages ("box-noise").
+def read_json(path: Path, *, error: type[SamrobustError]) -> dict[str, Any]:
+    """Return the object of a JSON file; NaN, infinities and unpaired surrogates are not JSON.
 
     Raises:
-        ValueError: a name is unknown or missing, or a value is not of its field's kind or not
-            allowed.
+        SamrobustError: of the type `error`: the file cannot be read, or is not a JSON object.
     """
-    fields = {field.name: field for field in dataclasses.fields(build)}  # type: ignore[arg-type]
-    hints = get_type_hints(build)
-    for key, value in table.items():
-        if key not in fields:
-            allowed = ", ".join(sorted(fields)) or "none"
-            raise ValueError(f"{kind} has no parameter '{key}'. Known: {allowed}")
-        if hints[key] in WORDS and not is_of_kind(value, hints[key]):
-            raise ValueError(f"{kind}: {key} must be {WORDS[hints[key]]}, got {shown(value)}")
-    for field in fields.values():
-        optional = (field.default, field.default_factory) != (dataclasses.MISSING,) * 2
-        if field.name not in table and not optional:
-            raise ValueError(f"{kind} needs the parameter '{field.name}'")
+    content = _read(path, error)
     try:
-        return build(**table)
-    except ValueError as error:
-        raise ValueError(f"{kind}: {error}") from error
+        plain = msgspec.json.decode(content.removeprefix(b"\xef\xbb\xbf"))
+    except (ValueError, RecursionError) as reason:
+        raise error(f"{path}: is not JSON: {reason}") from reason
+    if not isinstance(plain, dict):
+        raise error(f"{path}: is not a JSON object")
+    return plain
 
 
-def is_of_kind(value: object, kind: type) -> bool:
-    """Return whether a TOML value is of a kind.
+def _read(path: Path, error: type[SamrobustError], limit: int | None = None) -> bytes:
+    try:
+        with path.open("rb") as file:
+            content = file.read(-1 if limit is None else limit + 1)
+    except OSError as reason:
+        raise error(f"{path}: cannot be read: {reason.strerror}") from reason
+    if limit is not None and len(content) > limit:
+        raise error(f"{path}: is larger than {limit:,} bytes")
+    return content
 
-    Whole numbers are numbers too; booleans are not, nor what is not finite or absurdly large.
-    Whole numbers have 64 bits, as TOML's.
+
+@contextlib.contextmanager
+def errors_at(
+    place: str, error: type[SamrobustError] | type[ValueError] = ValueError
+) -> Iterator[None]:
+    """Put a place before the message of any error inside, which becomes one of the type `error`."""
+    try:
+        yield
+    except (SamrobustError, ValueError) as reason:
+        raise error(f"{place}: {reason}") from reason
+
+
+def convert(plain: object, kind: type[T], *, where: str, ignore_unknown: bool = False) -> T:
+    """Return the plain values of a TOML or JSON file as a dataclass, or as any type of msgspec.
+
+    Args:
+        plain: tables, lists, texts and numbers.
+        kind: the type, with its constraints. Integers are numbers, booleans are not; numbers with
+            decimals are below `MAX_NUMBER`, integers have 64 bits.
+        where: what `plain` is, for messages ("box-noise", "row 3 of 'expected'").
+        ignore_unknown: accept keys that are no field, as those of a later version.
+
+    Raises:
+        ValueError: in one line: the table, the key, the value and what is allowed.
     """
-    if isinstance(value, bool) or kind is bool:
-        return isinstance(value, bool) and kind is bool
-    if kind is float:
-        return isinstance(value, int | float) and abs(value) < LARGEST
-    if kind is int:
-        return isinstance(value, int) and value.bit_length() <= 64
-    return isinstance(value, kind)
+    try:
+        _check(plain, inspect.type_info(kind), ignore_unknown=ignore_unknown)
+        return msgspec.convert(plain, kind)
+    except ValidationError as error:
+        raise ValueError(_message(str(error), plain, where)) from error
 
 
 def shown(value: object) -> str:
-    """Return a value as a message repeats it, cut off where it is long."""
+    """Return a value as a message repeats it, cut off after `MAX_SHOWN` characters."""
     try:
         text = repr(value)
     except (ValueError, RecursionError):  # a number of thousands of digits, or tables in tables
-        return f"{WORDS.get(type(value), 'a table')} too large to be shown"
-    return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
+        return "a value too large to be shown"
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…"
+
+
+def _check(
+    value: object, kind: inspect.Type, path: str = "$", *, ignore_unknown: bool = False
+) -> None:
+    """Refuse what msgspec accepts: unknown keys of dataclasses, and numbers of any size.
+
+    Raises:
+        ValidationError: with the path at the end of its message, as msgspec writes it.
+    """
+    if isinstance(kind, inspect.DataclassType) and isinstance(value, dict):
+        fields = {field.name: field.type for field in kind.fields}
+        for key, inner in value.items():
+            if key in fields:
+                _check(inner, fields[key], f"{path}.{key}", ignore_unknown=ignore_unknown)
+            elif not ignore_unknown:
+                hint = near_miss(key, fields)
+                raise ValidationError(f"no parameter {shown(key)}. {hint} - at `{path}`")
+    elif isinstance(kind, inspect.CollectionType) and isinstance(value, list):
+        for index, inner in enumerate(value):
+            _check(inner, kind.item_type, f"{path}[{index}]", ignore_unknown=ignore_unknown)
+    elif isinstance(kind, inspect.DictType) and isinstance(value, dict):
+        for inner in value.values():
+            _check(inner, kind.value_type, f"{path}[...]", ignore_unknown=ignore_unknown)
+    elif isinstance(kind, inspect.LiteralType) and isinstance(value, str):
+        if value not in kind.values:
+            hint = near_miss(value, [str(choice) for choice in kind.values])
+            raise ValidationError(f"unknown value {shown(value)}. {hint} - at `{path}`")
+    elif isinstance(value, int) and value.bit_length() > 64:
+        raise ValidationError(f"Expected `a whole number of 64 bits` - at `{path}`")
+    elif isinstance(value, int | float) and _has_decimals(kind) and not abs(value) < MAX_NUMBER:
+        raise ValidationError(f"Expected `a finite number below {MAX_NUMBER:g}` - at `{path}`")
+
+
+def _has_decimals(kind: inspect.Type) -> bool:
+    kinds = kind.types if isinstance(kind, inspect.UnionType) else (kind,)
+    return any(isinstance(each, inspect.FloatType) for each in kinds)
+
+
+_PATH = re.compile(r"(?s)(.*?)(?: - at `\$([^`]*)`)?")
+_STEP = re.compile(r"\.(\w+)|\[(\d+|\.\.\.)\]")
+_WORDS = {
+    "int": "a whole number",
+    "float": "a number",
+    "int | float": "a number",
+    "str": "text",
+    "bool": "true or false",
+    "array": "a list",
+    "object": "a table",
+}
+_BOUNDS = {">=": "at least", "<=": "at most", ">": "above", "<": "below"}
+
+
+def _message(text: str, plain: object, where: str) -> str:
+    """Return what msgspec says of a value in the words of the file that it stands in."""
+    text, path = _PATH.fullmatch(text).groups("")  # type: ignore[union-attr]  # always matches
+    value: Any = plain
+    places = [where]
+    for name, index in _STEP.findall(path):
+        if name:
+            value = value[name]
+            places.append(name)
+        elif index == "...":  # msgspec does not say which
+            places[-1] = f"a value of '{places[-1]}'"
+        else:
+            value = value[int(index)]
+            places[-1] = f"row {int(index) + 1} of '{places[-1]}'"
+    if missing := re.fullmatch(r"Object missing required field `(.+)`", text):
+        return f"{places[-1]} needs the parameter '{missing[1]}'"
+    if text.startswith("no parameter "):
+        return f"{places[-1]} has {text}"
+    place = ": ".join(places[-2:])
+    if text.startswith("Expected "):
+        return f"{place} {_expected(text, places[-1], value)}"
+    return f"{place}: {text}"
+
+
+def _expected(text: str, key: str, value: object) -> str:
+    """Return "must be ..., got ..." for the "Expected ..." of msgspec."""
+    kind, rest = re.fullmatch(r"Expected `(.*?)`(.*)", text).groups()  # type: ignore[union-attr]
+    if bound := re.fullmatch(r" ([<>]=?) (\S+)", rest):
+        allowed = f"be {_BOUNDS[bound[1]]} {bound[2].removesuffix('.0')}"
+    elif (length := re.fullmatch(r" of length ([<>]=) (\d+)", rest)) and isinstance(value, list):
+        if length.groups() == (">=", "1"):
+            return "must not be empty"
+        return f"must have {_BOUNDS[length[1]]} {length[2]} rows, got {len(value)}"
+    elif multiple := re.fullmatch(r" that's a multiple of (\d+)", rest):
+        allowed = f"be a multiple of {multiple[1]}"
+    elif kind == "array" and isinstance(value, dict):
+        allowed = f"be a list of tables, each opened by [[{key}]]"
+    elif kind == "object" and isinstance(value, list):
+        allowed = f"be a table, opened by [{key}]"
+    else:
+        kinds = [kind] if kind in _WORDS else kind.removesuffix(" | null").split(" | ")
+        allowed = "be " + " or ".join(_WORDS.get(each, each) for each in kinds)
+    return f"must {allowed}, got {shown(value)}"

@@ -18,6 +18,8 @@ from samrobust.types import Floats, Mask
 R = TypeVar("R")
 Pixels = npt.NDArray[np.int64]
 KEPT_RESULTS = 2
+SMALL_AREA = 32**2
+"""Pixels of the original image; COCO calls an object of fewer small."""
 
 
 def mask_to_box(mask: Mask) -> Floats:

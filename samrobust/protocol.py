@@ -3,43 +3,54 @@
 import dataclasses
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeVar, get_type_hints
+
+from msgspec import Meta
 
 from samrobust.degradations import DEGRADATIONS
-from samrobust.errors import ProtocolError, SamrobustError
-from samrobust.files import WORDS, build_from, is_of_kind, make_settings, shown
+from samrobust.errors import ProtocolError
+from samrobust.files import convert, errors_at, read_toml, shown
 from samrobust.metrics import METRICS
-from samrobust.registry import known, one_of
+from samrobust.registry import known
 from samrobust.types import Condition, Degradation, EvalProtocol, Reported, Selection
 
-MOST_CONDITIONS = 1_000
-MOST_TRIALS = 1_000
+T = TypeVar("T")
+
+MAX_CONDITIONS = 1_000
+MAX_TRIALS = 1_000
 """Of a condition: the masks of all its trials of one object are in memory at once."""
-MOST_PROMPTS = 20_000
+MAX_PROMPTS = 20_000
 """Of an object, over all conditions: those of all objects of an image are in memory at once."""
 
-_PROTOCOL_KEYS = {
-    "name": str,
-    "version": int,
-    "summary": str,
-    "source": str,
-    "seed": int,
-    "trials": int,
-    "selection": str,
-    "metrics": list,
-    "conditions": list,
-    "reported": list,
-}
-_REPORTED_KEYS = {
-    "segmenter": str,
-    "dataset": str,
-    "condition": str,
-    "metric": str,
-    "value": float,
-    "source": str,
-}
+
+@dataclass(frozen=True)
+class _ProtocolFile:
+    """The keys of a protocol file, before the rows of its conditions are checked."""
+
+    name: str
+    version: int
+    summary: str
+    source: str
+    seed: int
+    trials: Annotated[int, Meta(ge=1, le=MAX_TRIALS)]
+    selection: Selection
+    metrics: Annotated[tuple[str, ...], Meta(min_length=1)]
+    conditions: Annotated[tuple[dict[str, Any], ...], Meta(min_length=1, max_length=MAX_CONDITIONS)]
+    reported: tuple[Reported, ...] = ()
+
+
+@dataclass(frozen=True)
+class _ConditionKeys:
+    """The keys of a condition beside the parameters of its degradation."""
+
+    name: str
+    degradation: str
+    trials: Annotated[int, Meta(ge=1, le=MAX_TRIALS)]
+    level: float | None = None
 
 
 def packaged_protocols() -> dict[str, Path]:
@@ -60,11 +71,25 @@ def load_protocol(name: str) -> EvalProtocol:
         ProtocolError: the file is missing or wrong; the message names file, condition and key.
         UnknownNameError: no packaged protocol has that name.
     """
-    if name.endswith(".toml") or "/" in name:
-        return build_from(Path(name), _build, error=ProtocolError)
-    packaged = packaged_protocols()
-    path = packaged[known(name, packaged, kind="protocol")]
-    return build_from(path, _build, error=ProtocolError)
+    path = find_file(name, packaged_protocols(), kind="protocol")
+    table = read_toml(path, error=ProtocolError)
+    with errors_at(path.name, ProtocolError):
+        return _build(table)
+
+
+def find_file(name: str, packaged: Mapping[str, Path], *, kind: str) -> Path:
+    """Return the path of a packaged file by its name, or of a user's own, named by its path.
+
+    Args:
+        name: a path has a slash or ends in ".toml".
+        packaged: name -> file.
+        kind: what such a file holds, for messages ("protocol").
+
+    Raises:
+        UnknownNameError: no packaged file has that name.
+    """
+    own = name.endswith(".toml") or "/" in name
+    return Path(name) if own else packaged[known(name, packaged, kind=kind)]
 
 
 def with_trials(protocol: EvalProtocol, trials: int) -> EvalProtocol:
@@ -75,16 +100,14 @@ def with_trials(protocol: EvalProtocol, trials: int) -> EvalProtocol:
     """
     if trials < 1:
         raise ProtocolError(f"trials must be at least 1, got {trials}")
-    if trials > MOST_TRIALS:
-        raise ProtocolError(f"trials must be at most {MOST_TRIALS}, got {trials}")
+    if trials > MAX_TRIALS:
+        raise ProtocolError(f"trials must be at most {MAX_TRIALS}, got {trials}")
     conditions = tuple(
         dataclasses.replace(condition, trials=trials if condition.degradation.is_random else 1)
         for condition in protocol.conditions
     )
-    try:
+    with errors_at(f"protocol {protocol.name}, {trials} trials", ProtocolError):
         _check_prompts(conditions)
-    except ValueError as error:
-        raise ProtocolError(f"protocol {protocol.name}, {trials} trials: {error}") from error
     return dataclasses.replace(protocol, conditions=conditions, trials=trials)
 
 
@@ -127,6 +150,27 @@ def protocol_hash(protocol: EvalProtocol) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def degradation_of_row(
+    row: Mapping[str, Any], kind: type[T], *, where: str
+) -> tuple[T, Degradation]:
+    """Return a row of a TOML file that names a degradation beside its parameters.
+
+    Args:
+        row: the table.
+        kind: dataclass of the keys that are no parameters, "degradation" among them.
+        where: what the row is, for messages ("condition 'box-0.4'").
+
+    Raises:
+        ValueError: a key or a parameter is unknown, missing or not allowed, or there is no such
+            degradation.
+    """
+    names = set(get_type_hints(kind))
+    keys = convert({k: v for k, v in row.items() if k in names}, kind, where=where)
+    parameters = {k: v for k, v in row.items() if k not in names}
+    with errors_at(where):
+        return keys, build_degradation(row["degradation"], parameters)
+
+
 def build_degradation(kind: str, parameters: Mapping[str, Any]) -> Degradation:
     """Return a degradation by its name, its fields filled from a TOML table.
 
@@ -134,89 +178,57 @@ def build_degradation(kind: str, parameters: Mapping[str, Any]) -> Degradation:
         UnknownNameError: there is no such degradation.
         ValueError: a parameter is unknown, missing or not allowed.
     """
-    return make_settings(DEGRADATIONS.load(kind), parameters, kind=kind)
+    degradation = convert(parameters, DEGRADATIONS.load(kind), where=kind)
+    # 1 and 1.0 are hashed as different texts: a number stays as the file writes it
+    whole = {key: value for key, value in parameters.items() if type(value) is int}
+    return dataclasses.replace(degradation, **whole)  # type: ignore[type-var]
 
 
 def _build(table: Mapping[str, Any]) -> EvalProtocol:
-    table = {"reported": [], **table}
-    _check_keys(table, _PROTOCOL_KEYS)
-    for key in ("conditions", "reported"):
-        if not all(isinstance(row, dict) for row in table[key]):
-            raise ValueError(f"'{key}' must be a list of tables, each opened by [[{key}]]")
-    if len(table["conditions"]) > MOST_CONDITIONS:
-        raise ValueError(f"{len(table['conditions'])} conditions are more than {MOST_CONDITIONS}")
-    conditions = tuple(_condition(row, table["trials"]) for row in table["conditions"])
+    file = convert(table, _ProtocolFile, where="the protocol")
+    conditions = tuple(
+        _condition(row, number, file.trials) for number, row in enumerate(file.conditions, start=1)
+    )
     _check_prompts(conditions)
     names = [condition.name for condition in conditions]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise ValueError(f"condition '{twice[0]}' stands there twice")
-    for key in ("metrics", "conditions"):
-        if not table[key]:
-            raise ValueError(f"'{key}' must not be empty")
-    if not all(isinstance(metric, str) for metric in table["metrics"]):
-        raise ValueError("'metrics' must be a list of text")
-    if len(set(table["metrics"])) < len(table["metrics"]):
-        raise ValueError("'metrics' names one twice")
+    for key, values in (("condition", names), ("metric", file.metrics)):
+        twice = [value for value, count in Counter(values).items() if count > 1]
+        if twice:
+            raise ValueError(f"{key} {shown(twice[0])} stands there twice")
+    for row in file.reported:
+        known(row.condition, names, kind="condition in reported")
+        known(row.metric, METRICS.names(), kind="metric in reported")
+        if not 0 <= row.value <= 1:
+            raise ValueError(f"a reported value must be in [0, 1], got {row.value}")
     return EvalProtocol(
-        name=table["name"],
-        version=table["version"],
-        summary=table["summary"],
-        source=table["source"],
-        seed=table["seed"],
-        metrics=tuple(known(metric, METRICS.names(), kind="metric") for metric in table["metrics"]),
-        selection=one_of(Selection, table["selection"], kind="selection"),
+        name=file.name,
+        version=file.version,
+        summary=file.summary,
+        source=file.source,
+        seed=file.seed,
+        metrics=tuple(known(metric, METRICS.names(), kind="metric") for metric in file.metrics),
+        selection=file.selection,
         conditions=conditions,
-        reported=tuple(_reported(row, names) for row in table["reported"]),
+        reported=file.reported,
     )
 
 
-def _condition(row: dict[str, Any], default_trials: int) -> Condition:
-    parameters = dict(row)
-    name, kind = parameters.pop("name", None), parameters.pop("degradation", None)
-    if not (isinstance(name, str) and isinstance(kind, str)):
-        raise ValueError("each condition needs a name and a degradation, both text")
-    try:
-        trials = parameters.pop("trials", default_trials)
-        level = parameters.pop("level", None)
-        if not is_of_kind(trials, int) or trials < 1:
-            raise ValueError(f"trials must be a whole number of at least 1, got {shown(trials)}")
-        if trials > MOST_TRIALS:
-            raise ValueError(f"trials must be at most {MOST_TRIALS}, got {trials}")
-        if level is not None and not is_of_kind(level, float):
-            raise ValueError(f"level must be a number, got {shown(level)}")
-        degradation = build_degradation(kind, parameters)
-    except (SamrobustError, ValueError) as error:
-        raise ValueError(f"condition '{name}': {error}") from error
+def _condition(row: Mapping[str, Any], number: int, default_trials: int) -> Condition:
+    name = row.get("name")
+    where = f"condition {shown(name)}" if name else f"row {number} of 'conditions'"
+    keys, degradation = degradation_of_row(
+        {"trials": default_trials, **row}, _ConditionKeys, where=where
+    )
     return Condition(
-        name=name,
+        name=keys.name,
         degradation=degradation,
-        kind=kind,
-        trials=trials if degradation.is_random else 1,
-        level=None if level is None else float(level),
+        kind=keys.degradation,
+        trials=keys.trials if degradation.is_random else 1,
+        level=keys.level,
     )
-
-
-def _reported(row: dict[str, Any], conditions: list[str]) -> Reported:
-    _check_keys(row, _REPORTED_KEYS)
-    known(row["condition"], conditions, kind="condition in reported")
-    known(row["metric"], METRICS.names(), kind="metric in reported")
-    if not 0 <= row["value"] <= 1:
-        raise ValueError(f"a reported value must be in [0, 1], got {row['value']}")
-    return Reported(**row)
-
-
-def _check_keys(table: Mapping[str, Any], keys: Mapping[str, type]) -> None:
-    for key in table:
-        known(key, keys, kind="key")
-    for key, kind in keys.items():
-        if key not in table:
-            raise ValueError(f"the key '{key}' is missing")
-        if not is_of_kind(table[key], kind):
-            raise ValueError(f"'{key}' must be {WORDS[kind]}, got {shown(table[key])}")
 
 
 def _check_prompts(conditions: Sequence[Condition]) -> None:
     n_prompts = sum(condition.trials for condition in conditions)
-    if n_prompts > MOST_PROMPTS:
-        raise ValueError(f"{n_prompts} prompts an object are more than {MOST_PROMPTS}")
+    if n_prompts > MAX_PROMPTS:
+        raise ValueError(f"{n_prompts} prompts an object are more than {MAX_PROMPTS}")

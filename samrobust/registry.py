@@ -107,9 +107,19 @@ def known(name: str, names: Iterable[str], *, kind: str) -> str:
     candidates = list(names)
     if name in candidates:
         return name
-    near = difflib.get_close_matches(name, candidates, n=1)
-    hint = f" Did you mean '{near[0]}'?" if near else ""
-    raise UnknownNameError(f"unknown {kind} '{name}'.{hint} Known: {', '.join(sorted(candidates))}")
+    raise UnknownNameError(f"unknown {kind} '{name}'. {near_miss(name, candidates)}")
+
+
+def near_miss(name: str, names: Iterable[str]) -> str:
+    """Return the end of a message about an unknown name: the nearest one, and all that there are.
+
+    >>> near_miss("shfit", ["shift", "scale"])
+    "Did you mean 'shift'? Known: scale, shift"
+    """
+    allowed = sorted(names)
+    near = difflib.get_close_matches(name, allowed, n=1)
+    hint = f"Did you mean '{near[0]}'? " if near else ""
+    return f"{hint}Known: {', '.join(allowed) or 'none'}"
 
 
 def one_of(choices: Any, name: str, *, kind: str) -> Any:  # noqa: ANN401

@@ -216,7 +216,7 @@ class SegmenterInfo:
     multimask: bool = False
     is_control: bool = False
     checkpoint_sha256: str = ""
-    settings: Mapping[str, str | float] = field(default_factory=dict)
+    settings: Mapping[str, str | int | float | bool] = field(default_factory=dict)
     trained_on: tuple[str, ...] = ()
 
     @property

@@ -116,7 +116,11 @@ PROTOCOLS: list[tuple[Put, str, str]] = [
         OWN,
         "background must be a whole",
     ),
-    (put.text(PROTOCOL + PROTOCOL[CONDITIONS:] * 1_000), OWN, "1001 conditions are more than 1000"),
+    (
+        put.text(PROTOCOL + PROTOCOL[CONDITIONS:] * 1_000),
+        OWN,
+        "conditions must have at most 1000 rows, got 1001",
+    ),
     (
         put.text(
             PROTOCOL.replace("trials = 4", "trials = 1_000")
@@ -128,7 +132,7 @@ PROTOCOLS: list[tuple[Put, str, str]] = [
     (
         put.protocol("seed = 3", "seed = 0x" + "f" * 9_999),
         OWN,
-        "'seed' must be a whole number, got a",
+        "seed must be a whole number of 64 bits",
     ),
     (put.protocol("seed = 3", "seed = " + "9" * 5_000), OWN, "own.toml: is not TOML: "),
     (put.protocol("seed = 3", "seed = " + "[" * 9_999), OWN, "own.toml: is not TOML: "),
@@ -136,10 +140,14 @@ PROTOCOLS: list[tuple[Put, str, str]] = [
     (
         put.protocol("seed = 3", "seed = " + "[" * 99 + "]" * 99),
         OWN,
-        "'seed' must be a whole number",
+        "seed must be a whole number, got [",
     ),
     (put.protocol("count = 3", "count = 1e300"), OWN, "count must be a whole number, got 1e+300"),
-    (put.protocol("count = 3", "count = 3\nlevel = inf"), OWN, "level must be a number, got inf"),
+    (
+        put.protocol("count = 3", "count = 3\nlevel = inf"),
+        OWN,
+        "level must be a finite number below",
+    ),
     (put.protocol("seed = 3", "seed = 3\n#" + "x" * 2**18), OWN, "is larger than 262,144 bytes"),
     (put.text(bytes(range(256))), OWN, "own.toml: is not TOML: "),
     (put.nothing, "eval --protocol /dev/zero", "/dev/zero: is larger than 262,144 bytes"),
@@ -147,11 +155,15 @@ PROTOCOLS: list[tuple[Put, str, str]] = [
     (put.protocol("count = 3", "count = 3\nx = '\\u001b'"), OWN, "has no parameter 'x'"),
 ]
 RECIPES: list[tuple[Put, str, str]] = [
-    (put.recipe(STEPS, f"steps = {HUGE}"), TRAIN, "a phase: steps must be at most 1000000000, got"),
+    (
+        put.recipe(STEPS, f"steps = {HUGE}"),
+        TRAIN,
+        "row 1 of 'phases': steps must be at most 1000000000, got",
+    ),
     (
         put.recipe(STEPS, "epochs = 1e8"),
         TRAIN,
-        "a phase: epochs must be at most 1000000, got 1000000",
+        "row 1 of 'phases': epochs must be at most 1000000, got 1000000",
     ),
     (
         put.recipe("images = 2", "images = 1_000_000_000"),
@@ -182,7 +194,7 @@ RECIPES: list[tuple[Put, str, str]] = [
     (
         put.recipe('"12x64x48"', '"../x"'),
         TRAIN,
-        "own.toml: data: split '../x' leaves the data root",
+        "own.toml: row 1 of 'data': split '../x' leaves the data root",
     ),
     (
         put.recipe("held_out", 'folder = "../../etc"\nheld_out'),
@@ -197,16 +209,16 @@ RECIPES: list[tuple[Put, str, str]] = [
     (
         put.text(RECIPE + "[[prompts]]\ndegradation = 'exact-box'\nweight = 1\n" * 1_000),
         TRAIN,
-        "'prompts' has 1002 tables, more than 1000",
+        "prompts must have at most 1000 rows, got 1002",
     ),
     (
         put.recipe("seed = 5", "seed = 0x" + "f" * 9_999),
         TRAIN,
-        "seed must be a whole number, got a",
+        "seed must be a whole number of 64 bits",
     ),
     (
         put.nothing,
-        "train sam-nano --longer 1e300",
+        "train sam-nano --scale-steps 1e300",
         "longer by a factor above 0, got 1e+300; at most",
     ),
 ]
@@ -272,29 +284,48 @@ WEIGHTS: list[tuple[Put, str, str]] = [
         "w.pth: cut short, or not a safetensors file",
     ),
 ]
-SCORES = "run: is not a sound run: "
+SCORES = "run: is not a valid run: "
 RUNS: list[tuple[Put, str, str]] = [
     (put.run_with("manifest.json", "[" * 100_000), REPORT, "manifest.json: is not JSON"),
     (put.run_with("manifest.json", "[1]"), REPORT, "manifest.json: is not a JSON object"),
-    (put.run(lambda plain: plain.pop("protocol")), REPORT, "the manifest lacks 'protocol'"),
+    (
+        put.run(lambda plain: plain.pop("protocol")),
+        REPORT,
+        "the manifest needs the parameter 'protocol'",
+    ),
     (put.run(lambda plain: plain.update(protocol=5)), REPORT, "protocol must be a table, got 5"),
-    (put.run(lambda plain: plain.update(n_samples="x")), REPORT, "n_samples cannot be 'x'"),
-    (put.run(lambda plain: plain.update(device="\ud800")), REPORT, "device cannot be "),
-    (put.run(lambda plain: plain.update(surplus=1)), REPORT, "is not the manifest of a run"),
-    (put.run(lambda plain: plain["dataset"].update(split=3)), REPORT, "split cannot be 3"),
-    (put.run(lambda plain: plain["segmenter"].update(frame=[])), REPORT, "frame cannot be []"),
+    (
+        put.run(lambda plain: plain.update(n_samples="x")),
+        REPORT,
+        "n_samples must be a whole number, got 'x'",
+    ),
+    (put.run(lambda plain: plain.update(device="\ud800")), REPORT, "manifest.json: is not JSON"),
+    (
+        put.run(lambda plain: plain["dataset"].update(split=3)),
+        REPORT,
+        "dataset: split must be text, got 3",
+    ),
+    (
+        put.run(lambda plain: plain["segmenter"].update(frame=[])),
+        REPORT,
+        "segmenter: frame must be text, got []",
+    ),
     (
         put.run(lambda plain: plain["protocol"].update(conditions=[])),
         REPORT,
-        "the names of the conditions must be there, and differ",
+        "protocol: conditions must not be empty",
     ),
     (
         put.run(lambda plain: plain["protocol"]["conditions"][0].update(trials="many")),
         REPORT,
-        "trials cannot be 'many'",
+        "row 1 of 'conditions': trials must be a whole number, got 'many'",
     ),
     (put.run_with("failures.json", "[]"), REPORT, "failures.json: is not a JSON object"),
-    (put.run_with("failures.json", '{"a": [1]}'), REPORT, SCORES + "a reason must be text"),
+    (
+        put.run_with("failures.json", '{"a": [1]}'),
+        REPORT,
+        SCORES + "a value of 'the failures' must be text",
+    ),
     (put.run_with("scores/part-00000.parquet", "PAR1"), REPORT, "parquet: cannot be read, perhaps"),
     (
         put.run_with_scores(lambda table: table.drop_columns(["trial"])),

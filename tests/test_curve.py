@@ -28,19 +28,21 @@ WHITE, BLUE, ORANGE, GREEN = (255, 255, 255), (31, 119, 180), (255, 127, 14), (4
 """Matplotlib's background and first colours."""
 
 
-def test_a_curve_shows_losses_and_looks(tmp_path: Path) -> None:
+def test_a_curve_shows_losses_and_validations(tmp_path: Path) -> None:
     losses = [loss_row(20 * n, "ab"[n > 4], single=1.0 / n, candidate=2.0 / n) for n in range(1, 9)]
     plain = drawn(losses, tmp_path / "plain.png")
     assert {WHITE, BLUE, ORANGE} <= plain
     assert GREEN not in plain
-    looks = [
+    validations = [
         {"step": step, "held_out": {label: {"box": 0.5, "points-3": 0.3} for label in "uv"}}
         for step in (80, 160)
     ]
-    assert {WHITE, BLUE, ORANGE, GREEN} <= drawn([*losses, *looks], tmp_path / "looks.png")
+    assert {WHITE, BLUE, ORANGE, GREEN} <= drawn(
+        [*losses, *validations], tmp_path / "validations.png"
+    )
 
 
-def test_a_curve_needs_no_look_and_no_equal_losses(tmp_path: Path) -> None:
+def test_a_curve_needs_no_validation_and_no_equal_losses(tmp_path: Path) -> None:
     for rows in (
         [loss_row(20, "a", single=1.0), loss_row(40, "b", single=0.9, embedding=0.5)],
         [loss_row(20, "a", single=1.0, embedding=0.4), loss_row(40, "b", single=0.9)],

@@ -202,14 +202,14 @@ def test_no_more_is_kept_than_allowed_and_it_changes_no_example(
     keys = [(step, slot) for step in range(8) for slot in range(2)]
     free = draws_of(recipe)
     wanted = [free[key] for key in keys]
-    monkeypatch.setattr(examples, "KEPT_BYTES", most_bytes)
+    monkeypatch.setattr(examples, "CACHE_BYTES", most_bytes)
     bound = draws_of(recipe)
     most = 0
     for key, example in zip(keys, wanted, strict=True):
         assert same_example(bound[key], example)
-        n_bytes = [sample.n_bytes for sample in bound._kept._samples.values()]
+        n_bytes = [sample.n_bytes for sample in bound._cache._samples.values()]
         assert sum(n_bytes) <= most_bytes
-        assert bound._kept._left == most_bytes - sum(n_bytes)
+        assert bound._cache._bytes_left == most_bytes - sum(n_bytes)
         most = max(most, len(n_bytes))
     assert most == {0: 0, 20_000: 1, 40_000: 2, 70_000: 3}[most_bytes]
 

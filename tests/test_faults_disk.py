@@ -82,7 +82,7 @@ def test_a_training_on_a_full_disk_says_so_and_goes_on_when_there_is_room(
     assert full.errors == [
         "disk/stable-sam-training/state.pt: cannot be written: No space left on device"
     ]
-    assert "going on after step 1" in full.said
+    assert "resuming after step 1" in full.said
     assert full.code == 0
     assert same_tensors(learned(folder / "copy"), learned(whole))
 

@@ -1,4 +1,4 @@
-"""Looks inside Stable-SAM, and the pictures that are made of them."""
+"""Readings and routing of Stable-SAM, and the pictures that are made of them."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from samrobust.errors import SegmenterError
-from samrobust.evaluation.inspection import looks, median_instance, routed_boxes
+from samrobust.evaluation.inspection import compare_readings, median_instance, routed_boxes
 from samrobust.geometry import box_iou, mask_to_box
 from samrobust.protocol import load_protocol, with_conditions, with_trials
-from samrobust.report.readings import draw_looks, draw_routing
+from samrobust.report.readings import draw_readings, draw_routing
 from samrobust.segmenters.nano import build_sam_nano
 from samrobust.segmenters.plugin_settings import PluginSettings
 from samrobust.segmenters.stable_plugins import Plugin, Plugins
@@ -57,59 +57,59 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-def test_the_object_of_median_area_is_looked_at() -> None:
+def test_the_object_of_median_area_is_inspected() -> None:
     dataset = photographs()
     found = [median_instance(dataset[name]) for name in dataset.ids()]
     assert [each and each.instance_id for each in found] == ["0", None, "0"]
 
 
-def test_a_look_shows_both_models_on_the_same_box() -> None:
+def test_a_pair_shows_both_models_on_the_same_box() -> None:
     before, after = build_sam_nano(SegmenterOptions()), stable()
-    found = list(looks(before, after, photographs(), PROTOCOL, 2))
-    assert [look.sample_id for look in found] == ["a", "a", "c", "c"]
-    assert [look.condition for look in found] == ["exact-box", "box-noise-0.4"] * 2
-    for look in found:
-        exact = mask_to_box(look.target)
-        assert (look.condition == "exact-box") == np.array_equal(look.box, exact)
-        for view in (look.before, look.after):
-            both, either = (view.mask & look.target).sum(), (view.mask | look.target).sum()
-            assert view.iou == pytest.approx(both / either)
-            assert view.mask.shape == look.target.shape
-            assert len(view.places) == len(view.shares)
-            assert 0 < view.shares.sum() <= 1 + 1e-5
-            assert (view.places >= 0).all()
-            assert (view.places <= np.array(look.target.shape[::-1]) - 1).all()
-        assert len(look.after.places) > len(look.before.places)
-        assert not np.array_equal(look.before.mask, look.after.mask)
+    found = list(compare_readings(before, after, photographs(), PROTOCOL, 2))
+    assert [pair.sample_id for pair in found] == ["a", "a", "c", "c"]
+    assert [pair.condition for pair in found] == ["exact-box", "box-noise-0.4"] * 2
+    for pair in found:
+        exact = mask_to_box(pair.target)
+        assert (pair.condition == "exact-box") == np.array_equal(pair.box, exact)
+        for reading in (pair.sam, pair.stable):
+            both, either = (reading.mask & pair.target).sum(), (reading.mask | pair.target).sum()
+            assert reading.iou == pytest.approx(both / either)
+            assert reading.mask.shape == pair.target.shape
+            assert len(reading.places) == len(reading.shares)
+            assert 0 < reading.shares.sum() <= 1 + 1e-5
+            assert (reading.places >= 0).all()
+            assert (reading.places <= np.array(pair.target.shape[::-1]) - 1).all()
+        assert len(pair.stable.places) > len(pair.sam.places)
+        assert not np.array_equal(pair.sam.mask, pair.stable.mask)
 
 
-def test_a_look_is_at_the_layer_that_is_asked_for() -> None:
+def test_a_reading_is_at_the_layer_that_is_asked_for() -> None:
     before, after = build_sam_nano(SegmenterOptions()), stable(layers=(1, 3))
     shares = {}
     for layer in (None, 1, 3):
-        look = next(looks(before, after, photographs(), PROTOCOL, 1, layer=layer))
-        shares[layer] = look.after.shares
+        pair = next(compare_readings(before, after, photographs(), PROTOCOL, 1, layer=layer))
+        shares[layer] = pair.stable.shares
     np.testing.assert_array_equal(shares[None], shares[1])
     assert not np.array_equal(shares[1], shares[3])
     with pytest.raises(SegmenterError, match="has no plugin at layer 2; it has at 1, 3"):
-        next(looks(before, after, photographs(), PROTOCOL, 1, layer=2))
+        next(compare_readings(before, after, photographs(), PROTOCOL, 1, layer=2))
 
 
 def test_untrained_plugins_read_what_sam_reads() -> None:
     before = build_sam_nano(SegmenterOptions())
     after = StableSam(build_sam_nano(SegmenterOptions()))
-    for look in looks(before, after, photographs(), PROTOCOL, 1):
-        np.testing.assert_array_equal(look.before.mask, look.after.mask)
-        n = len(look.before.places)
-        np.testing.assert_array_equal(look.after.places, np.tile(look.before.places, (2, 1)))
-        both = look.after.shares[:n] + look.after.shares[n:]
-        np.testing.assert_allclose(both, look.before.shares, rtol=1e-5)
+    for pair in compare_readings(before, after, photographs(), PROTOCOL, 1):
+        np.testing.assert_array_equal(pair.sam.mask, pair.stable.mask)
+        n = len(pair.sam.places)
+        np.testing.assert_array_equal(pair.stable.places, np.tile(pair.sam.places, (2, 1)))
+        both = pair.stable.shares[:n] + pair.stable.shares[n:]
+        np.testing.assert_allclose(both, pair.sam.shares, rtol=1e-5)
 
 
 def test_too_few_large_objects_are_said() -> None:
     models = build_sam_nano(SegmenterOptions()), stable()
     with pytest.raises(SegmenterError, match="has no 3 images with an object of at least 1024"):
-        list(looks(*models, photographs(), PROTOCOL, 3))
+        list(compare_readings(*models, photographs(), PROTOCOL, 3))
 
 
 def test_boxes_are_routed_as_the_decoder_routes_them() -> None:
@@ -130,8 +130,10 @@ def test_boxes_are_routed_as_the_decoder_routes_them() -> None:
         assert routed.shape == (n,)
         assert ((routed > 0) & (routed < 1)).all()
         assert np.ptp(routed) > 0
-    exact = next(iter(looks(build_sam_nano(SegmenterOptions()), model, dataset, PROTOCOL, 1)))
-    assert exact.after.iou == pytest.approx(found.mask_iou[0], abs=1e-6)
+    exact = next(
+        iter(compare_readings(build_sam_nano(SegmenterOptions()), model, dataset, PROTOCOL, 1))
+    )
+    assert exact.stable.iou == pytest.approx(found.mask_iou[0], abs=1e-6)
 
 
 def test_without_router_or_objects_or_boxes_one_line_says_so() -> None:
@@ -140,7 +142,7 @@ def test_without_router_or_objects_or_boxes_one_line_says_so() -> None:
         routed_boxes(stable(routing=False), dataset, dataset.ids(), PROTOCOL)
     with pytest.raises(SegmenterError, match="no object of at least 1024 pixels"):
         routed_boxes(stable(), dataset, ["b"], PROTOCOL)
-    with pytest.raises(SegmenterError, match="are looked at for boxes"):
+    with pytest.raises(SegmenterError, match="are drawn for boxes"):
         routed_boxes(stable(), dataset, ["a"], with_trials(load_protocol("points"), 1))
 
 
@@ -164,9 +166,9 @@ def test_the_iou_of_boxes_is_that_of_their_pixels(
 
 def test_pictures_are_drawn(tmp_path: Path) -> None:
     dataset, model = photographs(), stable()
-    found = list(looks(build_sam_nano(SegmenterOptions()), model, dataset, PROTOCOL, 2))
-    empty = replace(found[0].after, mask=np.zeros_like(found[0].target), iou=0.0)
-    draw_looks([replace(found[0], after=empty), *found[1:]], tmp_path / "reading.png")
+    found = list(compare_readings(build_sam_nano(SegmenterOptions()), model, dataset, PROTOCOL, 2))
+    empty = replace(found[0].stable, mask=np.zeros_like(found[0].target), iou=0.0)
+    draw_readings([replace(found[0], stable=empty), *found[1:]], tmp_path / "reading.png")
     text = draw_routing(
         routed_boxes(model, dataset, dataset.ids(), with_trials(PROTOCOL, 3)),
         tmp_path / "routing.pdf",

@@ -7,6 +7,7 @@ from scipy import ndimage
 from segment_anything.modeling.transformer import Attention
 from torch import Tensor
 
+from samrobust.files import convert
 from samrobust.segmenters.plugin_settings import PluginSettings, Position
 from samrobust.segmenters.sam_decoder import Mixture
 from samrobust.segmenters.stable_plugins import (
@@ -249,22 +250,24 @@ def test_gradients_are_those_of_finite_differences() -> None:
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"layers": ()}, "layers must be a list of 1, 2, ..., ascending, got ()"),
-        ({"layers": 2}, "layers must be a list of 1, 2, ..., ascending, got 2"),
-        ({"layers": [2, 1]}, "layers must be a list of 1, 2, ..., ascending, got [2, 1]"),
-        ({"layers": [0]}, "layers must be a list of 1, 2, ..., ascending, got [0]"),
-        ({"layers": ["2"]}, "layers must be a list of 1, 2, ..., ascending, got ['2']"),
-        ({"offset_range": 0.0}, "offset_range must be in (0, 1], got 0.0"),
-        ({"position": "runs"}, "position must be 'stays' or 'moves', got 'runs'"),
+        ({"layers": []}, "plugins: layers must not be empty"),
+        ({"layers": 2}, "plugins: layers must be a list, got 2"),
+        ({"layers": [2, 1]}, "plugins: layers must be ascending, got [2, 1]"),
+        ({"layers": [1, 1]}, "plugins: layers must be ascending, got [1, 1]"),
+        ({"layers": [0]}, "plugins: row 1 of 'layers' must be at least 1, got 0"),
+        ({"layers": ["2"]}, "plugins: row 1 of 'layers' must be a whole number, got '2'"),
+        ({"offset_range": 0.0}, "plugins: offset_range must be above 0, got 0.0"),
+        ({"offset_range": 2}, "plugins: offset_range must be at most 1, got 2"),
+        ({"position": "runs"}, "plugins: position: unknown value 'runs'. Known: moves, stays"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(wrong: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match="must be") as caught:
-        PluginSettings(**wrong)
+    with pytest.raises(ValueError, match="plugins: ") as caught:
+        convert(wrong, PluginSettings, where="plugins")
     assert str(caught.value) == message
 
 
 def test_a_list_of_layers_is_taken_as_files_have_it() -> None:
-    layers: Any = [1, 3]
-    assert PluginSettings(layers=layers) == PluginSettings(layers=(1, 3))
-    assert list(Plugins(C, PluginSettings(layers=layers))) == ["1", "3"]
+    settings = convert({"layers": [1, 3]}, PluginSettings, where="plugins")
+    assert settings == PluginSettings(layers=(1, 3))
+    assert list(Plugins(C, settings)) == ["1", "3"]

@@ -8,7 +8,7 @@ import torch
 
 from samrobust.errors import TrainingError
 from samrobust.training.checkpoints import TrainingFolder, TrainingState
-from samrobust.training.data import HeldOut
+from samrobust.training.examples import Pool
 from tests.trainings import rectangles, same_tensors
 
 
@@ -90,7 +90,7 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
 
 def test_ids_of_what_was_held_out_are_a_line_each(tmp_path: Path) -> None:
     dataset = rectangles()
-    TrainingFolder(tmp_path).keep_held_out([HeldOut(dataset, ["wide", "high"])])
+    TrainingFolder(tmp_path).keep_held_out([Pool(dataset, ["wide", "high"])])
     assert (tmp_path / "held-out-0-memory.txt").read_text() == "wide\nhigh\n"
 
 

@@ -1,3 +1,4 @@
+import json
 import os
 import signal
 import subprocess
@@ -58,6 +59,23 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     assert run.scores["sample_id"].tolist() == ["a"] * 3 + ["b"] * 3
     assert run.failures == {"c": "c.jpg: cannot be decoded"}
     assert run.n_missing == 1
+
+
+def test_keys_of_a_later_version_are_ignored(tmp_path: Path) -> None:
+    with RunWriter(tmp_path, MANIFEST) as writer:
+        writer.write("a", _scores("a"))
+    file = writer.folder / "manifest.json"
+    plain = json.loads(file.read_text())
+    for table in (plain, plain["dataset"], plain["segmenter"]):
+        table["surplus"] = {"of": "a later version"}
+    file.write_text(json.dumps(plain), encoding="utf-8-sig")
+    assert read_run(writer.folder).manifest == MANIFEST
+
+
+def test_a_version_that_changes_no_score_resumes_the_runs_of_the_last_that_did() -> None:
+    versions = ({"samrobust": name, "torch": "2"} for name in ("0.1.0", "0.2.0", "9.9"))
+    names = {run_name(replace(MANIFEST, versions=version)) for version in versions}
+    assert len(names) == 1
 
 
 def test_the_name_says_what_it_is_and_changes_with_all_that_can_change_a_number() -> None:

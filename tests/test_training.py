@@ -1,11 +1,10 @@
-import os
 import re
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor
 
 from samrobust.errors import TrainingError
+from samrobust.geometry import SMALL_AREA
 from samrobust.segmenters.nano import build_sam_nano
 from samrobust.segmenters.published import file_sha256
 from samrobust.segmenters.weights import load_header, load_tensors
@@ -22,17 +22,23 @@ from samrobust.training import loop
 from samrobust.training.checkpoints import TrainingFolder
 from samrobust.training.data import open_data
 from samrobust.training.examples import Example, ExampleDraws
-from samrobust.training.loop import Progress, Training, joined_team, learning_rate
+from samrobust.training.loop import Progress, Training, learning_rate, process_group
 from samrobust.training.models import TraineeOptions, build_trainee
 from samrobust.training.recipe import DataSource, Phase, Recipe, load_recipe
 from samrobust.types import EncoderDtype, SegmenterOptions
 from tests.conftest import Shell
-from tests.trainings import TINY, open_training, same_tensors, tiny_recipe
+from tests.trainings import TINY, open_training, same_tensors, start_command, tiny_recipe
 
-COMMAND = ("train", "sam-nano", "--recipe", str(TINY), "--device", "cpu", "--quiet")
-LOGS_AND_SAVES_OFTEN = (
-    "import samrobust.training.loop as loop; loop.SAVE_SECONDS, loop.LOG_EVERY = 0.3, 1; "
-    "from samrobust.cli import main; main()"
+COMMAND = (
+    "train",
+    "sam-nano",
+    "--recipe",
+    str(TINY),
+    "--device",
+    "cpu",
+    "--quiet",
+    "--workers",
+    "0",
 )
 FLOAT32: EncoderDtype = "float32"
 BFLOAT16: EncoderDtype = "bfloat16"
@@ -47,7 +53,7 @@ def often(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop, "SAVE_SECONDS", NEVER)
 
 
-def without_looks(recipe: Recipe) -> Recipe:
+def without_validation(recipe: Recipe) -> Recipe:
     """Return a recipe that holds nothing out."""
     return replace(recipe, data=(replace(recipe.data[0], held_out=0.0),))
 
@@ -65,7 +71,7 @@ def folder_beside(path: Path) -> TrainingFolder:
 
 def steps_of(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, int]]:
     """Return kind and step of the rows of a log, in their order."""
-    return [("look" if "held_out" in row else "loss", row["step"]) for row in rows]
+    return [("validation" if "held_out" in row else "loss", row["step"]) for row in rows]
 
 
 @dataclass(frozen=True)
@@ -93,8 +99,8 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Done]:
     path = tmp_path_factory.mktemp("undisturbed") / "sam-nano.safetensors"
     folder = folder_beside(path)
     n_threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # as in `environment`
-    with pytest.MonkeyPatch.context() as patch, joined_team("cpu"):
+    torch.set_num_threads(1)  # as in `start_command`
+    with pytest.MonkeyPatch.context() as patch, process_group("cpu"):
         patch.setattr(loop, "LOG_EVERY", 3)
         training = open_training(tiny_recipe(), folder.path)
         progress = list(training.run(workers=0))
@@ -106,23 +112,23 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Done]:
 
 
 def test_the_loss_falls(tmp_path: Path) -> None:
-    recipe = without_looks(tiny_recipe())
-    places = replace(recipe.phases[0], steps=15, images=3, objects=4)
+    recipe = without_validation(tiny_recipe())
+    places = replace(recipe.phases[0], steps=9, images=2, objects=4)
     progress = list(open_training(replace(recipe, phases=(places,)), tmp_path).run(workers=0))
-    assert progress[-1].step == 15
+    assert progress[-1].step == 9
     assert progress[-1].loss["total"] < 0.8 * progress[0].loss["total"]
 
 
-def test_progress_says_step_phase_losses_and_the_last_look(undisturbed: Done) -> None:
+def test_progress_says_step_phase_losses_and_the_last_validation(undisturbed: Done) -> None:
     progress = undisturbed.progress
     assert [each.step for each in progress] == [3, 6, 9, 12, 15, 16]
     assert [each.phase for each in progress] == ["grounding"] * 2 + ["small"] * 4
     for each in progress:
         assert {"single", "candidate", "quality", "total", "seconds_per_step"} <= set(each.loss)
         assert all(np.isfinite(value) for value in each.loss.values())
-    looks = [set(each.held_out) for each in progress]
+    validated = [set(each.held_out) for each in progress]
     labels = {"scenes/12x64x48", "scenes/3x96x64"}
-    assert looks == [set(), set(), labels, labels, labels, labels]
+    assert validated == [set(), set(), labels, labels, labels, labels]
     last = undisturbed.progress[-1].held_out["scenes/3x96x64"]
     assert last["objects"] >= 1
     assert 0 <= last["box"] <= 1
@@ -131,8 +137,8 @@ def test_progress_says_step_phase_losses_and_the_last_look(undisturbed: Done) ->
 def test_the_log_has_what_progress_had(undisturbed: Done) -> None:
     rows = undisturbed.folder.rows()
     assert steps_of(rows) == [
-        *(("loss", 3), ("loss", 6), ("look", 9), ("loss", 9)),
-        *(("loss", 12), ("loss", 15), ("look", 16), ("loss", 16)),
+        *(("loss", 3), ("loss", 6), ("validation", 9), ("loss", 9)),
+        *(("loss", 12), ("loss", 15), ("validation", 16), ("loss", 16)),
     ]
     losses = [row for row in rows if "total" in row]
     for row, progress in zip(losses, undisturbed.progress, strict=True):
@@ -140,13 +146,13 @@ def test_the_log_has_what_progress_had(undisturbed: Done) -> None:
     assert rows[-2]["held_out"] == undisturbed.progress[-1].held_out
 
 
-def test_a_look_at_the_end_is_at_all_held_out_images(undisturbed: Done) -> None:
+def test_the_last_validation_is_on_all_held_out_images(undisturbed: Done) -> None:
     first, last = (
         undisturbed.progress[index].held_out["scenes/3x96x64"]["objects"] for index in (2, -1)
     )
     scenes = open_data(tiny_recipe(), None).held_out[1]
     n_objects = [
-        sum(instance.mask.sum() >= 1024 for instance in scenes.dataset[sample_id].instances)
+        sum(instance.mask.sum() >= SMALL_AREA for instance in scenes.dataset[sample_id].instances)
         for sample_id in scenes.sample_ids
     ]
     assert (first, last) == (n_objects[0], sum(n_objects))
@@ -260,7 +266,7 @@ def test_a_training_that_stops_and_goes_on_ends_with_the_same_weights(
     assert [progress.step for progress in last.run(workers=1)] == [12, 13, 14, 15, 16]
     assert same_tensors(learned(last), undisturbed.weights)
     steps = steps_of(TrainingFolder(tmp_path).rows())
-    wanted = [("look", 9), ("look", 16), *(("loss", step) for step in range(1, 17))]
+    wanted = [("validation", 9), ("validation", 16), *(("loss", step) for step in range(1, 17))]
     assert sorted(steps) == sorted(wanted)
 
 
@@ -346,13 +352,8 @@ def test_losses_that_not_every_step_has_are_averaged_over_those_that_have_them()
     log = loop._Log()
     log.add({"single": torch.tensor(1.0)})
     log.add({"single": torch.tensor(2.0), "other": torch.tensor(5.0)})
-    row = log.close()
+    row = log.means()
     assert (row["single"], row["other"]) == (1.5, 5)
-
-
-def environment() -> dict[str, str]:
-    """Return one thread a process, so that all of them add in the same order."""
-    return {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "80"}
 
 
 def stored(folder: TrainingFolder) -> tuple[int, dict[str, Tensor]]:
@@ -368,24 +369,19 @@ def test_a_killed_training_goes_on_to_the_same_weights(
     path = tmp_path / "sam-nano.safetensors"
     folder = folder_beside(path)
     log, state = folder.path / "metrics.jsonl", folder.path / "state.pt"
-    with subprocess.Popen(
-        [sys.executable, "-c", LOGS_AND_SAVES_OFTEN, *COMMAND],
-        cwd=tmp_path,
-        env=environment(),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    ) as killed:
-        while not (state.exists() and len(log.read_text().splitlines()) >= 5):
-            assert killed.poll() is None
-            time.sleep(0.02)
-        with pytest.raises(TrainingError, match="another process trains here"), folder.locked():
-            pass
-        killed.kill()
+    killed = start_command(tmp_path, *COMMAND, environment={"COLUMNS": "80"})
+    while not (state.exists() and len(log.read_text().splitlines()) >= 2):
+        assert killed.exitcode is None
+        time.sleep(0.02)
+    with pytest.raises(TrainingError, match="another process trains here"), folder.locked():
+        pass
+    killed.kill()
+    killed.join()
     assert not path.exists()
     step, _ = stored(folder)
     assert 1 <= step < 16
     result = shell(*COMMAND)
-    assert f"going on after step {step}" in result.err
+    assert f"resuming after step {step}" in result.err
     assert same_tensors(stored(folder)[1], undisturbed.weights)
     assert same_tensors(load_tensors(path), load_tensors(undisturbed.path))
     steps = steps_of(folder.rows())
@@ -393,39 +389,47 @@ def test_a_killed_training_goes_on_to_the_same_weights(
     assert steps[-1] == ("loss", 16)
 
 
-def test_three_processes_train_what_one_does_with_two_images_a_step(tmp_path: Path) -> None:
+def test_two_processes_train_what_one_does(
+    shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     text = re.sub(r"steps = \d+", "steps = 2", TINY.read_text(encoding="utf-8"))
     text = re.sub(r"judge_every = \d+", "judge_every = 2", text)
     # rounding grows from step to step, and by a point that is drawn elsewhere at once
     text = re.sub(r"corrections = [\d.]+", "corrections = 0.0", text)
+    images = iter("13")  # first the second process has none, then half as many as the first
+    text = re.sub(r"^images = \d+", lambda _: f"images = {next(images)}", text, flags=re.MULTILINE)
     recipe = tmp_path / "short.toml"
     recipe.write_text(text, encoding="utf-8")
-    command = ("-m", "samrobust", "train", "sam-nano", "--recipe", str(recipe), "--device", "cpu")
+    command = ("train", "sam-nano", "--recipe", str(recipe), "--device", "cpu", "--workers", "0")
+    alone = shell(*command, "--out", "one.safetensors")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    launch = ("-m", "torch.distributed.run", "--nproc-per-node", "3", "--master-port", str(port))
-    found = []
-    for name, started in (("one", ()), ("three", launch)):
-        (tmp_path / name).mkdir()
-        result = subprocess.run(
-            [sys.executable, *started, *command, "--quiet", "--workers", "0"],
-            cwd=tmp_path / name,
-            env=environment(),
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=300,
-        )
-        assert result.stdout.count("held-out images") == 1
-        folder = folder_beside(tmp_path / name / "sam-nano.safetensors")
-        assert steps_of(folder.rows()) == [("look", 2), ("look", 4), ("loss", 4)]
-        found.append(stored(folder)[1])
-    wanted, weights = found
+    both = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
+    both |= {"MASTER_PORT": str(port), "RANK": "0", "LOCAL_RANK": "0"}
+    for name, value in both.items():
+        monkeypatch.setenv(name, value)
+    bounded = partial(torch.distributed.init_process_group, timeout=timedelta(seconds=120))
+    monkeypatch.setattr(torch.distributed, "init_process_group", bounded)
+    own = {**both, "RANK": "1", "LOCAL_RANK": "1"}
+    two = (*command, "--out", "two.safetensors")
+    second = start_command(tmp_path, *two, environment=own)
+    first = shell(*two)
+    second.join(60)
+    assert (first.code, second.exitcode) == (0, 0)
+    assert Path("process.txt").read_text() == ""
+    trained = []
+    for name, result in (("one", alone), ("two", first)):
+        assert result.out.count("held-out images") == 1
+        folder = folder_beside(tmp_path / f"{name}.safetensors")
+        steps = [("validation", 2), ("loss", 3), ("validation", 4), ("loss", 4)]
+        assert steps_of(folder.rows()) == steps
+        trained.append(stored(folder)[1])
+    wanted, weights = trained
     fresh = build_trainee(load_recipe(str(recipe)), TraineeOptions()).learned.state_dict()
     off = torch.cat([(weights[name] - wanted[name]).flatten() for name in fresh])
     way = torch.cat([(fresh[name] - wanted[name]).flatten() for name in fresh])
-    assert off.norm() < 1e-3 * way.norm()  # rounding: 9e-5 was found
+    assert off.norm() < 1e-3 * way.norm()  # rounding: 1e-5 was found
 
 
 def test_the_command_prints_a_table_and_writes_weights_log_curve_and_ids(shell: Shell) -> None:
@@ -463,8 +467,15 @@ def test_the_same_command_again_writes_the_same_weights(undisturbed: Done, shell
     undisturbed.path.unlink()
     result = shell(*COMMAND, "--out", undisturbed.path)
     assert result.code == 0
-    assert "going on after step 16" in result.err
+    assert "resuming after step 16" in result.err
     assert same_tensors(load_tensors(undisturbed.path), before)
+
+
+def test_the_former_name_of_scale_steps_still_works_and_says_the_new_one(shell: Shell) -> None:
+    line = shell.refuses("train", "sam-nano", "--scale-steps", "-1")
+    result = shell("train", "sam-nano", "--longer", "-1")
+    assert result.err.splitlines() == ["--longer is now called --scale-steps", f"error: {line}"]
+    assert "--longer" not in shell("train", "--help").out
 
 
 @pytest.mark.parametrize(

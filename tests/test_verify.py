@@ -116,9 +116,9 @@ def test_only_some_values_can_be_asked_for(shell: Shell, measured: dict[str, flo
         ('"box-fill"', '"box-fil"', "unknown segmenter 'box-fil'. Did you mean 'box-fill'?"),
         ('"exact-box"', '"exact"', "unknown condition of gt-box 'exact'"),
         ("value = 0.5", "values = 0.5", "has no parameter 'values'"),
-        ("tolerance = 0.001", "tolerance = 2", "tolerance must be in [0, 1], got 2"),
+        ("tolerance = 0.001", "tolerance = 2", "tolerance must be at most 1, got 2"),
         ('name = "own"\n', "", "the file needs the parameter 'name'"),
-        ("[[expected]]", "[[expect]]", "'expected' must be a list of tables"),
+        ("[[expected]]", "[[expect]]", "the file needs the parameter 'expected'"),
         ("version = 1", "version =", "is not TOML"),
     ],
 )

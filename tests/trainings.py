@@ -1,12 +1,19 @@
 """A training of seconds: its recipe, what it learns from, and the training itself."""
 
+import contextlib
+import multiprocessing
+import os
+import sys
 from collections.abc import Mapping
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from samrobust.cli import main
+from samrobust.training import loop
 from samrobust.training.checkpoints import TrainingFolder
 from samrobust.training.data import open_data
 from samrobust.training.examples import Example
@@ -17,6 +24,15 @@ from samrobust.types import Instance, Sample
 from tests.conftest import MemoryDataset, rectangle
 
 TINY = Path(__file__).parent / "tiny.toml"
+SHORT_PHASE = """
+[[phases]]
+name = "short"
+steps = 1
+images = 1
+objects = 1
+learning_rate = 1e-3
+"""
+"""Changes a recipe to one step of one image."""
 
 
 def tiny_recipe() -> Recipe:
@@ -67,3 +83,30 @@ def same_example(one: Example, other: Example) -> bool:
 def same_tensors(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
     """Return whether two states have the same names and numbers."""
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def start_command(folder: Path, *arguments: str, environment: Mapping[str, str]) -> BaseProcess:
+    """Return a process that runs a command line in a folder, logging and saving often.
+
+    It is forked from a server that has imported torch once for all. What it prints lies in
+    `process.txt`.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["samrobust.cli", "samrobust.training.loop"])
+    process = context.Process(target=_run_command, args=(folder, arguments, dict(environment)))
+    process.start()
+    return process
+
+
+def _run_command(folder: Path, arguments: tuple[str, ...], environment: dict[str, str]) -> None:
+    os.chdir(folder)
+    os.environ.update(environment)
+    torch.set_num_threads(1)
+    loop.SAVE_SECONDS, loop.LOG_EVERY = 0.3, 1
+    sys.argv = ["samrobust", *arguments]
+    with (
+        Path("process.txt").open("w", encoding="utf-8") as file,
+        contextlib.redirect_stdout(file),
+        contextlib.redirect_stderr(file),
+    ):
+        main()

@@ -11,11 +11,13 @@ from samrobust import __version__
 from samrobust.cli.compare import compare_command
 from samrobust.cli.data import app as data_app
 from samrobust.cli.draw import app as draw_app
-from samrobust.cli.eval import EXAMPLES, evaluate_command
+from samrobust.cli.eval import EXAMPLES as EVAL_EXAMPLES
+from samrobust.cli.eval import evaluate_command
 from samrobust.cli.ls import ls_command
 from samrobust.cli.report import report_command
 from samrobust.cli.show import show_command
 from samrobust.cli.terminal import NoteHandler, error_line, note_line
+from samrobust.cli.train import EXAMPLES as TRAIN_EXAMPLES
 from samrobust.cli.train import train_command
 from samrobust.cli.verify import verify_command
 from samrobust.errors import SamrobustError
@@ -34,8 +36,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("eval", epilog=EXAMPLES)(evaluate_command)
-app.command("train")(train_command)
+app.command("eval", epilog=EVAL_EXAMPLES)(evaluate_command)
+app.command("train", epilog=TRAIN_EXAMPLES)(train_command)
 app.command("report")(report_command)
 app.command("compare")(compare_command)
 app.command("show")(show_command)

@@ -1,4 +1,4 @@
-"""`samrobust draw`: pictures of what happens inside Stable-SAM."""
+"""`samrobust draw`: pictures of where Stable-SAM reads an image and how it routes."""
 
 from pathlib import Path
 from typing import Annotated
@@ -19,17 +19,17 @@ from samrobust.errors import SamrobustError
 from samrobust.protocol import load_protocol, with_conditions, with_trials
 from samrobust.types import Dataset, SegmenterOptions
 
-app = typer.Typer(no_args_is_help=True, help="Draw what happens inside Stable-SAM.")
+app = typer.Typer(no_args_is_help=True, help="Draw where Stable-SAM reads and how it routes.")
 
 PROTOCOL = "noisy-box"
 CONDITIONS = ("exact-box", "box-noise-0.4")
-"""Of the reading picture: a good box and a bad one."""
+"""Columns of the reading picture: a good box and a bad one."""
 
 Checkpoint = Annotated[
-    Path | None, typer.Option(help="Plugin file; default: the one of the package.")
+    Path | None, typer.Option(help="Plugin weights file; default: the one of the package.")
 ]
 BaseCheckpoint = Annotated[
-    Path | None, typer.Option(help="Weights file of the SAM that it is for.")
+    Path | None, typer.Option(help="Weights file of the SAM that the plugins are for.")
 ]
 
 
@@ -44,7 +44,7 @@ def reading_command(
     split: Splits = None,
     ids: IdFiles = None,
     *,
-    count: Annotated[int, typer.Option(help="Images, at even distances.")] = 4,
+    count: Annotated[int, typer.Option(help="Evenly spaced images.")] = 4,
     layer: Annotated[
         int | None, typer.Option(help="Decoder layer; default: the first that has a plugin.")
     ] = None,
@@ -53,20 +53,20 @@ def reading_command(
 ) -> None:
     """Draw where the decoder reads for a good and a bad box, in SAM and in Stable-SAM.
 
-    A dot is as large as the share that is read there: the attention of the output token at a
-    decoder layer that has a plugin. Blue: target; orange: mask; white: box.
+    The area of a dot is the attention that the output token pays to its place, at
+    a decoder layer with a plugin. Blue: target; orange: mask; white: box.
     """
     check_number("--count", count, least=1)
     chosen = _one(chosen_datasets(dataset, data_root, split, ids))
 
-    from samrobust.evaluation.inspection import looks
-    from samrobust.report.readings import draw_looks
+    from samrobust.evaluation.inspection import compare_readings
+    from samrobust.report.readings import draw_readings
     from samrobust.segmenters.stable_sam import build_base_alone, build_stable_sam
 
     options = _options(checkpoint, base_checkpoint, device)
-    before, after = build_base_alone(options), build_stable_sam(options)
+    sam, stable = build_base_alone(options), build_stable_sam(options)
     protocol = with_conditions(load_protocol(PROTOCOL), CONDITIONS)
-    draw_looks(list(looks(before, after, chosen, protocol, count, layer=layer)), to)
+    draw_readings(list(compare_readings(sam, stable, chosen, protocol, count, layer=layer)), to)
     note_line(f"{to}: written")
 
 
@@ -82,11 +82,11 @@ def routing_command(
     ids: IdFiles = None,
     *,
     limit: Annotated[int | None, typer.Option(help="Only the first N images.")] = None,
-    trials: Annotated[int, typer.Option(help="Boxes an object and noise level.")] = 5,
+    trials: Annotated[int, typer.Option(help="Boxes per object and noise level.")] = 5,
     device: Device = "auto",
     to: Annotated[Path, typer.Option("--out", help="Picture to write.")] = Path("routing.png"),
 ) -> None:
-    """Draw each router's weight for the deformed features against how good the box is."""
+    """Draw each router's weight of the deformed features against the IoU of the box."""
     check_number("--limit", limit, least=1)
     check_number("--trials", trials, least=1)
     chosen = _one(chosen_datasets(dataset, data_root, split, ids))

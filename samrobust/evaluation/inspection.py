@@ -1,4 +1,4 @@
-"""Look inside Stable-SAM: where its decoder reads an image, and how its router weighs a prompt."""
+"""Inspect Stable-SAM: where its decoder reads an image, and how its router weighs a prompt."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from samrobust.errors import SegmenterError
 from samrobust.evaluation.prompts import Draws, draw_prompts
-from samrobust.geometry import box_iou, mask_to_box
+from samrobust.geometry import SMALL_AREA, box_iou, mask_to_box
 from samrobust.metrics.overlap import iou
 from samrobust.segmenters.sam import Sam
 from samrobust.segmenters.stable_sam import StableSam
@@ -26,14 +26,13 @@ from samrobust.types import (
     Sample,
 )
 
-LEAST_PIXELS = 1024
-"""Of the objects that are looked at, in the original image: COCO's "small" ends there."""
-PROMPTS_AT_ONCE = 16
+BATCH_SIZE = 16
+"""Prompts per forward pass."""
 
 
 @dataclass(frozen=True)
-class View:
-    """What one model makes of one prompt.
+class MaskReading:
+    """One model's mask of one prompt, and where in the image it was read.
 
     Attributes:
         mask: (H, W) bool.
@@ -50,8 +49,8 @@ class View:
 
 
 @dataclass(frozen=True)
-class Look:
-    """One prompt of one object, before plugins and with them.
+class ReadingPair:
+    """The readings of SAM and of Stable-SAM for one prompt of one object.
 
     Attributes:
         sample_id: of the image.
@@ -59,8 +58,8 @@ class Look:
         target: (H, W) bool.
         condition: of the protocol, that drew the box.
         box: (4,) xyxy.
-        before: SAM.
-        after: Stable-SAM.
+        sam: SAM's reading.
+        stable: Stable-SAM's.
     """
 
     sample_id: str
@@ -68,8 +67,8 @@ class Look:
     target: Mask
     condition: str
     box: Floats
-    before: View
-    after: View
+    sam: MaskReading
+    stable: MaskReading
 
 
 @dataclass(frozen=True)
@@ -93,40 +92,39 @@ class RoutedBoxes:
 
 def median_instance(sample: Sample) -> Instance | None:
     """Return the object of median area among those of at least 1,024 pixels, None without one."""
-    large = [each for each in sample.instances if each.mask.sum() >= LEAST_PIXELS]
-    large.sort(key=lambda each: int(each.mask.sum()))
+    large = [one for one in sample.instances if one.mask.sum() >= SMALL_AREA]
+    large.sort(key=lambda one: int(one.mask.sum()))
     return large[len(large) // 2] if large else None
 
 
 @torch.inference_mode()
-def looks(
-    before: Sam,
-    after: StableSam,
+def compare_readings(
+    sam: Sam,
+    stable: StableSam,
     dataset: Dataset,
     protocol: EvalProtocol,
     count: int,
     *,
     layer: int | None = None,
-) -> Iterator[Look]:
-    """Yield looks at photographs at even distances, with the first draw of each condition.
+) -> Iterator[ReadingPair]:
+    """Yield the readings of evenly spaced images, for the first box of each condition.
 
     Args:
-        before: the SAM alone.
-        after: another copy of it, with plugins.
-        dataset: the photographs.
+        sam: the SAM alone.
+        stable: another copy of it, with plugins.
+        dataset: the images.
         protocol: of boxes.
-        count: of photographs; of each the object of median area.
+        count: of images; of each the object of median area.
         layer: of the decoder, at which it reads; default: the first that has a plugin.
 
     Raises:
-        SegmenterError: the layer has no plugin, or there are fewer photographs with an object that
-            is large enough.
+        SegmenterError: the layer has no plugin, or too few images have a large object.
     """
-    layers = after.plugins.settings.layers
+    layers = stable.plugins.settings.layers
     layer = layers[0] if layer is None else layer
     if layer not in layers:
         raise SegmenterError(
-            f"{after.info.label}: has no plugin at layer {layer}; it has at "
+            f"{stable.info.label}: has no plugin at layer {layer}; it has at "
             + ", ".join(map(str, layers))
         )
     ids = dataset.ids()
@@ -138,13 +136,13 @@ def looks(
             if instance is not None and sample_id not in chosen:
                 chosen.add(sample_id)
                 drawn = draw_prompts(sample, dataset.info.key, protocol)
-                of_instance = [each for each in drawn if each.instance is instance]
-                yield from _looks_at(before, after, sample, of_instance, layer)
+                of_instance = [draws for draws in drawn if draws.instance is instance]
+                yield from _readings_of(sam, stable, sample, of_instance, layer)
                 break
         else:
             raise SegmenterError(
                 f"{dataset.info.label}: has no {count} images with an object of at least "
-                f"{LEAST_PIXELS} pixels"
+                f"{SMALL_AREA} pixels"
             )
 
 
@@ -156,7 +154,7 @@ def routed_boxes(
 
     Args:
         stable: with a router.
-        dataset: the photographs.
+        dataset: the images.
         sample_ids: which of them.
         protocol: of boxes.
 
@@ -173,11 +171,11 @@ def routed_boxes(
         (embedding,) = stable.encode([sample.image])
         for draws in draw_prompts(sample, dataset.info.key, protocol):
             target = draws.instance.mask
-            if target.sum() < LEAST_PIXELS:
+            if target.sum() < SMALL_AREA:
                 continue
             exact = mask_to_box(target)
-            for start in range(0, len(draws.prompts), PROMPTS_AT_ONCE):
-                prompts = draws.prompts[start : start + PROMPTS_AT_ONCE]
+            for start in range(0, len(draws.prompts), BATCH_SIZE):
+                prompts = draws.prompts[start : start + BATCH_SIZE]
                 for layer, reading in stable.readings(embedding, prompts).items():
                     weights[layer].append(reading.routing[:, 0])
                     tokens[layer].append(reading.token)
@@ -186,7 +184,7 @@ def routed_boxes(
                 box_ious += [box_iou(box, exact) for box in _boxes(prompts)]
                 images += [image] * len(prompts)
     if not weights:
-        raise SegmenterError(f"{dataset.info.label}: no object of at least {LEAST_PIXELS} pixels")
+        raise SegmenterError(f"{dataset.info.label}: no object of at least {SMALL_AREA} pixels")
     return RoutedBoxes(
         np.array(box_ious),
         _by_layer(weights),
@@ -196,46 +194,49 @@ def routed_boxes(
     )
 
 
-def _looks_at(
-    before: Sam, after: StableSam, sample: Sample, drawn: Sequence[Draws], layer: int
-) -> Iterator[Look]:
-    """Yield a look at the first prompt of each condition, all of one object."""
-    (embedding,) = after.encode([sample.image])
+def _readings_of(
+    sam: Sam, stable: StableSam, sample: Sample, drawn: Sequence[Draws], layer: int
+) -> Iterator[ReadingPair]:
+    """Yield the readings for the first prompt of each condition, all of one object."""
+    (embedding,) = stable.encode([sample.image])
     for draws in drawn:
         target = draws.instance.mask
         prompts = draws.prompts[:1]
-        reading = after.readings(embedding, prompts)[layer]
-        regular = reading.regular[None], reading.attention_before
-        share = reading.routing[:, 0].view(-1, 1, 1), reading.routing[:, 1].view(-1, 1, 1)
-        moved = [
-            (reading.regular[None], share[1] * reading.attention),
-            (reading.locations, share[0] * reading.attention),
+        (box,) = _boxes(prompts)
+        reading = stable.readings(embedding, prompts)[layer]
+        regular = reading.regular[None]
+        deformed_share, regular_share = reading.routing.T.view(2, -1, 1, 1)
+        read_by_sam = [(regular, reading.attention_before)]
+        read_by_stable = [
+            (regular, regular_share * reading.attention),
+            (reading.locations, deformed_share * reading.attention),
         ]
-        masks = [each.predict(embedding, prompts).masks[:, 0] for each in (before, after)]
-        views = [
-            _view(mask, target, places)
-            for mask, places in zip(masks, ([regular], moved), strict=True)
+        readings = [
+            _mask_reading(model.predict(embedding, prompts).masks[:, 0], target, read)
+            for model, read in ((sam, read_by_sam), (stable, read_by_stable))
         ]
-        box = _boxes(prompts)[0]
         condition = draws.condition.name
-        yield Look(sample.sample_id, sample.image, target, condition, box, *views)
+        yield ReadingPair(sample.sample_id, sample.image, target, condition, box, *readings)
 
 
-def _view(masks: Tensor, target: Mask, read: Sequence[tuple[Tensor, Tensor]]) -> View:
+def _mask_reading(
+    masks: Tensor, target: Mask, read: Sequence[tuple[Tensor, Tensor]]
+) -> MaskReading:
+    """Return the reading of a mask (1, H, W), of places (1, h, w, 2) and shares (1, h, w)."""
     places = np.concatenate([xy.reshape(-1, 2).numpy(force=True) for xy, _ in read])
     shares = np.concatenate([share.flatten().numpy(force=True) for _, share in read])
     inside = ((places >= 0) & (places <= np.array(target.shape[::-1]) - 1)).all(axis=1)
     value = iou(masks, _on(masks, target)).item()
-    return View(masks[0].numpy(force=True), value, places[inside], shares[inside])
+    return MaskReading(masks[0].numpy(force=True), value, places[inside], shares[inside])
 
 
-def _by_layer(found: Mapping[int, Sequence[Tensor]]) -> dict[int, Floats]:
-    return {layer: torch.cat([*each]).double().numpy(force=True) for layer, each in found.items()}
+def _by_layer(parts: Mapping[int, Sequence[Tensor]]) -> dict[int, Floats]:
+    return {layer: torch.cat([*rows]).double().numpy(force=True) for layer, rows in parts.items()}
 
 
 def _boxes(prompts: PromptBatch) -> Floats:
     if prompts.boxes is None:
-        raise SegmenterError("routing and readings are looked at for boxes; name such a protocol")
+        raise SegmenterError("routing and readings are drawn for boxes; name such a protocol")
     return prompts.boxes.astype(np.float64)
 
 

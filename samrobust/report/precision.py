@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from samrobust.errors import RunError
-from samrobust.files import write_whole
+from samrobust.files import write_atomic
 from samrobust.runs.manifest import RunManifest
 from samrobust.runs.store import Run
 
@@ -82,7 +82,7 @@ def write_gate(gate: Gate, run: Run) -> Path:
     path = run.folder.with_name(f"{_PREFIX}{run.folder.name}.json")
     text = json.dumps({"format": FORMAT, **asdict(gate)}, indent=2, ensure_ascii=False) + "\n"
     try:
-        write_whole(path, text.encode())
+        write_atomic(path, text.encode())
     except OSError as error:
         raise RunError(f"{path}: cannot be written: {error.strerror}") from error
     return path

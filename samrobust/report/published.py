@@ -1,26 +1,27 @@
 """Published values: TOML files of them, and whether stored runs meet them."""
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from msgspec import Meta
 
 from samrobust.datasets import DATASETS, GROUPS
-from samrobust.errors import ProtocolError, SamrobustError
-from samrobust.files import build_from, make_settings
+from samrobust.errors import ProtocolError
+from samrobust.files import convert, errors_at, read_toml
 from samrobust.metrics import METRICS
-from samrobust.protocol import load_protocol, packaged_folder
-from samrobust.registry import known, one_of
+from samrobust.protocol import find_file, load_protocol, packaged_folder
+from samrobust.registry import known
 from samrobust.segmenters import SEGMENTERS, published_sha256
-from samrobust.types import Frame, HqOutput, Selection
+from samrobust.types import Frame, Selection
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from samrobust.runs.store import Run
 
-_OF_FILE = {"name", "version", "summary", "expected"}
+_OF_FILE = {"name", "version", "summary"}
 
 
 @dataclass(frozen=True)
@@ -48,13 +49,13 @@ class Expected:
     protocol: str
     condition: str
     metric: str
-    value: float
-    tolerance: float
+    value: Annotated[float, Meta(ge=0, le=1)]
+    tolerance: Annotated[float, Meta(ge=0, le=1)]
     source: str
     variant: str = ""
-    output: str = ""
-    frame: str = "longest-side"
-    selection: str = "single"
+    output: Literal["", "sum", "hq"] = ""
+    frame: Frame = "longest-side"
+    selection: Selection = "single"
     split: str = ""
 
     def __post_init__(self) -> None:
@@ -63,13 +64,6 @@ class Expected:
         known(self.metric, METRICS.names(), kind="metric")
         conditions = [condition.name for condition in load_protocol(self.protocol).conditions]
         known(self.condition, conditions, kind=f"condition of {self.protocol}")
-        one_of(Frame, self.frame, kind="frame")
-        one_of(Selection, self.selection, kind="selection")
-        if self.output:
-            one_of(HqOutput, self.output, kind="output")
-        for name in ("value", "tolerance"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}")
 
     @property
     def members(self) -> tuple[str, ...]:
@@ -111,35 +105,26 @@ def load_expected(name: str) -> ExpectedFile:
         ProtocolError: the file is missing or wrong; the message names file, row and key.
         UnknownNameError: no packaged file has that name.
     """
-    own = name.endswith(".toml") or "/" in name
-    packaged = packaged_expected()
-    path = Path(name) if own else packaged[known(name, packaged, kind="file of expected values")]
-    return build_from(path, _build, error=ProtocolError)
-
-
-def _build(table: Mapping[str, Any]) -> ExpectedFile:
-    rows = table.get("expected")
-    if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
-        raise ValueError("'expected' must be a list of tables, each opened by [[expected]]")
-    shared = {key: value for key, value in table.items() if key not in _OF_FILE}
-    built = []
-    for number, row in enumerate(rows, start=1):
-        try:
-            built.append(make_settings(Expected, {**shared, **row}, kind="the row"))
-        except (SamrobustError, ValueError) as error:
-            raise ValueError(f"row {number} of 'expected': {error}") from error
-    about = {key: table[key] for key in ("name", "version", "summary") if key in table}
-    return make_settings(_About, about, kind="the file").with_rows(tuple(built))
+    path = find_file(name, packaged_expected(), kind="file of expected values")
+    table = read_toml(path, error=ProtocolError)
+    with errors_at(path.name, ProtocolError):
+        return _build(table)
 
 
 @dataclass(frozen=True)
-class _About:
-    name: str
-    version: int
-    summary: str
+class _Rows:
+    expected: Annotated[tuple[dict[str, Any], ...], Meta(min_length=1)]
 
-    def with_rows(self, rows: tuple[Expected, ...]) -> ExpectedFile:
-        return ExpectedFile(**dataclasses.asdict(self), rows=rows)
+
+def _build(table: Mapping[str, Any]) -> ExpectedFile:
+    rows = convert(table, _Rows, where="the file", ignore_unknown=True).expected
+    shared = {key: value for key, value in table.items() if key not in {*_OF_FILE, "expected"}}
+    built = []
+    for number, row in enumerate(rows, start=1):
+        with errors_at(f"row {number} of 'expected'"):
+            built.append(convert({**shared, **row}, Expected, where="the row"))
+    about = {key: value for key, value in table.items() if key in _OF_FILE}
+    return convert({**about, "rows": built}, ExpectedFile, where="the file")
 
 
 Verdict = Literal["met", "off", "no run"]

@@ -10,45 +10,40 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from samrobust.errors import RunError
-from samrobust.evaluation.inspection import Look, RoutedBoxes, View
+from samrobust.evaluation.inspection import MaskReading, ReadingPair, RoutedBoxes
 from samrobust.report.plots import COLOURS, DPI, STYLE
 from samrobust.types import Floats
 
 TARGET, MASK, PLACE = "#0072B2", "#D55E00", "#F0E442"
 PANEL_INCHES = 2.0
 LARGEST_DOT = 60.0
-"""Area in square points of a place from which a tenth of all is read; others in proportion."""
-TENTH = 0.1
+"""Area in square points of a dot that stands for `LARGEST_SHARE`; others in proportion."""
+LARGEST_SHARE = 0.1
 BINS = 10
 
 
-def draw_looks(looks: Sequence[Look], path: Path) -> None:
-    """Draw looks: a row an image; for each of its prompts SAM's reading and Stable-SAM's.
+def draw_readings(pairs: Sequence[ReadingPair], path: Path) -> None:
+    """Draw a row per image: for each of its prompts SAM's reading, then Stable-SAM's.
 
     Args:
-        looks: at least one; those at one image follow each other, each image has as many.
+        pairs: at least one; those of one image follow each other, each image has as many.
         path: of the picture; its ending says of what kind.
 
     Raises:
         RunError: it cannot be written.
     """
-    rows: dict[str, list[Look]] = {}
-    for look in looks:
-        rows.setdefault(look.sample_id, []).append(look)
-    n_columns = 2 * max(map(len, rows.values()))
-    size = (PANEL_INCHES * n_columns, PANEL_INCHES * 0.85 * len(rows))
+    n_rows = len({pair.sample_id for pair in pairs})
+    n_columns = 2 * len(pairs) // n_rows
+    size = (PANEL_INCHES * n_columns, PANEL_INCHES * 0.85 * n_rows)
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=size, layout="constrained")
-        grid = figure.subplots(len(rows), n_columns, squeeze=False)
-        for panels, found in zip(grid, rows.values(), strict=True):
-            views = [
-                (look, name, view)
-                for look in found
-                for name, view in (("SAM", look.before), ("Stable-SAM", look.after))
-            ]
-            for axes, (look, name, view) in zip(panels, views, strict=True):
-                _draw_view(axes, look, view)
-                axes.set_title(f"{look.condition}\n{name}: IoU {100 * view.iou:.0f}", fontsize=7)
+        panels = iter(figure.subplots(n_rows, n_columns, squeeze=False).flat)
+        for pair in pairs:
+            for name, reading in (("SAM", pair.sam), ("Stable-SAM", pair.stable)):
+                axes = next(panels)
+                _draw_reading(axes, pair, reading)
+                title = f"{pair.condition}\n{name}: IoU {100 * reading.iou:.0f}"
+                axes.set_title(title, fontsize=7)
         _save(figure, path)
 
 
@@ -88,17 +83,17 @@ def draw_routing(found: RoutedBoxes, path: Path) -> str:
     )
 
 
-def _draw_view(axes: Axes, look: Look, view: View) -> None:
-    axes.imshow(look.image, alpha=0.75)
-    axes.contour(look.target, levels=[0.5], colors=TARGET, linewidths=1.0)
-    if view.mask.any():
-        axes.contour(view.mask, levels=[0.5], colors=MASK, linewidths=1.0)
-    x0, y0, x1, y1 = look.box
+def _draw_reading(axes: Axes, pair: ReadingPair, reading: MaskReading) -> None:
+    axes.imshow(pair.image, alpha=0.75)
+    axes.contour(pair.target, levels=[0.5], colors=TARGET, linewidths=1.0)
+    if reading.mask.any():
+        axes.contour(reading.mask, levels=[0.5], colors=MASK, linewidths=1.0)
+    x0, y0, x1, y1 = pair.box
     axes.plot([x0, x1, x1, x0, x0], [y0, y0, y1, y1, y0], color="white", linewidth=0.8)
-    sizes = LARGEST_DOT * view.shares / TENTH
-    x, y = view.places.T
+    sizes = LARGEST_DOT * reading.shares / LARGEST_SHARE
+    x, y = reading.places.T
     axes.scatter(x, y, s=sizes, c=PLACE, alpha=0.6, edgecolors="black", linewidths=0.2)
-    height, width = look.target.shape
+    height, width = pair.target.shape
     axes.set_xlim(-0.5, width - 0.5)
     axes.set_ylim(height - 0.5, -0.5)
     axes.set_axis_off()
@@ -110,10 +105,10 @@ def _draw_means(axes: Axes, x: Floats, values: Floats, colour: str, *, label: st
 
 
 def _binned(x: Floats, values: Floats) -> tuple[Floats, Floats]:
-    """Return the means of x and of values in tenths of x; tenths that hold nothing are left out."""
+    """Return the means of x and of values in tenths of x, without empty tenths."""
     owner = np.minimum((BINS * x).astype(int), BINS - 1)
     owners = np.unique(owner)
-    means = [[each[owner == index].mean() for index in owners] for each in (x, values)]
+    means = [[array[owner == index].mean() for index in owners] for array in (x, values)]
     return np.array(means[0]), np.array(means[1])
 
 

@@ -4,17 +4,19 @@ import dataclasses
 import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
+from msgspec import Meta
 
+from samrobust import files
 from samrobust.errors import RunError
-from samrobust.files import is_of_kind, shown, write_whole
-from samrobust.types import DatasetInfo, SegmenterInfo
+from samrobust.files import convert, errors_at, shown, write_atomic
+from samrobust.types import DatasetInfo, Reported, SegmenterInfo
 
 Keep = Literal["none", "worst", "all"]
 
@@ -131,127 +133,19 @@ class RunManifest:
     limit: int | None
     trials: int | None
     device: str
-    constants: Mapping[str, float]
+    constants: Mapping[str, int | float]
     versions: Mapping[str, str]
     command: str
     created: str
     memory_halvings: int = 0
 
 
-MOST_CELLS = 10**8
+MAX_CELLS = 10**8
 """Of conditions x trials x objects of a run, unless enough of them have scores."""
 CELLS_A_SCORE = 200
 """The most that a table of scores may have, as conditions have a trial or many."""
-MOST_PIXELS = 2**28
+MAX_PIXELS = 2**28
 """Of a stored photograph, as it was."""
-
-_Shape = Any
-"""A check of a value, a list with the shape of its members, or a table of shapes by key."""
-
-
-def _text(value: object) -> bool:
-    return isinstance(value, str) and value.encode(errors="replace") == value.encode(
-        errors="surrogatepass"
-    )
-
-
-def _of(kind: type) -> Callable[[object], bool]:
-    return lambda value: is_of_kind(value, kind)
-
-
-def _or_none(check: Callable[[object], bool]) -> Callable[[object], bool]:
-    return lambda value: value is None or check(value)
-
-
-def _named(check: Callable[[object], bool]) -> Callable[[object], bool]:
-    return lambda value: (
-        isinstance(value, dict) and all(_text(key) and check(each) for key, each in value.items())
-    )
-
-
-def _at_least_one(value: object) -> bool:
-    return isinstance(value, int) and is_of_kind(value, int) and value >= 1
-
-
-def _scalar(value: object) -> bool:
-    return _text(value) or isinstance(value, bool) or is_of_kind(value, float)
-
-
-_WHOLE, _NUMBER, _FLAG = _of(int), _of(float), _of(bool)
-_CONDITION = {
-    "name": _text,
-    "degradation": _text,
-    "parameters": _named(_scalar),
-    "trials": _at_least_one,
-    "level": _or_none(_NUMBER),
-}
-_REPORTED = {
-    "segmenter": _text,
-    "dataset": _text,
-    "condition": _text,
-    "metric": _text,
-    "value": _NUMBER,
-    "source": _text,
-}
-_MANIFEST = {
-    "protocol": {
-        "name": _text,
-        "version": _WHOLE,
-        "seed": _WHOLE,
-        "selection": _text,
-        "metrics": [_text],
-        "conditions": [_CONDITION],
-    },
-    "reported": [_REPORTED],
-    "dataset": {
-        "name": _text,
-        "split": _text,
-        "fingerprint": _text,
-        "folder": _text,
-        "group": _text,
-        "group_members": [_text],
-        "part": _text,
-    },
-    "segmenter": {
-        "name": _text,
-        "prompts": [_text],
-        "variant": _text,
-        "frame": _or_none(_text),
-        "dtype": _text,
-        "multimask": _FLAG,
-        "is_control": _FLAG,
-        "checkpoint_sha256": _text,
-        "settings": _named(_scalar),
-        "trained_on": [_text],
-    },
-    "n_samples": _WHOLE,
-    "limit": _or_none(_WHOLE),
-    "trials": _or_none(_WHOLE),
-    "device": _text,
-    "constants": _named(_NUMBER),
-    "versions": _named(_text),
-    "command": _text,
-    "created": _text,
-    "memory_halvings": _WHOLE,
-}
-_NOT_IN_EARLIER = ("folder", "part", "trained_on", "memory_halvings")
-
-
-def check_manifest(plain: Mapping[str, Any]) -> None:
-    """Check a manifest, as JSON has it.
-
-    Raises:
-        ValueError: a value is missing or of another kind; the message says which.
-    """
-    _check(_MANIFEST, plain, "the manifest")
-    names = [condition["name"] for condition in plain["protocol"]["conditions"]]
-    if not names or len(set(names)) < len(names):
-        raise ValueError("the names of the conditions must be there, and differ")
-    if not {row["condition"] for row in plain["reported"]} <= set(names):
-        raise ValueError("a reported value is of a condition that is not there")
-    counts = [row["parameters"].get("count", 1) for row in plain["protocol"]["conditions"]]
-    if not all(map(_WHOLE, counts)):
-        raise ValueError("a count of points must be a whole number")
 
 
 def check_failures(plain: Mapping[str, Any]) -> None:
@@ -260,8 +154,7 @@ def check_failures(plain: Mapping[str, Any]) -> None:
     Raises:
         ValueError: a reason is no text.
     """
-    if not _named(_text)(plain):
-        raise ValueError("a reason must be text")
+    convert(plain, dict[str, str], where="the failures")
 
 
 def check_scores(scores: pa.Table, manifest: RunManifest) -> None:
@@ -291,7 +184,7 @@ def check_scores(scores: pa.Table, manifest: RunManifest) -> None:
     cells_an_object = len(conditions) * (max(found["max"], 0) + 1)
     if cells_an_object > CELLS_A_SCORE:  # or there cannot be too many: an object has a score
         n_objects = scores.group_by(["sample_id", "instance_id"]).aggregate([]).num_rows
-        if cells_an_object * n_objects > max(MOST_CELLS, CELLS_A_SCORE * len(scores)):
+        if cells_an_object * n_objects > max(MAX_CELLS, CELLS_A_SCORE * len(scores)):
             raise ValueError(f"{len(scores)} scores are too few for so many objects and trials")
 
 
@@ -303,8 +196,8 @@ def check_objects(objects: pa.Table) -> None:
     """
     _check_filled(objects)
     areas, perimeters = objects["area"], objects["perimeter"]
-    sound = pc.and_(pc.greater(areas, 0), pc.is_finite(perimeters))
-    if not pc.all(pc.and_(sound, pc.greater(perimeters, 0)), min_count=0).as_py():
+    valid = pc.and_(pc.greater(areas, 0), pc.is_finite(perimeters))
+    if not pc.all(pc.and_(valid, pc.greater(perimeters, 0)), min_count=0).as_py():
         raise ValueError("an area or a perimeter is not above 0")
 
 
@@ -318,7 +211,7 @@ def check_photographs(photographs: pa.Table) -> None:
     for height, width in zip(
         photographs["height"].to_pylist(), photographs["width"].to_pylist(), strict=True
     ):
-        if not (height > 0 and width > 0 and height * width <= MOST_PIXELS):
+        if not (height > 0 and width > 0 and height * width <= MAX_PIXELS):
             raise ValueError(f"a photograph cannot be {width}x{height}")
 
 
@@ -328,26 +221,10 @@ def _check_filled(table: pa.Table) -> None:
             raise ValueError(f"the column {name} has gaps")
 
 
-def _check(shape: _Shape, value: object, where: str) -> None:
-    if isinstance(shape, dict):
-        if not isinstance(value, dict):
-            raise ValueError(f"{where} must be a table, got {shown(value)}")
-        for key, inner in shape.items():
-            if key in value:
-                _check(inner, value[key], key)
-            elif key not in _NOT_IN_EARLIER:
-                raise ValueError(f"{where} lacks '{key}'")
-    elif isinstance(shape, list):
-        if not isinstance(value, list):
-            raise ValueError(f"{where} must be a list, got {shown(value)}")
-        for each in value:
-            _check(shape[0], each, where)
-    elif not shape(value):
-        raise ValueError(f"{where} cannot be {shown(value)}")
-
-
 FORMAT = 1
 MANIFEST = "manifest.json"
+SCORES_VERSION = "0.1.0"
+"""The last version of samrobust that changed a score; later ones resume its runs."""
 _NOT_IDENTITY = ("command", "created", "reported", "memory_halvings")
 
 
@@ -355,10 +232,12 @@ def run_name(manifest: RunManifest) -> str:
     """Return the folder name of a run: what it is, then a hash of all that can change a number.
 
     Not in the hash: when and how it was started, whether its prompts fitted into memory, the
-    published values shown beside it, the name of the folder that the data lie in, and what the
-    segmenter was trained on, which its weights say.
+    published values shown beside it, the name of the folder that the data lie in, what the
+    segmenter was trained on, which its weights say, and the version of samrobust, for which
+    `SCORES_VERSION` stands.
     """
     identity = {k: v for k, v in _to_plain(manifest).items() if k not in _NOT_IDENTITY}
+    identity["versions"] |= {"samrobust": SCORES_VERSION}
     identity["dataset"].pop("folder")
     identity["segmenter"].pop("trained_on")
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:10]
@@ -374,24 +253,16 @@ def read_manifest(folder: Path) -> RunManifest:
     """
     path = folder / MANIFEST
     plain = read_json(path)
-    try:
-        if plain.pop("format") != FORMAT:
-            raise RunError(f"{path}: is of another format than {FORMAT}")
-        check_manifest(plain)
-        segmenter = plain.pop("segmenter")
-        segmenter["prompts"] = frozenset(segmenter["prompts"])
-        segmenter["trained_on"] = tuple(segmenter.get("trained_on", ()))
-        dataset = plain.pop("dataset")
-        dataset["group_members"] = tuple(dataset["group_members"])
-        return RunManifest(
-            segmenter=SegmenterInfo(**segmenter), dataset=DatasetInfo(**dataset), **plain
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise RunError(f"{path}: is not the manifest of a run: {error}") from error
+    if plain.get("format", FORMAT) != FORMAT:
+        raise RunError(f"{path}: is of another format than {FORMAT}")
+    with errors_at(f"{path}: is not the manifest of a run", RunError):
+        manifest = convert(plain, RunManifest, where="the manifest", ignore_unknown=True)
+        _check_protocol(manifest)
+        return manifest
 
 
 def write_manifest(folder: Path, manifest: RunManifest) -> None:
-    """Store what a run is, whole or not at all.
+    """Store what a run is, atomically.
 
     Raises:
         RunError: it cannot be written.
@@ -400,31 +271,23 @@ def write_manifest(folder: Path, manifest: RunManifest) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Return the object of a JSON file.
+    """Return the object of a JSON file of a run.
 
     Raises:
         RunError: it cannot be read, or is another thing.
     """
-    try:
-        plain: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise RunError(f"{path}: cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise RunError(f"{path}: is not JSON: {error}") from error
-    if not isinstance(plain, dict):
-        raise RunError(f"{path}: is not a JSON object")
-    return plain
+    return files.read_json(path, error=RunError)
 
 
 def write_json(path: Path, value: Mapping[str, object]) -> None:
-    """Write an object as JSON, whole or not at all.
+    """Write an object as JSON, atomically.
 
     Raises:
         RunError: it cannot be written.
     """
     content = (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()
     try:
-        write_whole(path, content)
+        write_atomic(path, content)
     except OSError as error:
         raise RunError(
             f"{path}: cannot be written: {error.strerror}; what was stored before is kept, "
@@ -436,3 +299,37 @@ def _to_plain(manifest: RunManifest) -> dict[str, Any]:
     plain = dataclasses.asdict(manifest)
     plain["segmenter"]["prompts"] = sorted(manifest.segmenter.prompts)
     return {"format": FORMAT, **plain}
+
+
+@dataclass(frozen=True)
+class _StoredCondition:
+    name: str
+    degradation: str
+    parameters: Mapping[str, str | int | float | bool]
+    trials: Annotated[int, Meta(ge=1)]
+    level: float | None
+
+
+@dataclass(frozen=True)
+class _StoredProtocol:
+    """What a report reads of the protocol in a manifest."""
+
+    name: str
+    version: int
+    seed: int
+    selection: str
+    metrics: tuple[str, ...]
+    conditions: Annotated[tuple[_StoredCondition, ...], Meta(min_length=1)]
+
+
+def _check_protocol(manifest: RunManifest) -> None:
+    protocol = convert(manifest.protocol, _StoredProtocol, where="protocol", ignore_unknown=True)
+    reported = convert(manifest.reported, list[Reported], where="reported", ignore_unknown=True)
+    names = {condition.name for condition in protocol.conditions}
+    if len(names) < len(protocol.conditions):
+        raise ValueError("two conditions have the same name")
+    if not {row.condition for row in reported} <= names:
+        raise ValueError("a reported value is of a condition that is not there")
+    for condition in protocol.conditions:
+        if type(condition.parameters.get("count", 1)) is not int:
+            raise ValueError("a count of points must be a whole number")

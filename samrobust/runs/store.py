@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from samrobust.errors import RunError
-from samrobust.files import write_whole
+from samrobust.files import write_atomic
 from samrobust.runs.manifest import (
     MANIFEST,
     Keep,
@@ -110,7 +110,7 @@ def append_part(
     except OSError as error:
         raise RunError(f"{folder}: cannot be written: {error.strerror}") from error
     try:
-        write_whole(path, buffer.getvalue())
+        write_atomic(path, buffer.getvalue())
     except OSError as error:
         raise RunError(
             f"{path}: cannot be written: {error.strerror}; what was stored before is kept, "
@@ -439,7 +439,7 @@ def read_run(folder: str | Path) -> Run:
         for each in failures:
             check_failures(each)
     except ValueError as error:
-        raise RunError(f"{folder}: is not a sound run: {error}") from error
+        raise RunError(f"{folder}: is not a valid run: {error}") from error
     objects = _once(objects, ["sample_id", "instance_id"])
     held = held_in_memory(scores)
     stored = set(held["sample_id"].unique())

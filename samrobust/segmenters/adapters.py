@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
@@ -184,22 +185,7 @@ def tuned_header(base: Sam, name: str) -> Mapping[str, str]:
     return describe_base(f"{name}-weights", base)
 
 
-def build_decoder_tuned(options: SegmenterOptions) -> Sam:
-    """Return a SAM with a tuned mask decoder; see `build_tuned`."""
-    return build_tuned(options, DECODER)
-
-
-def build_token_tuned(options: SegmenterOptions) -> Sam:
-    """Return a SAM with tuned mask tokens; see `build_tuned`."""
-    return build_tuned(options, TOKENS)
-
-
-def build_lora_tuned(options: SegmenterOptions) -> Sam:
-    """Return a SAM with low-rank updates added to its decoder's weights; see `build_tuned`."""
-    return build_tuned(options, LORA)
-
-
-def build_tuned(options: SegmenterOptions, name: str) -> Sam:
+def build_tuned(options: SegmenterOptions, *, name: str) -> Sam:
     """Return a SAM with the tuned part of a file that training wrote.
 
     Args:
@@ -226,6 +212,11 @@ def build_tuned(options: SegmenterOptions, name: str) -> Sam:
     info = adapted_info(base, name, file.sha256)
     base.info = replace(info, variant=path.stem, trained_on=file.trained_on(base))
     return base
+
+
+build_decoder_tuned = partial(build_tuned, name=DECODER)
+build_token_tuned = partial(build_tuned, name=TOKENS)
+build_lora_tuned = partial(build_tuned, name=LORA)
 
 
 class LoraUpdates(nn.ModuleDict):

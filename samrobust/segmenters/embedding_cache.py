@@ -23,7 +23,7 @@ import torch
 from filelock import FileLock
 
 from samrobust import __version__
-from samrobust.files import write_whole
+from samrobust.files import write_atomic
 from samrobust.types import (
     Image,
     Prediction,
@@ -103,7 +103,7 @@ class EmbeddingCache:
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             with FileLock(self._folder / ".lock"):
-                write_whole(self._path(key), hashlib.sha256(content).digest() + content)
+                write_atomic(self._path(key), hashlib.sha256(content).digest() + content)
                 self._make_room()
         except OSError as error:
             self._can_write = False

@@ -1,7 +1,9 @@
 """How the plugins of Stable-SAM are made: what a recipe and the header of a file say of them."""
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Literal
+
+from msgspec import Meta
 
 from samrobust.files import shown
 
@@ -22,25 +24,14 @@ class PluginSettings:
             was moved, or "moves" with it.
 
     Raises:
-        ValueError: a value is not allowed.
+        ValueError: the layers are not ascending.
     """
 
-    layers: tuple[int, ...] = (2,)
+    layers: Annotated[tuple[Annotated[int, Meta(ge=1)], ...], Meta(min_length=1)] = (2,)
     routing: bool = True
-    offset_range: float = 0.25
+    offset_range: Annotated[int, Meta(gt=0, le=1)] | Annotated[float, Meta(gt=0, le=1)] = 0.25
     position: Position = "stays"
 
     def __post_init__(self) -> None:
-        layers: object = self.layers  # a file may hold anything
-        if not isinstance(layers, list | tuple) or not _is_ascending(layers):
-            raise ValueError(f"layers must be a list of 1, 2, ..., ascending, got {shown(layers)}")
-        object.__setattr__(self, "layers", tuple(layers))
-        if not 0 < self.offset_range <= 1:
-            raise ValueError(f"offset_range must be in (0, 1], got {self.offset_range}")
-        if self.position not in ("stays", "moves"):
-            raise ValueError(f"position must be 'stays' or 'moves', got {self.position!r}")
-
-
-def _is_ascending(layers: list[Any] | tuple[Any, ...]) -> bool:
-    whole = all(type(layer) is int for layer in layers)
-    return whole and len(layers) > 0 and list(layers) == sorted({*layers}) and layers[0] >= 1
+        if list(self.layers) != sorted(set(self.layers)):
+            raise ValueError(f"layers must be ascending, got {shown(list(self.layers))}")

@@ -14,7 +14,7 @@ from segment_anything.modeling.transformer import Attention, TwoWayTransformer
 from torch import Tensor, nn
 
 from samrobust.errors import CheckpointError, SegmenterError
-from samrobust.files import make_settings
+from samrobust.files import convert
 from samrobust.segmenters.adapters import (
     adapted_info,
     describe_base,
@@ -180,9 +180,8 @@ def load_stable_sam(base: Sam, path: Path, *, name: str = NAME) -> StableSam:
     file = open_part(path, KIND)
     file.check_base(base)
     try:
-        table = dict(json.loads(file.header["settings"]))
-        settings = make_settings(PluginSettings, table, kind="plugins")
-    except (KeyError, RecursionError, TypeError, ValueError) as error:
+        settings = convert(json.loads(file.header["settings"]), PluginSettings, where="plugins")
+    except (KeyError, RecursionError, ValueError) as error:
         raise CheckpointError(f"{path.name}: its header cannot be read: {error}") from error
     plugins = Plugins(_channels(base), settings)
     file.fill(plugins)

@@ -1,9 +1,10 @@
-"""Training a part of a SAM while the rest stays: Stable-SAM, HQ-SAM and what they compare with.
+"""Training a part of a frozen SAM: Stable-SAM, HQ-SAM and what they are compared with.
 
-The image encoder is frozen, so an image is encoded once for all of its prompts, without gradients.
+The image encoder needs no gradients: an image is encoded once for all of its prompts.
 """
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -28,7 +29,7 @@ from samrobust.segmenters.stable_plugins import Plugins
 from samrobust.segmenters.stable_sam import StableSam
 from samrobust.training.checkpoints import save_weights
 from samrobust.training.examples import Example
-from samrobust.training.losses import answer_losses
+from samrobust.training.losses import example_losses
 from samrobust.training.models import TraineeOptions
 from samrobust.training.recipe import Phase, Recipe
 from samrobust.types import SegmenterOptions
@@ -85,8 +86,7 @@ class TunedTrainee:
     @property
     def start(self) -> str:
         """Return the base's name and hash."""
-        names = ("base-name", "base-variant", "base-sha256")
-        return " ".join(self._header[name] for name in names)
+        return " ".join(self._header[f"base-{name}"] for name in ("name", "variant", "sha256"))
 
     def losses(self, examples: Sequence[Example], phase: Phase) -> dict[str, Tensor]:
         """Return the mean losses of the prompts.
@@ -98,10 +98,10 @@ class TunedTrainee:
             raise TrainingError(
                 f"phase '{phase.name}': a SAM is tuned on images of its own side, {self.side}"
             )
-        squares = [self._model.preprocess(each.image.to(self._model.device)) for each in examples]
-        sizes = [(each.size_hw, each.input_size_hw) for each in examples]
-        asked = zip(examples, self._segmenter.embed(torch.stack(squares), sizes), strict=True)
-        return answer_losses(self._segmenter, asked, self._recipe)
+        squares = [self._model.preprocess(one.image.to(self._model.device)) for one in examples]
+        sizes = [(one.size_hw, one.input_size_hw) for one in examples]
+        embeddings = self._segmenter.embed(torch.stack(squares), sizes)
+        return example_losses(self._segmenter, zip(examples, embeddings, strict=True), self._recipe)
 
     def segmenter(self) -> Sam | StableSam | HqSam:
         """Return the segmenter that learns."""
@@ -120,16 +120,6 @@ def stable_sam(recipe: Recipe, options: TraineeOptions) -> TunedTrainee:
     channels = base.model.mask_decoder.transformer_dim
     stable = StableSam(base, Plugins(channels, recipe.plugins))
     return TunedTrainee(recipe, base, stable, stable.plugins, stable.header)
-
-
-def decoder_tuned(recipe: Recipe, options: TraineeOptions) -> TunedTrainee:
-    """Return a SAM whose mask decoder learns."""
-    return _tuned(recipe, options, DECODER)
-
-
-def token_tuned(recipe: Recipe, options: TraineeOptions) -> TunedTrainee:
-    """Return a SAM whose mask tokens learn."""
-    return _tuned(recipe, options, TOKENS)
 
 
 def hq_sam(recipe: Recipe, options: TraineeOptions) -> TunedTrainee:
@@ -162,11 +152,16 @@ def lora_tuned(recipe: Recipe, options: TraineeOptions) -> TunedTrainee:
     return TunedTrainee(recipe, sam, sam, updates, header)
 
 
-def _tuned(recipe: Recipe, options: TraineeOptions, name: str) -> TunedTrainee:
+def tuned(recipe: Recipe, options: TraineeOptions, *, part: str) -> TunedTrainee:
+    """Return a SAM of which one part learns: its mask decoder, or its mask tokens."""
     base = _open(recipe, options)
-    header = tuned_header(base, name)
-    base.info = adapted_info(base, name)
-    return TunedTrainee(recipe, base, base, tuned_part(base, name), header)
+    header = tuned_header(base, part)
+    base.info = adapted_info(base, part)
+    return TunedTrainee(recipe, base, base, tuned_part(base, part), header)
+
+
+decoder_tuned = partial(tuned, part=DECODER)
+token_tuned = partial(tuned, part=TOKENS)
 
 
 def _open(recipe: Recipe, options: TraineeOptions) -> Sam:

@@ -1,7 +1,8 @@
-"""Vary photographs: crops, mirror images, colours, pasted objects; and masks without images."""
+"""Augmentation: crops, colours and pasted objects of photographs; drawn masks without images."""
 
 import math
 from collections.abc import Sequence
+from functools import partial
 
 import cv2
 import numpy as np
@@ -13,8 +14,10 @@ ASPECT = 0.25
 """Standard deviation of the logarithm of how much a crop's aspect differs from the image's."""
 PASTED_SIDES = (0.1, 0.6)
 """Long side of a pasted object, as a fraction of the image's longer side (log-uniform)."""
-LEAST_VISIBLE = 0.3
-"""Of a pasted object: it may reach out of the image, but not farther."""
+MIN_VISIBLE = 0.3
+"""Fraction of a pasted object's sides that lies inside the image at least."""
+ELLIPSE_AXES = (0.06, 1.0)
+"""Axes of drawn ellipses, as a fraction of the image's side (log-uniform)."""
 Window = tuple[slice, slice]
 
 
@@ -77,21 +80,13 @@ def paste_object(
     scale = side / max(cut[1].shape)
     size_hw = [max(1, round(scale * extent)) for extent in cut[1].shape]
     how = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-    cutout, alpha = (cv2.resize(each, size_hw[::-1], interpolation=how) for each in cut)
-    to, of = [], []
-    for length, extent in zip(size_hw, image.shape, strict=False):
-        visible = min(length, extent, max(1, round(LEAST_VISIBLE * length)))
-        start = int(rng.integers(visible - length, extent - visible, endpoint=True))
-        first, last = max(0, start), min(extent, start + length)
-        to.append(slice(first, last))
-        of.append(slice(first - start, last - start))
-    place, part = tuple(to), tuple(of)
+    cutout, alpha = (cv2.resize(array, size_hw[::-1], interpolation=how) for array in cut)
+    to, of = zip(*map(partial(_random_overlap, rng), size_hw, image.shape), strict=True)
     pasted = image.astype(np.float32)
-    share = alpha[part][..., None]
-    pasted[place] += share * (cutout[part] - pasted[place])
+    pasted[to] += alpha[of][..., None] * (cutout[of] - pasted[to])
     own = np.zeros(image.shape[:2], np.bool_)
-    own[place] = alpha[part] > 0.5
-    return pasted.astype(np.uint8), [own, *(each & ~own for each in masks)]
+    own[to] = alpha[of] > 0.5
+    return pasted.astype(np.uint8), [own, *(other & ~own for other in masks)]
 
 
 def shrink_mask(mask: Mask, size_hw: tuple[int, int], side: int, *, stride: int = 2) -> Mask:
@@ -113,21 +108,26 @@ def shrink_mask(mask: Mask, size_hw: tuple[int, int], side: int, *, stride: int 
     return shrunk
 
 
-SIDES = (0.06, 1.0)
-"""Least and greatest axis, as a fraction of the image's side; log-uniform."""
-
-
 def draw_ellipses(rng: np.random.Generator, count: int, side: int) -> Sample:
-    """Return a black image of a square side with ellipses that know nothing of each other.
+    """Return a black square image of upright ellipses, placed independently.
 
-    Axes are upright; parts outside the image are cut off.
+    Parts outside the image are cut off.
     """
     y, x = np.indices((side, side))
     instances: list[Instance] = []
     while len(instances) < count:
-        radii = side / 2 * np.exp(rng.uniform(math.log(SIDES[0]), math.log(SIDES[1]), 2))
+        low, high = map(math.log, ELLIPSE_AXES)
+        radii = side / 2 * np.exp(rng.uniform(low, high, 2))
         centre = rng.uniform(0, side, 2)
         mask = np.hypot((x - centre[0]) / radii[0], (y - centre[1]) / radii[1]) < 1
         if mask.sum() >= math.pi:  # less than a pixel's radius says nothing
             instances.append(Instance(str(len(instances)), mask))
     return Sample("ellipses", np.zeros((side, side, 3), np.uint8), instances)
+
+
+def _random_overlap(rng: np.random.Generator, length: int, extent: int) -> Window:
+    """Return where an object of some length comes to lie in an extent, and that part of it."""
+    visible = min(length, extent, max(1, round(MIN_VISIBLE * length)))
+    start = int(rng.integers(visible - length, extent - visible, endpoint=True))
+    first, last = max(0, start), min(extent, start + length)
+    return slice(first, last), slice(first - start, last - start)

@@ -1,11 +1,11 @@
 """What training writes: weights with their recipe, states to resume from, and a log."""
 
 import contextlib
-import dataclasses
 import io
 import json
 import platform
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,13 @@ from torch import Tensor
 
 from samrobust import __version__
 from samrobust.errors import TrainingError
-from samrobust.files import write_whole
+from samrobust.files import write_atomic
 from samrobust.segmenters.weights import UNREADABLE
-from samrobust.training.data import HeldOut
+from samrobust.training.examples import Pool
 from samrobust.training.recipe import Recipe, describe_recipe
 
 VERSIONED = ("numpy", "safetensors", "segment-anything", "torch")
+"""Packages whose versions stand in a weights file."""
 
 
 def save_weights(
@@ -56,25 +57,20 @@ def save_weights(
         "versions": json.dumps(versions, sort_keys=True),
         **(about or {}),
     }
-    try:
-        write_whole(path, serialize(tensors, metadata=header))
-    except OSError as error:
-        raise TrainingError(f"{path}: cannot be written: {error.strerror}") from error
+    with writing(path):
+        write_atomic(path, serialize(tensors, metadata=header))
 
 
-_STATE, _LOG, _LOCK = "state.pt", "metrics.jsonl", ".lock"
-
-
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class TrainingState:
-    """All that a training needs to go on as if it had never stopped.
+    """All that a training needs to resume as if it had never stopped.
 
     Attributes:
         step: steps done.
-        learned: state dict of what learns.
+        learned: state dict of the part that learns.
         average: moving averages, by parameter name.
         optimizer: its state dict.
-        identity: a hash of the recipe and the data: another training does not go on from here.
+        identity: hashes of recipe, data and start; another training does not resume from here.
     """
 
     step: int
@@ -85,7 +81,7 @@ class TrainingState:
 
 
 class TrainingFolder:
-    """The folder of one training.
+    """The folder of one training: `state.pt`, `metrics.jsonl` and the ids of held-out images.
 
     Args:
         path: made if it is not there.
@@ -96,6 +92,7 @@ class TrainingFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._state, self._log = path / "state.pt", path / "metrics.jsonl"
         try:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -103,21 +100,20 @@ class TrainingFolder:
 
     @contextlib.contextmanager
     def locked(self, rank: int = 0) -> Iterator[None]:
-        """Keep other trainings out; only the first process of a team locks.
+        """Keep other trainings out; only the first process of a training locks.
 
         Raises:
             TrainingError: another process trains here.
         """
-        if rank:
-            yield
-            return
-        try:
-            lock = FileLock(self.path / _LOCK).acquire(blocking=False)
-        except Timeout as error:
-            raise TrainingError(f"{self.path}: another process trains here") from error
-        except OSError as error:
-            raise TrainingError(f"{self.path}: cannot be written: {error.strerror}") from error
-        with lock:
+        with contextlib.ExitStack() as lock:
+            if rank == 0:
+                try:
+                    lock.enter_context(FileLock(self.path / ".lock").acquire(blocking=False))
+                except Timeout as error:
+                    raise TrainingError(f"{self.path}: another process trains here") from error
+                except OSError as error:
+                    reason = f"cannot be written: {error.strerror}"
+                    raise TrainingError(f"{self.path}: {reason}") from error
             yield
 
     def load(self, identity: str) -> TrainingState | None:
@@ -126,14 +122,13 @@ class TrainingFolder:
         Raises:
             TrainingError: it cannot be read, or belongs to another training.
         """
-        path = self.path / _STATE
-        if not path.exists():
+        if not self._state.exists():
             return None
         try:
-            fields = torch.load(path, map_location="cpu", weights_only=True)
+            fields = torch.load(self._state, map_location="cpu", weights_only=True)
             state = TrainingState(**fields)
         except UNREADABLE as error:
-            raise TrainingError(f"{path}: is no state of a training: remove it") from error
+            raise TrainingError(f"{self._state}: is no state of a training: remove it") from error
         if state.identity != identity:
             raise TrainingError(
                 f"{self.path}: holds a training with another recipe or other data; "
@@ -142,11 +137,11 @@ class TrainingFolder:
         return state
 
     def save(self, state: TrainingState) -> None:
-        """Store a state in place of the last one, whole or not at all."""
-        fields = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
+        """Replace the stored state, atomically."""
         content = io.BytesIO()
-        torch.save(fields, content)
-        _write_whole(self.path / _STATE, content.getvalue())
+        torch.save(vars(state), content)
+        with writing(self._state):
+            write_atomic(self._state, content.getvalue())
 
     def log(self, row: Mapping[str, Any]) -> None:
         """Append a row to `metrics.jsonl`.
@@ -154,37 +149,36 @@ class TrainingFolder:
         Raises:
             TrainingError: it cannot be written.
         """
-        path = self.path / _LOG
-        try:
-            with path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(row) + "\n")
-        except OSError as error:
-            raise TrainingError(f"{path}: cannot be written: {error.strerror}") from error
+        with writing(self._log), self._log.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
 
-    def keep_held_out(self, held_out: Sequence[HeldOut]) -> None:
-        """Write the ids of the images that were held out, one a line, a file a data set."""
-        for number, each in enumerate(held_out):
-            name = f"held-out-{number}-{each.dataset.info.name}.txt"
-            _write_whole(self.path / name, "".join(f"{x}\n" for x in each.sample_ids).encode())
+    def keep_held_out(self, held_out: Sequence[Pool]) -> None:
+        """Write the ids of the images that were held out: a file per data set, one id per line."""
+        for number, images in enumerate(held_out):
+            path = self.path / f"held-out-{number}-{images.dataset.info.name}.txt"
+            with writing(path):
+                write_atomic(path, "".join(f"{name}\n" for name in images.sample_ids).encode())
 
     def rows(self) -> list[dict[str, Any]]:
         """Return the rows of `metrics.jsonl`; one that a kill cut short is left out."""
-        path = self.path / _LOG
         rows = []
-        for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
-            with contextlib.suppress(json.JSONDecodeError):
-                rows.append(json.loads(line))
+        if self._log.exists():
+            for line in self._log.read_text(encoding="utf-8").splitlines():
+                with contextlib.suppress(json.JSONDecodeError):
+                    rows.append(json.loads(line))
         return rows
 
     def forget_after(self, step: int) -> None:
         """Drop the rows of steps that will be done again."""
-        kept = [row for row in self.rows() if row["step"] <= step]
-        content = "".join(json.dumps(row) + "\n" for row in kept)
-        _write_whole(self.path / _LOG, content.encode())
+        lines = [json.dumps(row) + "\n" for row in self.rows() if row["step"] <= step]
+        with writing(self._log):
+            write_atomic(self._log, "".join(lines).encode())
 
 
-def _write_whole(path: Path, content: bytes) -> None:
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Raise a TrainingError in place of the OSError of a file that cannot be written."""
     try:
-        write_whole(path, content)
+        yield
     except OSError as error:
         raise TrainingError(f"{path}: cannot be written: {error.strerror}") from error

@@ -1,4 +1,4 @@
-"""The course of a training as a picture: losses above, held-out mIoU below."""
+"""The learning curve as a picture: losses above, mIoU of the validation below."""
 
 import itertools
 import math
@@ -9,7 +9,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from samrobust.errors import TrainingError
+from samrobust.training.checkpoints import writing
 
 SIZE_INCHES = (7.0, 5.0)
 DPI = 150
@@ -30,10 +30,8 @@ def draw_curve(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     _draw_losses(above, [row for row in rows if "total" in row])
     _draw_held_out(below, [row for row in rows if "held_out" in row])
     below.set_xlabel("step")
-    try:
+    with writing(path):
         figure.savefig(path, dpi=DPI)
-    except OSError as error:
-        raise TrainingError(f"{path}: cannot be written: {error.strerror}") from error
 
 
 def _draw_losses(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -57,7 +55,7 @@ def _draw_held_out(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
                 found = row["held_out"].get(label, {})
                 if name not in found:
                     continue
-                if found.get("objects") != objects:  # a line joins looks at the same objects only
+                if found.get("objects") != objects:  # no line between different sets
                     steps.append(row["step"])
                     values.append(math.nan)
                 steps.append(row["step"])

@@ -1,8 +1,7 @@
-"""From the data rows of a recipe to images to learn from and images to be judged on."""
+"""From the data rows of a recipe to images for training and images for validation."""
 
-import dataclasses
 import hashlib
-from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from samrobust.datasets import DATASETS
@@ -13,31 +12,18 @@ from samrobust.training.recipe import Recipe
 from samrobust.types import Dataset, DatasetOptions
 
 
-@dataclasses.dataclass(frozen=True)
-class HeldOut:
-    """Images of a data set that are judged and never trained on.
-
-    Attributes:
-        dataset: the images.
-        sample_ids: at least one, in the data set's order.
-    """
-
-    dataset: Dataset
-    sample_ids: Sequence[str]
-
-
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class TrainingData:
     """What a recipe's data rows stand for.
 
     Attributes:
         pools: what is trained on.
-        held_out: what is judged.
+        held_out: what is validated on.
         fingerprint: a hash that changes with any data set or split.
     """
 
     pools: tuple[Pool, ...]
-    held_out: tuple[HeldOut, ...]
+    held_out: tuple[Pool, ...]
     fingerprint: str
 
     @property
@@ -66,14 +52,16 @@ def open_data(recipe: Recipe, root: Path | None) -> TrainingData:
             )
         where = root / row.folder if root and row.folder else None
         dataset = DATASETS.load(row.dataset)(DatasetOptions(where, row.split))
-        apart = [_is_held_out(dataset, sample_id, row.held_out) for sample_id in dataset.ids()]
-        marked = list(zip(dataset.ids(), apart, strict=True))
-        trained = [sample_id for sample_id, out in marked if not out]
+        trained: list[str] = []
+        apart: list[str] = []
+        for sample_id in dataset.ids():
+            held = _is_held_out(dataset, sample_id, row.held_out)
+            (apart if held else trained).append(sample_id)
         if row.weight and trained:
             weight = row.weight * (len(trained) if row.per_image else 1)
             pools.append(Pool(dataset, trained, weight))
-        if any(apart):
-            held_out.append(HeldOut(dataset, [sample_id for sample_id, out in marked if out]))
+        if apart:
+            held_out.append(Pool(dataset, apart))
         keys.append(f"{dataset.info.key} {dataset.info.fingerprint}")
     if not pools:
         raise RecipeError(f"recipe '{recipe.name}': everything is held out, nothing to train on")

@@ -1,4 +1,4 @@
-"""What a step of training sees, drawn from keys: the same on every machine and after a stop."""
+"""The examples of each training step, drawn from keys: the same everywhere and after a stop."""
 
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -25,11 +24,11 @@ from samrobust.training.augment import (
 from samrobust.training.recipe import Phase, Recipe
 from samrobust.types import Dataset, Image, Mask, PromptBatch, Sample
 
-MOST_PASTED = 3
+MAX_PASTED = 3
 """Objects of another image in front of a crop, where there are any."""
-TRIES = 100
+MAX_TRIES = 100
 """Crops without an object, one after the other, until the data is called empty."""
-KEPT_BYTES = 2**30
+CACHE_BYTES = 2**30
 """Of decoded images that a loading process keeps, so that small data sets are decoded once."""
 
 
@@ -61,17 +60,17 @@ class Example:
 
 @dataclass(frozen=True)
 class Pool:
-    """A data set with those of its images that may be trained on.
+    """Some images of a data set: for training, or held out for validation.
 
     Attributes:
         dataset: the images.
-        sample_ids: at least one.
+        sample_ids: at least one, in the data set's order.
         weight: how often it is drawn from, against the others; > 0.
     """
 
     dataset: Dataset
     sample_ids: Sequence[str]
-    weight: float
+    weight: float = 1.0
 
 
 class ExampleDraws:
@@ -91,7 +90,7 @@ class ExampleDraws:
         self._pools = pools
         self._side = side
         self._stride = stride
-        self._kept = _KeptSamples(KEPT_BYTES)
+        self._cache = _SampleCache(CACHE_BYTES)
 
     def __getitem__(self, key: tuple[int, int]) -> Example:
         """Return the example of a slot of a step.
@@ -100,13 +99,14 @@ class ExampleDraws:
             DatasetError: an image cannot be read, or no object can be found.
         """
         step, slot = key
+        stride = self._stride
         rng = keyed_generator("train", self._recipe.seed, step, slot)
         phase, _ = self._recipe.phase_at(step)
         side = phase.side or self._side
         kinds = [_choose(rng, self._recipe.prompts).degradation for _ in range(phase.kinds)]
         if phase.source == "ellipses":
             sample = draw_ellipses(rng, phase.objects, side)
-            masks, sample_id = [each.mask for each in sample.instances], sample.sample_id
+            masks, sample_id = [one.mask for one in sample.instances], sample.sample_id
             image = torch.from_numpy(sample.image).movedim(-1, 0)
         else:
             photograph, masks, sample_id = self._draw_crop(rng, phase, side)
@@ -114,36 +114,42 @@ class ExampleDraws:
         size_hw = masks[0].shape[0], masks[0].shape[1]
         input_hw = image.shape[-2], image.shape[-1]
         prompts = tuple(PromptBatch.stack([kind(mask, rng) for mask in masks]) for kind in kinds)
-        targets = [
-            shrink_mask(mask, input_hw, side // self._stride, stride=self._stride) for mask in masks
-        ]
-        stacked = torch.from_numpy(np.stack(targets))
-        return Example(image, size_hw, input_hw, prompts, stacked, self._stride, key, sample_id)
+        shrunk = [shrink_mask(mask, input_hw, side // stride, stride=stride) for mask in masks]
+        targets = torch.from_numpy(np.stack(shrunk))
+        return Example(image, size_hw, input_hw, prompts, targets, stride, key, sample_id)
+
+    def __getitems__(self, keys: Sequence[tuple[int, int]]) -> list[Example] | DatasetError:
+        """Return the examples of a batch for a `DataLoader`, or the error in their place.
+
+        An error raised in a loading process would carry that process's traceback in its message.
+        """
+        try:
+            return [self[key] for key in keys]
+        except DatasetError as error:
+            return error
 
     def _draw_crop(
         self, rng: np.random.Generator, phase: Phase, side: int
     ) -> tuple[Image, list[Mask], str]:
         """Return a crop of a random image, masks of its objects, and the image's id."""
         how = self._recipe.augmentation
-        for _ in range(TRIES):
-            pool = _choose(rng, self._pools)
-            sample_id = pool.sample_ids[rng.integers(len(pool.sample_ids))]
-            sample = self._kept.get(pool, sample_id)
+        for _ in range(MAX_TRIES):
+            sample_id, sample = self._draw_sample(rng)
             rows, columns = random_window(rng, sample.image.shape[:2], how.least_crop)
             image = sample.image[rows, columns]
-            least = how.least_pixels * (max(image.shape[:2]) / side) ** 2
-            masks = sample.some_masks(rng, (rows, columns), phase.objects, least)
+            min_pixels = how.least_pixels * (max(image.shape[:2]) / side) ** 2
+            masks = sample.some_masks(rng, (rows, columns), phase.objects, min_pixels)
             if masks:
                 step = -1 if rng.random() < how.flip else 1
                 image = random_colours(rng, image[:, ::step], how)
                 masks = [np.ascontiguousarray(mask[:, ::step]) for mask in masks]
                 if rng.random() < how.paste:
                     image, masks = self._paste(rng, image, masks)
-                    masks = [mask for mask in masks if np.count_nonzero(mask) >= least]
+                    masks = [mask for mask in masks if np.count_nonzero(mask) >= min_pixels]
             if masks:
                 return image, masks[: phase.objects], sample_id
         raise DatasetError(
-            f"no object of at least {how.least_pixels} pixels at side {side} in {TRIES} images"
+            f"no object of at least {how.least_pixels} pixels at side {side} in {MAX_TRIES} images"
         )
 
     def _paste(
@@ -151,14 +157,18 @@ class ExampleDraws:
     ) -> tuple[Image, list[Mask]]:
         """Return an image with objects of another in front, and all their masks, these first."""
         how = self._recipe.augmentation
-        pool = _choose(rng, self._pools)
-        source = self._kept.get(pool, pool.sample_ids[rng.integers(len(pool.sample_ids))])
-        whole = slice(None), slice(None)
-        count = int(rng.integers(1, MOST_PASTED, endpoint=True))
-        for mask in source.some_masks(rng, whole, count, how.least_pixels):
+        _, source = self._draw_sample(rng)
+        everywhere = slice(None), slice(None)
+        count = int(rng.integers(1, MAX_PASTED, endpoint=True))
+        for mask in source.some_masks(rng, everywhere, count, how.least_pixels):
             colours = random_colours(rng, source.image, how)
             image, masks = paste_object(rng, image, masks, colours, mask)
         return image, masks
+
+    def _draw_sample(self, rng: np.random.Generator) -> tuple[str, "_PackedSample"]:
+        pool = _choose(rng, self._pools)
+        sample_id = pool.sample_ids[rng.integers(len(pool.sample_ids))]
+        return sample_id, self._cache.get(pool, sample_id)
 
 
 def load_examples(
@@ -188,40 +198,20 @@ def load_examples(
         for step in range(first_step, recipe.n_steps)
     ]
     loader: DataLoader[Any] = DataLoader(
-        _Steps(draws, slots),  # type: ignore[arg-type]
-        batch_size=None,
+        draws,  # type: ignore[arg-type]
+        batch_sampler=slots,
         num_workers=workers,
         collate_fn=identity_collate,
         prefetch_factor=4 if workers else None,
         worker_init_fn=end_with_parent,
     )
-    for found in loader:
-        if isinstance(found, DatasetError):
-            raise found
-        yield found
+    for batch in loader:
+        if isinstance(batch, DatasetError):
+            raise batch
+        yield batch
 
 
-class _Steps:
-    """The examples of each step, or the error in their place.
-
-    An error that a loading process raises would bring its traceback along in its message.
-    """
-
-    def __init__(self, draws: ExampleDraws, slots: Sequence[Sequence[tuple[int, int]]]) -> None:
-        self._draws = draws
-        self._slots = slots
-
-    def __len__(self) -> int:
-        return len(self._slots)
-
-    def __getitem__(self, index: int) -> list[Example] | DatasetError:
-        try:
-            return [self._draws[key] for key in self._slots[index]]
-        except DatasetError as error:
-            return error
-
-
-class _KeptSample:
+class _PackedSample:
     """A decoded image with its masks as bits.
 
     Attributes:
@@ -231,10 +221,7 @@ class _KeptSample:
 
     def __init__(self, sample: Sample) -> None:
         self.image = sample.image
-        self._width = sample.image.shape[1]
-        self._bits: list[npt.NDArray[np.uint8]] = [
-            np.packbits(instance.mask, axis=1) for instance in sample.instances
-        ]
+        self._bits = [np.packbits(instance.mask, axis=1) for instance in sample.instances]
         self.n_bytes = self.image.nbytes + sum(bits.nbytes for bits in self._bits)
 
     def some_masks(
@@ -242,43 +229,43 @@ class _KeptSample:
         rng: np.random.Generator,
         window: tuple[slice, slice],
         count: int,
-        least: float,
+        min_pixels: float,
     ) -> list[Mask]:
-        """Return up to `count` masks, cut to a window, that show at least `least` pixels there."""
+        """Return up to `count` masks, cut to a window, of at least `min_pixels` pixels there."""
         rows, columns = window
-        chosen: list[Mask] = []
+        width = self.image.shape[1]
+        masks: list[Mask] = []
         for index in rng.permutation(len(self._bits)):
             bits = self._bits[index][rows]
-            mask = np.unpackbits(bits, axis=1, count=self._width)[:, columns].astype(np.bool_)
-            if np.count_nonzero(mask) >= least:
-                chosen.append(mask)
-            if len(chosen) == count:
+            mask = np.unpackbits(bits, axis=1, count=width)[:, columns].astype(np.bool_)
+            if np.count_nonzero(mask) >= min_pixels:
+                masks.append(mask)
+            if len(masks) == count:
                 break
-        return chosen
+        return masks
 
 
-class _KeptSamples:
+class _SampleCache:
     """The samples asked for last, up to a number of bytes."""
 
-    def __init__(self, most_bytes: int) -> None:
-        self._left = most_bytes
-        self._samples: OrderedDict[tuple[int, str], _KeptSample] = OrderedDict()
+    def __init__(self, max_bytes: int) -> None:
+        self._bytes_left = max_bytes
+        self._samples: OrderedDict[tuple[int, str], _PackedSample] = OrderedDict()
 
-    def get(self, pool: Pool, sample_id: str) -> _KeptSample:
+    def get(self, pool: Pool, sample_id: str) -> _PackedSample:
         key = id(pool), sample_id
         if key in self._samples:
             self._samples.move_to_end(key)
             return self._samples[key]
-        sample = _KeptSample(pool.dataset[sample_id])
-        self._samples[key] = sample
-        self._left -= sample.n_bytes
-        while self._left < 0:
+        sample = self._samples[key] = _PackedSample(pool.dataset[sample_id])
+        self._bytes_left -= sample.n_bytes
+        while self._bytes_left < 0:
             _, dropped = self._samples.popitem(last=False)
-            self._left += dropped.n_bytes
+            self._bytes_left += dropped.n_bytes
         return sample
 
 
 def _choose(rng: np.random.Generator, weighted: Sequence[Any]) -> Any:  # noqa: ANN401
     """Return one of several, each as often as its weight says."""
-    weights = np.array([each.weight for each in weighted])
+    weights = np.array([one.weight for one in weighted])
     return weighted[rng.choice(len(weighted), p=weights / weights.sum())]

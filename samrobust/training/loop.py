@@ -5,12 +5,13 @@ import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, distributed, nn
+from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from samrobust.errors import TrainingError
 from samrobust.runs.sharing import Ranks
@@ -20,66 +21,16 @@ from samrobust.training.data import TrainingData
 from samrobust.training.examples import Example, ExampleDraws, load_examples
 from samrobust.training.models import Trainee
 from samrobust.training.recipe import Phase, Recipe, recipe_hash
-from samrobust.training.validation import judge
-
-
-@dataclass(frozen=True)
-class Team:
-    """The processes that train together, each with its share of a step's images.
-
-    Attributes:
-        rank: of this one; the first one, 0, writes.
-        world: how many there are.
-    """
-
-    rank: int = 0
-    world: int = 1
-
-    def mean(self, tensors: Sequence[Tensor]) -> None:
-        """Replace tensors by their means over all processes."""
-        if self.world == 1:
-            return
-        flat = torch.cat([tensor.flatten() for tensor in tensors])
-        distributed.all_reduce(flat)
-        parts = torch.split(flat / self.world, [tensor.numel() for tensor in tensors])
-        for tensor, part in zip(tensors, parts, strict=True):
-            tensor.copy_(part.view_as(tensor))
-
-
-@contextmanager
-def joined_team(device: str) -> Iterator[tuple[Team, str]]:
-    """Give this process's place and its device.
-
-    Without `torchrun` a process is alone. With it, each of a machine's processes has a GPU of its
-    own, or a share of the CPU.
-
-    Args:
-        device: "cpu", "cuda" or "cuda:1".
-    """
-    # On a CPU, numbers too small to be normal cost ten times an ordinary one. Set before torch
-    # starts its threads, which take it over.
-    torch.set_flush_denormal(True)
-    ranks = Ranks.from_environment()
-    if ranks.world == 1:
-        yield Team(), device
-        return
-    device = ranks.own_device(device)
-    on_gpu = device.startswith("cuda")
-    if on_gpu:
-        torch.cuda.set_device(device)
-    distributed.init_process_group("nccl" if on_gpu else "gloo")
-    try:
-        yield Team(ranks.rank, ranks.world), device
-    finally:
-        distributed.destroy_process_group()
-
+from samrobust.training.validation import validate
 
 LOG_EVERY = 20
 """Steps whose mean loss is one row of the log."""
 SAVE_SECONDS = 60.0
-"""At most this much work, and a step, is done again after a kill."""
+"""Between two stored states: a kill costs at most this much work and one step."""
 BETAS = (0.9, 0.98)
 """Of AdamW; a shorter memory of squares than its default, for short trainings (ours)."""
+ValidationScores = Mapping[str, Mapping[str, float]]
+"""Results of `validate` by the label of the data set."""
 
 
 @dataclass(frozen=True)
@@ -90,24 +41,24 @@ class Progress:
         step: steps done.
         phase: name of its phase.
         loss: mean of the last steps, by name, with "total".
-        held_out: results of the last look, by label; empty before the first.
+        held_out: results of the last validation; empty before the first.
     """
 
     step: int
     phase: str
     loss: Mapping[str, float]
-    held_out: Mapping[str, Mapping[str, float]]
+    held_out: ValidationScores
 
 
 class Training:
-    """One training, from its first step or from where a folder says that it stopped.
+    """One training, from its first step or from the state that its folder holds.
 
     Args:
-        trainee: what learns.
-        recipe: how.
-        data: what it learns from and is judged on.
-        folder: where state and log lie.
-        team: this process's place among those that train together.
+        trainee: the model.
+        recipe: how it is trained.
+        data: what it is trained and validated on.
+        folder: of its state and log.
+        ranks: this process's place among those that train together.
 
     Raises:
         TrainingError: the folder's state is of another training.
@@ -120,81 +71,98 @@ class Training:
         data: TrainingData,
         folder: TrainingFolder,
         *,
-        team: Team | None = None,
+        ranks: Ranks | None = None,
     ) -> None:
+        self.step = 0
         self._trainee = trainee
         self._recipe = recipe
         self._draws = ExampleDraws(recipe, data.pools, trainee.side, stride=trainee.stride)
         self._held_out = data.held_out
         self._folder = folder
+        self._ranks = ranks or Ranks()
         self._identity = f"{recipe_hash(recipe)} {data.fingerprint} {trainee.start}".strip()
-        self._team = team or Team()
         named = trainee.learned.named_parameters()
         self._parameters = {name: value for name, value in named if value.requires_grad}
-        self._optimizer = _optimizer(self._parameters, trainee.rate_of, recipe)
         self._average = {name: x.detach().clone() for name, x in self._parameters.items()}
-        self.step = 0
+        self._optimizer = _optimizer(self._parameters, trainee.rate_of, recipe)
         self._resume()
+        last = recipe.n_steps - 1
+        self._schedule = LambdaLR(
+            self._optimizer,
+            lambda step: learning_rate(*recipe.phase_at(min(step, last))),
+            last_epoch=self.step - 1,
+        )
 
     def run(self, *, workers: int) -> Iterator[Progress]:
-        """Do what is left of the recipe; the first process yields now and then and at the end.
+        """Do the steps that are left; the first process yields every `LOG_EVERY` and at the end.
 
         Args:
             workers: processes that draw examples ahead; 0 for none.
 
         Raises:
-            TrainingError: a loss is not finite, or memory ends; the last stored state stays.
+            TrainingError: a gradient is not finite, or memory is full; the last stored state stays.
         """
-        recipe, team = self._recipe, self._team
+        recipe, ranks = self._recipe, self._ranks
         examples = load_examples(
             self._draws,
             recipe,
             first_step=self.step,
             workers=workers,
-            rank=team.rank,
-            world=team.world,
+            rank=ranks.rank,
+            world=ranks.world,
         )
         log = _Log()
-        held_out: Mapping[str, Mapping[str, float]] = {}
+        held_out: ValidationScores = {}
         saved = time.monotonic()
         for batch in examples:
-            phase, step_in_phase = recipe.phase_at(self.step)
-            with self._within_memory(phase):
-                losses = self._do_step(batch, phase, step_in_phase)
-            if team.rank == 0:
-                log.add(losses)
+            phase, _ = recipe.phase_at(self.step)
+            losses = self._do_step(batch, phase)
             self.step += 1
             last = self.step == recipe.n_steps
-            if recipe.judge_images and (self.step % recipe.judge_every == 0 or last):
-                held_out = self._look()
-            if team.rank == 0 and (self.step % LOG_EVERY == 0 or last):
-                means = log.close()
-                self._folder.log({"step": self.step, "phase": phase.name, **means})
-                yield Progress(self.step, phase.name, means, held_out)
-            if last or time.monotonic() - saved > SAVE_SECONDS:
-                self._save()
-                saved = time.monotonic()
+            if ranks.rank == 0:
+                log.add(losses)
+                if recipe.judge_images and (self.step % recipe.judge_every == 0 or last):
+                    held_out = self._validate(None if last else recipe.judge_images)
+                if self.step % LOG_EVERY == 0 or last:
+                    means, log = log.means(), _Log()
+                    self._folder.log({"step": self.step, "phase": phase.name, **means})
+                    yield Progress(self.step, phase.name, means, held_out)
+                if last or time.monotonic() - saved > SAVE_SECONDS:
+                    self._save_state()
+                    saved = time.monotonic()
 
     @contextlib.contextmanager
     def averaged(self) -> Iterator[None]:
-        """Let the trainee have the moving average of its weights for a while."""
+        """Give the trainee the moving average of its weights for a while."""
+        learned = self._trainee.learned
         own = {name: x.detach().clone() for name, x in self._parameters.items()}
-        _copy(self._average, self._parameters)
+        learned.load_state_dict(self._average, strict=False)
         try:
             yield
         finally:
-            _copy(own, self._parameters)
+            learned.load_state_dict(own, strict=False)
 
     def save(self, path: Path) -> None:
-        """Write what has been learned, as the moving average has it."""
+        """Write the moving average of the weights."""
         with self.averaged():
             self._trainee.save(path)
 
-    @contextlib.contextmanager
-    def _within_memory(self, phase: Phase) -> Iterator[None]:
-        """Say in one line that the memory of the device ends."""
+    def _do_step(self, batch: Sequence[Example], phase: Phase) -> dict[str, Tensor]:
         try:
-            yield
+            self._optimizer.zero_grad()
+            losses = self._backward(batch, phase)
+            self._share_gradients()
+            norm = nn.utils.clip_grad_norm_(self._parameters.values(), self._recipe.clip_norm)
+            if not norm.isfinite():
+                names = ", ".join(example.sample_id for example in batch)
+                raise TrainingError(
+                    f"step {self.step}: the gradient is not finite, on {names}; "
+                    f"what was stored before stays in {self._folder.path}; "
+                    "lower the learning rate of the recipe"
+                )
+            self._optimizer.step()
+            self._schedule.step()
+            self._update_average()
         except (RuntimeError, MemoryError) as error:
             if not says_out_of_memory(error):
                 raise
@@ -202,24 +170,6 @@ class Training:
                 f"step {self.step}: out of device memory; what was stored before stays in "
                 f"{self._folder.path}; lower images, objects or kinds of phase '{phase.name}'"
             ) from error
-
-    def _do_step(self, batch: Sequence[Example], phase: Phase, step: int) -> dict[str, Tensor]:
-        rate = learning_rate(phase, step)
-        for group in self._optimizer.param_groups:
-            group["lr"] = rate * group["factor"]
-        self._optimizer.zero_grad()
-        losses = self._backward(batch, phase)
-        self._share_gradients()
-        norm = nn.utils.clip_grad_norm_(self._parameters.values(), self._recipe.clip_norm)
-        if not norm.isfinite():
-            names = ", ".join(example.sample_id for example in batch)
-            raise TrainingError(
-                f"step {self.step}: the gradient is not finite, on {names}; "
-                f"what was stored before stays in {self._folder.path}; "
-                "lower the learning rate of the recipe"
-            )
-        self._optimizer.step()
-        self._follow()
         return losses
 
     def _backward(self, batch: Sequence[Example], phase: Phase) -> dict[str, Tensor]:
@@ -228,51 +178,48 @@ class Training:
             return {}
         losses = self._trainee.losses(batch, phase)
         total = torch.stack(list(losses.values())).sum()
-        share = len(batch) * self._team.world / phase.images
+        share = len(batch) * self._ranks.world / phase.images
         (share * total).backward()  # type: ignore[no-untyped-call]
         return {name: loss.detach() for name, loss in losses.items()} | {"total": total.detach()}
 
     def _share_gradients(self) -> None:
-        """Let all processes have the mean gradient; of what took no part in a step it is 0."""
+        """Give all processes the mean gradient: 0 for a parameter that took no part in a step."""
         gradients = []
         for parameter in self._parameters.values():
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
             gradients.append(parameter.grad)
-        self._team.mean(gradients)
+        if self._ranks.world > 1:
+            flat = torch.cat([gradient.flatten() for gradient in gradients])
+            distributed.all_reduce(flat)
+            sizes = [gradient.numel() for gradient in gradients]
+            means = torch.split(flat / self._ranks.world, sizes)
+            for gradient, mean in zip(gradients, means, strict=True):
+                gradient.copy_(mean.view_as(gradient))
 
-    @torch.no_grad()
-    def _follow(self) -> None:
+    def _update_average(self) -> None:
         """Move the average towards the weights, faster in the beginning."""
         decay = min(self._recipe.average, (1 + self.step) / (10 + self.step))
-        for name, average in self._average.items():
-            average.lerp_(self._parameters[name], 1 - decay)
+        averages, weights = list(self._average.values()), list(self._parameters.values())
+        get_ema_multi_avg_fn(decay)(averages, weights, self.step)  # type: ignore[no-untyped-call]
 
-    def _look(self) -> dict[str, dict[str, float]]:
-        if self._team.rank:
-            return {}
-        last = self.step == self._recipe.n_steps
-        most = None if last else self._recipe.judge_images
+    def _validate(self, n_images: int | None) -> ValidationScores:
+        """Return the results on the first images held out of each data set; None for all."""
         with self.averaged():
             segmenter = self._trainee.segmenter()
-            found = {
-                each.dataset.info.label: judge(segmenter, each.dataset, each.sample_ids[:most])
-                for each in self._held_out
+            scores = {
+                held_out.dataset.info.label: validate(
+                    segmenter, held_out.dataset, held_out.sample_ids[:n_images]
+                )
+                for held_out in self._held_out
             }
-        self._folder.log({"step": self.step, "held_out": found})
-        return found
+        self._folder.log({"step": self.step, "held_out": scores})
+        return scores
 
-    def _save(self) -> None:
-        if self._team.rank:
-            return
+    def _save_state(self) -> None:
+        learned, optimizer = self._trainee.learned.state_dict(), self._optimizer.state_dict()
         self._folder.save(
-            TrainingState(
-                self.step,
-                self._trainee.learned.state_dict(),
-                self._average,
-                self._optimizer.state_dict(),
-                self._identity,
-            )
+            TrainingState(self.step, learned, self._average, optimizer, self._identity)
         )
 
     def _resume(self) -> None:
@@ -280,10 +227,41 @@ class Training:
         if state is not None:
             self.step = state.step
             self._trainee.learned.load_state_dict(state.learned)
-            self._optimizer.load_state_dict(state.optimizer)
-            _copy(state.average, self._average)
-        if self._team.rank == 0:
+            # rates and weight decay come from the recipe, of which the identity has the hash
+            moments = {"state": state.optimizer["state"]}
+            self._optimizer.load_state_dict(self._optimizer.state_dict() | moments)
+            for name, average in self._average.items():
+                average.copy_(state.average[name])
+        if self._ranks.rank == 0:
             self._folder.forget_after(self.step)
+
+
+@contextlib.contextmanager
+def process_group(device: str) -> Iterator[tuple[Ranks, str]]:
+    """Give this process's place among those that `torchrun` started, and its device.
+
+    Each of a machine's processes has a GPU of its own, or a share of the CPU. Without `torchrun` a
+    process is alone.
+
+    Args:
+        device: "cpu", "cuda" or "cuda:1".
+    """
+    # On a CPU, numbers too small to be normal cost ten times an ordinary one. Set before torch
+    # starts its threads, which take it over.
+    torch.set_flush_denormal(True)
+    ranks = Ranks.from_environment()
+    if ranks.world == 1:
+        yield ranks, device
+        return
+    device = ranks.own_device(device)
+    on_gpu = device.startswith("cuda")
+    if on_gpu:
+        torch.cuda.set_device(device)
+    distributed.init_process_group("nccl" if on_gpu else "gloo")
+    try:
+        yield ranks, device
+    finally:
+        distributed.destroy_process_group()
 
 
 def learning_rate(phase: Phase, step: int) -> float:
@@ -299,46 +277,32 @@ def _optimizer(
 ) -> torch.optim.AdamW:
     """Return AdamW, with weight decay on matrices and kernels but not on biases and norms.
 
-    The "factor" of a group is that of its learning rate.
+    The "initial_lr" of a group is the factor of its learning rate: `LambdaLR` multiplies by it.
     """
     alike: dict[tuple[float, bool], list[nn.Parameter]] = defaultdict(list)
     for name, parameter in parameters.items():
         alike[rate_of(name), parameter.ndim > 1].append(parameter)
     groups = [
-        {"params": members, "factor": rate, "weight_decay": recipe.weight_decay * decays}
+        {"params": members, "initial_lr": rate, "weight_decay": recipe.weight_decay * decays}
         for (rate, decays), members in alike.items()
     ]
     return torch.optim.AdamW(groups, lr=0.0, betas=BETAS, fused=True)
 
 
-@torch.no_grad()
-def _copy(source: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> None:
-    for name, value in source.items():
-        target[name].copy_(value)
-
-
 class _Log:
-    """Losses of the steps since the last row."""
+    """Losses of the steps of one row of the log."""
 
     def __init__(self) -> None:
-        self._losses: list[dict[str, Tensor]] = []
         self._started = time.monotonic()
+        self._n_steps = 0
+        self._losses: dict[str, list[Tensor]] = defaultdict(list)
 
-    @property
-    def seconds(self) -> float:
-        return time.monotonic() - self._started
+    def add(self, losses: Mapping[str, Tensor]) -> None:
+        self._n_steps += 1
+        for name, loss in losses.items():
+            self._losses[name].append(loss)
 
-    def add(self, losses: dict[str, Tensor]) -> None:
-        self._losses.append(losses)
-
-    def close(self) -> dict[str, float]:
-        """Return the means by name and the seconds a step, and begin anew."""
-        found: dict[str, list[Tensor]] = defaultdict(list)
-        for losses in self._losses:
-            for name, loss in losses.items():
-                found[name].append(loss)
-        row = {name: torch.stack(values).mean().item() for name, values in found.items()}
-        row["seconds_per_step"] = self.seconds / len(self._losses)
-        self._losses.clear()
-        self._started = time.monotonic()
-        return row
+    def means(self) -> dict[str, float]:
+        """Return the means by name, and the seconds per step."""
+        means = {name: torch.stack(losses).mean().item() for name, losses in self._losses.items()}
+        return {**means, "seconds_per_step": (time.monotonic() - self._started) / self._n_steps}

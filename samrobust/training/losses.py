@@ -1,7 +1,7 @@
 """Losses of masks and predicted qualities, over rounds of corrective points."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Protocol
 
 import numpy as np
@@ -24,37 +24,43 @@ SMOOTH = 1.0
 """Pixels added to both sides of the Dice ratio, so that empty masks have a gradient."""
 
 
-def dice_loss(logits: Tensor, targets: Tensor) -> Tensor:
-    """Return (...), 1 - the Dice coefficient of soft masks (Milletari et al. 2016, plain sums).
+class PromptDecoder(Protocol):
+    """A segmenter that returns logits, as `samrobust.segmenters.sam.Sam` does."""
+
+    def logits(
+        self, embedding: SamEmbedding, prompts: PromptBatch, *, masks: range = SINGLE
+    ) -> tuple[Tensor, Tensor]:
+        """Return logits (N, M, 4h, 4w) and quality (N, M) of M of the decoder's four masks."""
+        ...
+
+
+def example_losses(
+    segmenter: PromptDecoder, embedded: Iterable[tuple[Example, SamEmbedding]], recipe: Recipe
+) -> dict[str, Tensor]:
+    """Return the mean losses of all prompts, over two rounds in steps with corrections.
 
     Args:
-        logits: (..., H, W).
-        targets: (..., H, W), in [0, 1].
+        segmenter: what learns, or holds what learns.
+        embedded: examples of one step, with the embedding of each.
+        recipe: losses, corrections and the seed of their draws.
     """
-    soft = logits.sigmoid()
-    both = (soft * targets).sum(dim=(-2, -1))
-    each = soft.sum(dim=(-2, -1)) + targets.sum(dim=(-2, -1))
-    return 1 - (2 * both + SMOOTH) / (each + SMOOTH)
-
-
-def pixel_loss(logits: Tensor, targets: Tensor, *, gamma: float = 0.0) -> Tensor:
-    """Return (...), the mean focal loss of pixels (Lin et al. 2017), without its alpha.
-
-    Args:
-        logits: (..., H, W).
-        targets: (..., H, W), in [0, 1].
-        gamma: 0 is plain binary cross-entropy.
-    """
-    losses = functional.binary_cross_entropy_with_logits(logits, targets, reduction="none")
-    if gamma:
-        losses = losses * (1 - torch.exp(-losses)) ** gamma
-    return losses.mean(dim=(-2, -1))
-
-
-def mask_loss(logits: Tensor, targets: Tensor, weights: LossWeights) -> Tensor:
-    """Return (...), the weighted sum of pixel and Dice loss."""
-    pixels = pixel_loss(logits, targets, gamma=weights.focal_gamma)
-    return weights.cross_entropy * pixels + weights.dice * dice_loss(logits, targets)
+    masks = ALL_MASKS if recipe.loss.candidate or recipe.loss.quality else SINGLE
+    of_prompts: dict[str, list[Tensor]] = defaultdict(list)
+    for example, embedding in embedded:
+        targets = example.targets.to(embedding.features.device)
+        points_rng = keyed_generator("points", recipe.seed, *example.key)
+        correct_rng = keyed_generator("correct", recipe.seed, *example.key)
+        corrections_left = int(is_corrected(recipe, example.key[0]))
+        for prompts in example.prompts:
+            for left in range(corrections_left, -1, -1):
+                logits, quality = segmenter.logits(embedding, prompts, masks=masks)
+                losses = prompt_losses(logits, quality, targets, recipe.loss, points_rng)
+                for name, loss in losses.items():
+                    of_prompts[name].append(loss.mean())
+                if left:
+                    answer = logits[:, 0].detach()
+                    prompts = with_corrections(example, prompts, answer, correct_rng)
+    return {name: torch.stack(losses).mean() for name, losses in of_prompts.items()}
 
 
 def prompt_losses(
@@ -80,24 +86,56 @@ def prompt_losses(
         rng: of the points at which masks are compared, where not all positions are.
     """
     wanted = targets.to(logits.dtype)[:, None]  # N x 1 x H x W
-    chosen = {"single": logits[:, :1]}
+    compared = {"single": logits[:, :1]}
     if weights.candidate:
         with torch.no_grad():
             best = 1 + dice_loss(logits[:, 1:], wanted).argmin(dim=1)
         rows = torch.arange(len(logits), device=logits.device)
-        chosen["candidate"] = logits[rows, best][:, None]
-    masks = torch.cat(list(chosen.values()), dim=1)
-    wanted_of_each = wanted.expand_as(masks)
+        compared["candidate"] = logits[rows, best][:, None]
+    masks = torch.cat(list(compared.values()), dim=1)
+    wanted = wanted.expand_as(masks)
     if weights.sampled:
-        masks, wanted_of_each = _sampled(masks, wanted_of_each, weights.sampled, rng)
-    of_masks = mask_loss(masks, wanted_of_each, weights).unbind(dim=1)
-    losses = dict(zip(chosen, of_masks, strict=True))
+        masks, wanted = _at_uncertain_points(masks, wanted, weights.sampled, rng)
+    losses = dict(zip(compared, mask_loss(masks, wanted, weights).unbind(dim=1), strict=True))
     if weights.candidate:
         losses["candidate"] = weights.candidate * losses["candidate"]
     if weights.quality:
         squared = functional.mse_loss(quality, _ious(logits, targets), reduction="none").mean(dim=1)
         losses["quality"] = weights.quality * squared
     return losses
+
+
+def mask_loss(logits: Tensor, targets: Tensor, weights: LossWeights) -> Tensor:
+    """Return (...), the weighted sum of pixel and Dice loss."""
+    pixels = pixel_loss(logits, targets, gamma=weights.focal_gamma)
+    return weights.cross_entropy * pixels + weights.dice * dice_loss(logits, targets)
+
+
+def pixel_loss(logits: Tensor, targets: Tensor, *, gamma: float = 0.0) -> Tensor:
+    """Return (...), the mean focal loss of pixels (Lin et al. 2017), without its alpha.
+
+    Args:
+        logits: (..., H, W).
+        targets: (..., H, W), in [0, 1].
+        gamma: 0 is plain binary cross-entropy.
+    """
+    losses = functional.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+    if gamma:
+        losses = losses * (1 - torch.exp(-losses)) ** gamma
+    return losses.mean(dim=(-2, -1))
+
+
+def dice_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    """Return (...), 1 - the Dice coefficient of soft masks (Milletari et al. 2016, plain sums).
+
+    Args:
+        logits: (..., H, W).
+        targets: (..., H, W), in [0, 1].
+    """
+    soft = logits.sigmoid()
+    both = (soft * targets).sum(dim=(-2, -1))
+    areas = soft.sum(dim=(-2, -1)) + targets.sum(dim=(-2, -1))
+    return 1 - (2 * both + SMOOTH) / (areas + SMOOTH)
 
 
 def uncertain_points(logits: Tensor, side: float, rng: np.random.Generator) -> Tensor:
@@ -113,39 +151,14 @@ def uncertain_points(logits: Tensor, side: float, rng: np.random.Generator) -> T
         rng: the source of randomness.
     """
     n_points = max(4, round((side * min(logits.shape[-2:])) ** 2))
-    n_sure = round((1 - UNSURE_SHARE) * n_points)
-    drawn = rng.uniform(-1, 1, (OVERSAMPLING * n_points + n_sure, 2)).astype(np.float32)
+    n_random = round((1 - UNSURE_SHARE) * n_points)
+    drawn = rng.uniform(-1, 1, (OVERSAMPLING * n_points + n_random, 2)).astype(np.float32)
     places = torch.from_numpy(drawn).to(logits.device)
-    candidates, sure = places[n_sure:], places[:n_sure]
+    random, candidates = places[:n_random], places[n_random:]
     with torch.no_grad():
-        grid = candidates.expand(len(logits), 1, -1, -1)
-        found = _at(logits, grid)[:, 0, 0]
-        unsure = candidates[found.abs().topk(n_points - n_sure, largest=False).indices]
-    return torch.cat([unsure, sure.expand(len(logits), -1, -1)], dim=1)[:, None]
-
-
-def _sampled(
-    masks: Tensor, targets: Tensor, side: float, rng: np.random.Generator
-) -> tuple[Tensor, Tensor]:
-    """Return logits and targets (N, M, 1, P) at points of each mask, of (N, M, H, W)."""
-    each = [tensor.flatten(0, 1)[:, None] for tensor in (masks, targets)]
-    points = uncertain_points(each[0], side, rng)
-    found, wanted = (_at(one, points).view(*masks.shape[:2], 1, -1) for one in each)
-    return found, wanted
-
-
-def _at(grid: Tensor, points: Tensor) -> Tensor:
-    """Return (N, 1, 1, P), a grid (N, 1, H, W) at points, bilinearly; beyond it is its border."""
-    return functional.grid_sample(grid, points, padding_mode="border", align_corners=False)
-
-
-@torch.no_grad()
-def _ious(logits: Tensor, targets: Tensor) -> Tensor:
-    """Return (N, M), the IoU of masks with (N, H, W) bool; 1 where both are empty."""
-    found = logits > 0
-    both = (found & targets[:, None]).sum(dim=(-2, -1))
-    either = (found | targets[:, None]).sum(dim=(-2, -1))
-    return torch.where(either > 0, both / either.clamp(min=1), 1.0)
+        values = _at_points(logits, candidates.expand(len(logits), 1, -1, -1))[:, 0, 0]
+        unsure = candidates[values.abs().topk(n_points - n_random, largest=False).indices]
+    return torch.cat([unsure, random.expand(len(logits), -1, -1)], dim=1)[:, None]
 
 
 def is_corrected(recipe: Recipe, step: int) -> bool:
@@ -180,9 +193,9 @@ def with_corrections(
         y, x = divmod(int(rng.choice(candidates)), width)
         points.append([[x, y]])
         labels.append([FOREGROUND if target[y, x] else BACKGROUND])
-    scale = np.array(example.size_hw[::-1]) / np.array(example.input_size_hw[::-1])
-    xy = stride * (np.array(points) + 0.5) * scale - 0.5
-    xy = np.clip(xy, 0, np.array(example.size_hw[::-1]) - 1)
+    size_wh, input_wh = np.array(example.size_hw[::-1]), np.array(example.input_size_hw[::-1])
+    xy = stride * (np.array(points) + 0.5) * (size_wh / input_wh) - 0.5
+    xy = np.clip(xy, 0, size_wh - 1)
     return PromptBatch(
         prompts.boxes,
         np.concatenate([prompts.points, xy.astype(np.float32)], axis=1),
@@ -190,50 +203,25 @@ def with_corrections(
     )
 
 
-class Decodes(Protocol):
-    """A segmenter that says more than masks, as `samrobust.segmenters.sam.Sam` does."""
-
-    def logits(
-        self, embedding: SamEmbedding, prompts: PromptBatch, *, masks: range = SINGLE
-    ) -> tuple[Tensor, Tensor]:
-        """Return logits (N, M, 4h, 4w) and quality (N, M) of M of the decoder's four masks."""
-        ...
-
-
-def embeddings_of(features: Tensor, examples: Sequence[Example]) -> list[SamEmbedding]:
-    """Return the embedding of each of B examples from features (B, C, h, w)."""
-    return [
-        SamEmbedding(features[row : row + 1], example.size_hw, example.input_size_hw)
-        for row, example in enumerate(examples)
-    ]
+def _at_uncertain_points(
+    masks: Tensor, targets: Tensor, side: float, rng: np.random.Generator
+) -> tuple[Tensor, Tensor]:
+    """Return logits and targets (N, M, 1, P) at points of each mask, of (N, M, H, W)."""
+    grids = [tensor.flatten(0, 1)[:, None] for tensor in (masks, targets)]
+    points = uncertain_points(grids[0], side, rng)
+    logits, wanted = (_at_points(grid, points).view(*masks.shape[:2], 1, -1) for grid in grids)
+    return logits, wanted
 
 
-def answer_losses(
-    segmenter: Decodes, asked: Iterable[tuple[Example, SamEmbedding]], recipe: Recipe
-) -> dict[str, Tensor]:
-    """Return the mean losses of all prompts, over two rounds where they are corrected.
+def _at_points(grid: Tensor, points: Tensor) -> Tensor:
+    """Return (N, 1, 1, P), a grid (N, 1, H, W) at points, bilinearly; beyond it is its border."""
+    return functional.grid_sample(grid, points, padding_mode="border", align_corners=False)
 
-    Args:
-        segmenter: what learns, or holds what learns.
-        asked: examples of one step, with the embedding of each.
-        recipe: losses, corrections and the seed of their draws.
-    """
-    more = recipe.loss.candidate or recipe.loss.quality
-    wanted = ALL_MASKS if more else SINGLE
-    found: dict[str, list[Tensor]] = defaultdict(list)
-    for example, embedding in asked:
-        targets = example.targets.to(embedding.features.device)
-        points_rng = keyed_generator("points", recipe.seed, *example.key)
-        correct_rng = keyed_generator("correct", recipe.seed, *example.key)
-        rounds = 2 if is_corrected(recipe, example.key[0]) else 1
-        for first in example.prompts:
-            prompts = first
-            for round_ in range(rounds):
-                logits, quality = segmenter.logits(embedding, prompts, masks=wanted)
-                losses = prompt_losses(logits, quality, targets, recipe.loss, points_rng)
-                for name, loss in losses.items():
-                    found[name].append(loss.mean())
-                if round_ + 1 < rounds:
-                    answer = logits[:, 0].detach()
-                    prompts = with_corrections(example, prompts, answer, correct_rng)
-    return {name: torch.stack(losses).mean() for name, losses in found.items()}
+
+@torch.no_grad()
+def _ious(logits: Tensor, targets: Tensor) -> Tensor:
+    """Return (N, M), the IoU of masks with (N, H, W) bool; 1 where both are empty."""
+    masks = logits > 0
+    both = (masks & targets[:, None]).sum(dim=(-2, -1))
+    either = (masks | targets[:, None]).sum(dim=(-2, -1))
+    return torch.where(either > 0, both / either.clamp(min=1), 1.0)

@@ -1,4 +1,4 @@
-"""What the training loop asks of a model, and the models that the suite trains, by name."""
+"""The interface of a model that can be trained, and the models that the suite trains, by name."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,8 +23,8 @@ class TraineeOptions:
         dtype: of the image encoder.
         base: name of the segmenter that it starts from, "" for the model's own default.
         variant: of the base, "" for its default.
-        checkpoint: weights file of the base, None for its default; of the model itself, to go on
-            from, where it is trained whole.
+        checkpoint: weights file of the base, None for its default; where a model is trained
+            whole, its own weights to start from.
     """
 
     device: str = "cpu"
@@ -39,7 +39,7 @@ class Trainee(Protocol):
 
     @property
     def learned(self) -> nn.Module:
-        """Return the part that learns; parameters that do not require a gradient stay."""
+        """Return the part that learns; parameters that require no gradient stay as they are."""
         ...
 
     def rate_of(self, parameter: str) -> float:
@@ -71,11 +71,11 @@ class Trainee(Protocol):
         ...
 
     def segmenter(self) -> Segmenter[Any]:
-        """Return the model as it is now, for judging; it may change with the next step."""
+        """Return the model as it is now, for validation; it may change with the next step."""
         ...
 
     def save(self, path: Path) -> None:
-        """Write what it has learned, whole or not at all."""
+        """Write what it has learned, atomically."""
         ...
 
 
@@ -100,14 +100,10 @@ TRAINEES: Registry[Callable[[Recipe, TraineeOptions], Trainee]] = Registry(
     group="samrobust.trainees",
 )
 DEFAULT_RECIPES: Mapping[str, str] = {
-    "sam-nano": "sam-nano",
-    "stable-sam": "robust",
-    "hq-sam": "hq-sam",
-    "decoder-tuned": "robust",
-    "lora-tuned": "robust",
-    "token-tuned": "robust",
+    **{name: name for name in ("sam-nano", "hq-sam")},
+    **dict.fromkeys(("stable-sam", "decoder-tuned", "lora-tuned", "token-tuned"), "robust"),
 }
-"""The packaged recipe by which each of the built-in models is trained where none is named."""
+"""The packaged recipe of each built-in model where none is named."""
 
 
 def default_recipe(model: str) -> str:

@@ -7,18 +7,26 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta
 
 from samrobust.datasets.images import leaves_root
-from samrobust.errors import RecipeError, SamrobustError
-from samrobust.files import is_of_kind, make_settings, read_table, shown
-from samrobust.protocol import build_degradation
-from samrobust.registry import known, one_of
+from samrobust.errors import RecipeError
+from samrobust.files import Fraction, NonNegative, convert, errors_at, read_toml, shown
+from samrobust.protocol import degradation_of_row, find_file
 from samrobust.segmenters.plugin_settings import PluginSettings
 from samrobust.types import Degradation
 
 Source = Literal["data", "ellipses"]
 Start = Literal["nothing", "imagenet"]
+Count = Annotated[int, Meta(ge=0)]
+_ROWS = Meta(min_length=1, max_length=1_000)
+MAX_SCALE = 1e6
+"""The most by which a recipe can be lengthened."""
+HELD_OUT = 0.01
+"""Share of the images of a data set that a recipe does not name, which are judged: of HQSeg-44K
+some 440."""
 
 
 @dataclass(frozen=True)
@@ -44,27 +52,20 @@ class Phase:
     """
 
     name: str
-    images: int
-    objects: int
-    learning_rate: float
-    steps: int = 0
-    epochs: float = 0.0
-    kinds: int = 1
-    last_learning_rate: float = 0.0
-    warmup: int = 0
-    side: int = 0
-    source: str = "data"
+    images: Annotated[int, Meta(ge=1, le=4_096)]
+    objects: Annotated[int, Meta(ge=1, le=1_000)]
+    learning_rate: NonNegative
+    steps: Annotated[int, Meta(ge=0, le=10**9)] = 0
+    epochs: Annotated[int, Meta(ge=0, le=10**6)] | Annotated[float, Meta(ge=0, le=10**6)] = 0.0
+    kinds: Annotated[int, Meta(ge=1, le=100)] = 1
+    last_learning_rate: NonNegative = 0.0
+    warmup: Count = 0
+    side: Annotated[int, Meta(ge=0, le=4_096, multiple_of=32)] = 0
+    source: Source = "data"
 
     def __post_init__(self) -> None:
-        for name in ("images", "objects", "kinds"):
-            at_least(name, getattr(self, name), 1)
-        for name in ("steps", "epochs", "learning_rate", "last_learning_rate", "warmup"):
-            at_least(name, getattr(self, name), 0)
         if bool(self.steps) == bool(self.epochs):
             raise ValueError("either steps or epochs must be above 0, not both")
-        if self.side % 32 or self.side < 0:
-            raise ValueError(f"side must be a multiple of 32, got {self.side}")
-        one_of(Source, self.source, kind="source")
 
 
 @dataclass(frozen=True)
@@ -83,16 +84,11 @@ class DataSource:
     """
 
     dataset: str
-    weight: float
+    weight: NonNegative
     folder: str = ""
     split: str = ""
-    held_out: float = 0.0
+    held_out: Fraction = 0.0
     per_image: bool = False
-
-    def __post_init__(self) -> None:
-        at_least("weight", self.weight, 0)
-        if not 0 <= self.held_out <= 1:
-            raise ValueError(f"held_out must be in [0, 1], got {self.held_out}")
 
 
 @dataclass(frozen=True)
@@ -129,18 +125,12 @@ class LossWeights:
             most of them where it is unsure (HQ-SAM: 112 of 256); 0 for all positions.
     """
 
-    cross_entropy: float = 2.0
-    focal_gamma: float = 0.0
-    dice: float = 1.0
-    quality: float = 1.0
-    candidate: float = 1.0
-    sampled: float = 0.0
-
-    def __post_init__(self) -> None:
-        for field_ in dataclasses.fields(self):
-            at_least(field_.name, getattr(self, field_.name), 0)
-        if self.sampled > 1:
-            raise ValueError(f"sampled must be at most 1, got {self.sampled}")
+    cross_entropy: NonNegative = 2.0
+    focal_gamma: NonNegative = 0.0
+    dice: NonNegative = 1.0
+    quality: NonNegative = 1.0
+    candidate: NonNegative = 1.0
+    sampled: Fraction = 0.0
 
 
 @dataclass(frozen=True)
@@ -156,18 +146,12 @@ class Augmentation:
         least_pixels: of an object in the encoder's input: smaller ones are a smudge there.
     """
 
-    least_crop: float = 0.4
-    flip: float = 0.5
-    colour: float = 0.25
-    grey: float = 0.1
-    paste: float = 0.0
-    least_pixels: int = 48
-
-    def __post_init__(self) -> None:
-        at_least("least_pixels", self.least_pixels, 1)
-        for name in ("least_crop", "flip", "colour", "grey", "paste"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}")
+    least_crop: Fraction = 0.4
+    flip: Fraction = 0.5
+    colour: Fraction = 0.25
+    grey: Fraction = 0.1
+    paste: Fraction = 0.0
+    least_pixels: Annotated[int, Meta(ge=1)] = 48
 
 
 @dataclass(frozen=True)
@@ -180,12 +164,8 @@ class Trunk:
         rate: factor of its learning rates.
     """
 
-    start: str = "nothing"
-    rate: float = 1.0
-
-    def __post_init__(self) -> None:
-        one_of(Start, self.start, kind="start")
-        at_least("rate", self.rate, 0)
+    start: Start = "nothing"
+    rate: NonNegative = 1.0
 
 
 @dataclass(frozen=True)
@@ -197,7 +177,7 @@ class Recipe:
         version: raised whenever a number changes.
         models: what can be trained by it.
         summary: one line.
-        seed: of the weights and of every draw.
+        seed: of the weights and of every draw; torch's generators take none of 2**63 or more.
         weight_decay: of AdamW.
         clip_norm: the gradient's norm is cut to it.
         average: decay of the moving average of the weights, which is what is judged and kept.
@@ -207,7 +187,7 @@ class Recipe:
         judge_images: held-out images of a data set in a look, but for the last, which is at all;
             0 for no looks.
         phases: one after the other.
-        data: at least one, each `weight` >= 0.
+        data: at least one with a weight above 0.
         prompts: at least one.
         loss: of one prompt.
         augmentation: of the images.
@@ -218,23 +198,23 @@ class Recipe:
 
     name: str
     version: int
-    models: tuple[str, ...]
+    models: Annotated[tuple[str, ...], Meta(min_length=1)]
     summary: str
-    seed: int
-    weight_decay: float
-    clip_norm: float
-    average: float
-    corrections: float
-    judge_every: int
-    judge_images: int
-    phases: tuple[Phase, ...]
-    data: tuple[DataSource, ...]
-    prompts: tuple[PromptSource, ...]
+    seed: Annotated[int, Meta(ge=0, le=2**63 - 1)]
+    weight_decay: NonNegative
+    clip_norm: NonNegative
+    average: Fraction
+    corrections: Fraction
+    judge_every: Annotated[int, Meta(ge=1)]
+    judge_images: Count
+    phases: Annotated[tuple[Phase, ...], _ROWS]
+    data: Annotated[tuple[DataSource, ...], _ROWS]
+    prompts: Annotated[tuple[PromptSource, ...], _ROWS]
     loss: LossWeights = field(default_factory=LossWeights)
     augmentation: Augmentation = field(default_factory=Augmentation)
     plugins: PluginSettings = field(default_factory=PluginSettings)
     trunk: Trunk = field(default_factory=Trunk)
-    rates: Mapping[str, float] = field(default_factory=dict)
+    rates: Mapping[str, NonNegative] = field(default_factory=dict)
 
     @property
     def n_steps(self) -> int:
@@ -248,27 +228,6 @@ class Recipe:
                 return phase, step
             step -= phase.steps
         raise IndexError(f"the recipe has {self.n_steps} steps")
-
-
-def at_least(name: str, value: float, least: float) -> None:
-    """Raise a ValueError where a number is smaller than it may be."""
-    if value < least:
-        raise ValueError(f"{name} must be at least {least}, got {value}")
-
-
-SEEDS = 2**63
-"""How many there are: torch's generators take no larger ones."""
-MOST_ROWS = 1_000
-"""Of phases, data or prompts."""
-MOST: Mapping[str, int] = {
-    "images": 4_096,
-    "objects": 1_000,
-    "kinds": 100,
-    "side": 4_096,
-    "steps": 10**9,
-    "epochs": 10**6,
-}
-"""Of a phase: more is a slip of the pen, or fits into no memory."""
 
 
 def packaged_recipes() -> dict[str, Path]:
@@ -296,11 +255,9 @@ def load_recipe(name: str, *changes: str) -> Recipe:
         merged |= other | kept
     if others:
         merged["name"] = "+".join(str(table.get("name")) for table in (first, *others))
-    try:
+    files = " + ".join(_path(each).name for each in (name, *changes))
+    with errors_at(files, RecipeError):
         return _build(merged)
-    except (SamrobustError, ValueError) as error:
-        files = " + ".join(_path(each).name for each in (name, *changes))
-        raise RecipeError(f"{files}: {error}") from error
 
 
 def recipe_summary(name: str) -> str:
@@ -326,118 +283,15 @@ def recipe_hash(recipe: Recipe) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _path(name: str) -> Path:
-    own = name.endswith(".toml") or "/" in name
-    return Path(name) if own else packaged_recipes()[known(name, packaged_recipes(), kind="recipe")]
-
-
-def _read(name: str) -> dict[str, Any]:
-    path = _path(name)
-    try:
-        return read_table(path)
-    except ValueError as error:
-        raise RecipeError(f"{path}: {error}") from error
-
-
-def _build(table: Mapping[str, Any]) -> Recipe:
-    built = {
-        **table,
-        "phases": _rows(table, "phases", _phase),
-        "data": _rows(table, "data", _data),
-        "prompts": _rows(table, "prompts", _prompts),
-    }
-    tables = {
-        "loss": LossWeights,
-        "augmentation": Augmentation,
-        "plugins": PluginSettings,
-        "trunk": Trunk,
-    }
-    for key, build in tables.items():
-        if key in table:
-            if not isinstance(table[key], dict):
-                raise ValueError(f"'{key}' must be a table, opened by [{key}]")
-            built[key] = make_settings(build, table[key], kind=key)
-    if "models" in table:
-        built["models"] = _names(table["models"])
-    if "rates" in table:
-        built["rates"] = _rates(table["rates"])
-    recipe = make_settings(Recipe, built, kind="the recipe")
-    if not any(source.weight for source in recipe.data):
-        raise ValueError("no row of 'data' has a weight above 0")
-    for name in ("weight_decay", "clip_norm", "judge_images"):
-        at_least(name, getattr(recipe, name), 0)
-    at_least("judge_every", recipe.judge_every, 1)
-    if not 0 <= recipe.seed < SEEDS:
-        raise ValueError(f"seed must be in [0, 2**63), got {recipe.seed}")
-    for name in ("average", "corrections"):
-        if not 0 <= getattr(recipe, name) <= 1:
-            raise ValueError(f"{name} must be in [0, 1], got {getattr(recipe, name)}")
-    return recipe
-
-
-def _names(found: object) -> tuple[str, ...]:
-    if not isinstance(found, list) or not found or not all(isinstance(x, str) for x in found):
-        raise ValueError("'models' must be a list of names")
-    return tuple(found)
-
-
-def _rates(found: object) -> dict[str, float]:
-    if not isinstance(found, dict) or not all(is_of_kind(x, float) for x in found.values()):
-        raise ValueError("'rates' must be a table of numbers, opened by [rates]")
-    for name, rate in found.items():
-        at_least(f"the rate of {name}", rate, 0)
-    return found
-
-
-def _rows(table: Mapping[str, Any], key: str, build: Any) -> tuple[Any, ...]:  # noqa: ANN401
-    rows = table.get(key)
-    if not isinstance(rows, Sequence) or not rows or not all(isinstance(row, dict) for row in rows):
-        raise ValueError(f"'{key}' must be a list of tables, each opened by [[{key}]]")
-    if len(rows) > MOST_ROWS:
-        raise ValueError(f"'{key}' has {len(rows)} tables, more than {MOST_ROWS}")
-    return tuple(build(row) for row in rows)
-
-
-def _phase(row: Mapping[str, Any]) -> Phase:
-    phase = make_settings(Phase, row, kind="a phase")
-    for name, most in MOST.items():
-        if getattr(phase, name) > most:
-            raise ValueError(f"a phase: {name} must be at most {most}, got {row[name]}")
-    return phase
-
-
-def _data(row: Mapping[str, Any]) -> DataSource:
-    source = make_settings(DataSource, row, kind="data")
-    for name in ("folder", "split"):
-        if leaves_root(getattr(source, name)):
-            raise ValueError(f"data: {name} {shown(row[name])} leaves the data root")
-    return source
-
-
-def _prompts(row: Mapping[str, Any]) -> PromptSource:
-    parameters = dict(row)
-    weight, kind = parameters.pop("weight", None), parameters.pop("degradation", None)
-    if not is_of_kind(weight, float) or weight <= 0 or not isinstance(kind, str):
-        raise ValueError("each row of 'prompts' needs a degradation and a weight above 0")
-    return PromptSource(float(weight), kind, build_degradation(kind, parameters))
-
-
-LONGEST = 1e6
-"""Times that a recipe can be made longer."""
-HELD_OUT = 0.01
-"""Share of the images of a data set that a recipe does not name, which are judged: of HQSeg-44K
-some 440."""
-
-
 def lengthened(recipe: Recipe, factor: float) -> Recipe:
     """Return a recipe with `factor` times the length of every phase, warm-ups as they are.
 
     Raises:
-        RecipeError: the factor is not a number above 0, or larger than `LONGEST`.
+        RecipeError: the factor is not a number above 0, or larger than `MAX_SCALE`.
     """
-    if not 0 < factor <= LONGEST:
+    if not 0 < factor <= MAX_SCALE:
         raise RecipeError(
-            f"a recipe can be made longer by a factor above 0, got {factor}; at most {LONGEST:g}"
+            f"a recipe can be made longer by a factor above 0, got {factor}; at most {MAX_SCALE:g}"
         )
     phases = tuple(
         dataclasses.replace(phase, steps=max(1, round(factor * phase.steps)))
@@ -502,3 +356,43 @@ def recipe_for(recipe: Recipe, model: str) -> Recipe:
         for phase in recipe.phases
     )
     return dataclasses.replace(recipe, models=(model,), phases=phases, rates={})
+
+
+@dataclass(frozen=True)
+class _PromptKeys:
+    """The keys of a row of `prompts` beside the parameters of its degradation."""
+
+    degradation: str
+    weight: Annotated[float, Meta(gt=0)]
+
+
+def _path(name: str) -> Path:
+    return find_file(name, packaged_recipes(), kind="recipe")
+
+
+def _read(name: str) -> dict[str, Any]:
+    return read_toml(_path(name), error=RecipeError)
+
+
+def _build(table: Mapping[str, Any]) -> Recipe:
+    rows = table.get("prompts")
+    if isinstance(rows, list):
+        table = {**table, "prompts": [_prompt(row, n) for n, row in enumerate(rows, start=1)]}
+    recipe = convert(table, Recipe, where="the recipe")
+    if not any(source.weight for source in recipe.data):
+        raise ValueError("no row of 'data' has a weight above 0")
+    for number, source in enumerate(recipe.data, start=1):
+        for key, value in (("folder", source.folder), ("split", source.split)):
+            if leaves_root(value):
+                place = f"row {number} of 'data': {key}"
+                raise ValueError(f"{place} {shown(value)} leaves the data root")
+    return recipe
+
+
+def _prompt(row: object, number: int) -> object:
+    """Return the prompts of a table; what is no table is left to `convert` to refuse."""
+    if not isinstance(row, dict):
+        return row
+    where = f"row {number} of 'prompts'"
+    keys, degradation = degradation_of_row(row, _PromptKeys, where=where)
+    return PromptSource(keys.weight, keys.degradation, degradation)

@@ -1,5 +1,6 @@
-"""Look at images that were held out: how good a model in training is on them."""
+"""Validation: how good a model in training is on images that were held out."""
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,10 +10,10 @@ from scipy import stats
 
 from samrobust.degradations.boxes import BoxNoise, ExactBox
 from samrobust.degradations.points import RandomPoints
-from samrobust.evaluation.inspection import LEAST_PIXELS
+from samrobust.geometry import SMALL_AREA
 from samrobust.metrics.overlap import iou
 from samrobust.seeding import keyed_generator
-from samrobust.types import Dataset, Degradation, Floats, Instance, PromptBatch, Segmenter
+from samrobust.types import Dataset, Degradation, Floats, PromptBatch, Segmenter
 
 PROMPTS: Mapping[str, Degradation] = {
     "box": ExactBox(),
@@ -20,55 +21,53 @@ PROMPTS: Mapping[str, Degradation] = {
     "points-1": RandomPoints(1),
     "points-3": RandomPoints(3),
 }
-"""What is asked, by the name under which the mean IoU is logged."""
-PROMPTS_AT_ONCE = 16
+"""Kinds of prompts, by the name under which their mean IoU is logged."""
+BATCH_SIZE = 16
+"""Prompts per forward pass."""
 
 
 @torch.inference_mode()
-def judge(
+def validate(
     segmenter: Segmenter[Any], dataset: Dataset, sample_ids: Sequence[str]
 ) -> dict[str, float]:
-    """Return mean IoUs in [0, 1] over the objects of some images, one trial each.
+    """Return mean IoUs in [0, 1] over the objects of some images, one trial per kind of prompt.
 
-    What the segmenter does not accept is left out; it must accept boxes. Beside them "quality",
-    Spearman's correlation of the predicted and the true IoU of the masks of the exact boxes, and
-    "objects", how many there are; without an object nothing else.
+    Objects of fewer than `SMALL_AREA` pixels are left out, and prompts that the segmenter does not
+    accept; it must accept boxes. Beside the IoUs stand "quality", Spearman's correlation of the
+    predicted and the true IoU of the masks of exact boxes, and "objects", their number; without
+    objects this number alone.
     """
-    asked = {name: each for name, each in PROMPTS.items() if each.gives <= segmenter.info.prompts}
-    found: dict[str, list[Floats]] = {name: [] for name in asked}
+    accepted = {
+        name: degradation
+        for name, degradation in PROMPTS.items()
+        if degradation.gives <= segmenter.info.prompts
+    }
+    ious: dict[str, list[Floats]] = defaultdict(list)
     qualities: list[Floats] = []
     for sample_id in sample_ids:
         sample = dataset[sample_id]
-        judged = [each for each in sample.instances if each.mask.sum() >= LEAST_PIXELS]
-        if not judged:
+        instances = [one for one in sample.instances if one.mask.sum() >= SMALL_AREA]
+        if not instances:
             continue
         (embedding,) = segmenter.encode([sample.image])
-        for name, degradation in asked.items():
-            for start in range(0, len(judged), PROMPTS_AT_ONCE):
-                instances = judged[start : start + PROMPTS_AT_ONCE]
-                prompts = _draw(instances, degradation, sample_id)
-                prediction = segmenter.predict(embedding, prompts)
-                targets = torch.from_numpy(np.stack([each.mask for each in instances]))
-                masks = prediction.masks[:, 0]
-                pairs = zip(masks, targets.to(masks.device), strict=True)
-                ious = [iou(mask[None], target).numpy(force=True) for mask, target in pairs]
-                found[name].append(np.concatenate(ious))
+        for name, degradation in accepted.items():
+            for start in range(0, len(instances), BATCH_SIZE):
+                batch = instances[start : start + BATCH_SIZE]
+                # the key's first word belongs to the published numbers
+                drawn = [
+                    degradation(one.mask, keyed_generator("judge", sample_id, one.instance_id))
+                    for one in batch
+                ]
+                prediction = segmenter.predict(embedding, PromptBatch.stack(drawn))
+                for mask, instance in zip(prediction.masks[:, 0], batch, strict=True):
+                    target = torch.from_numpy(instance.mask.copy()).to(mask.device)
+                    ious[name].append(iou(mask[None], target).numpy(force=True))
                 if name == "box":
                     qualities.append(prediction.quality[:, 0].numpy(force=True))
-    n_objects = sum(map(len, qualities))
-    if n_objects == 0:
+    if not qualities:
         return {"objects": 0}
-    result = {name: float(np.concatenate(values).mean()) for name, values in found.items()}
-    true, own = np.concatenate(found["box"]), np.concatenate(qualities)
-    if n_objects > 1 and np.ptp(true) > 0 and np.ptp(own) > 0:
-        result["quality"] = float(stats.spearmanr(own, true).statistic)
-    return {**result, "objects": n_objects}
-
-
-def _draw(instances: Sequence[Instance], degradation: Degradation, sample_id: str) -> PromptBatch:
-    return PromptBatch.stack(
-        [
-            degradation(each.mask, keyed_generator("judge", sample_id, each.instance_id))
-            for each in instances
-        ]
-    )
+    result = {name: float(np.concatenate(values).mean()) for name, values in ious.items()}
+    true, predicted = np.concatenate(ious["box"]), np.concatenate(qualities)
+    if len(true) > 1 and np.ptp(true) > 0 and np.ptp(predicted) > 0:
+        result["quality"] = float(stats.spearmanr(predicted, true).statistic)
+    return {**result, "objects": len(true)}

@@ -9,7 +9,7 @@ from scipy import stats
 from samrobust.degradations.boxes import BoxNoise
 from samrobust.degradations.points import RandomPoints
 from samrobust.seeding import keyed_generator
-from samrobust.training.validation import PROMPTS, PROMPTS_AT_ONCE, judge
+from samrobust.training.validation import BATCH_SIZE, PROMPTS, validate
 from samrobust.types import Degradation, Instance, Mask, Prediction, PromptBatch, Sample
 from tests.conftest import GrownBox, MemoryDataset, rectangle
 
@@ -27,7 +27,7 @@ def sample(name: str, *masks: Mask) -> Sample:
 
 @pytest.fixture
 def dataset() -> MemoryDataset:
-    """Return images of two odd sizes; of five objects, one is a pixel too small to be judged."""
+    """Return images of two odd sizes; of five objects, one is a pixel too small to count."""
     wide, high = (71, 133), (119, 67)
     return MemoryDataset(
         [
@@ -59,7 +59,7 @@ def iou(mask: Mask, target: Mask) -> float:
 
 
 def test_exact_boxes_have_the_mean_iou_of_a_hand_computation(dataset: MemoryDataset) -> None:
-    found = judge(GrownBox(), dataset, dataset.ids())
+    found = validate(GrownBox(), dataset, dataset.ids())
     of_triangles = [(side + 1) / (2 * side) for side in (60, 50)]
     assert found["box"] == pytest.approx((*of_triangles, 1, 1) @ np.full(4, 0.25))
     assert found["objects"] == 4
@@ -86,15 +86,15 @@ def test_other_prompts_have_the_mean_iou_of_masks_made_one_by_one(
             box = np.concatenate([corners.min(0), corners.max(0)]).round().astype(int)
             x0, y0, x1, y1 = box.tolist()
             ious.append(iou(rectangle(instance.mask.shape, (x0, y0, x1, y1)), instance.mask))
-    found = judge(GrownBox(), dataset, dataset.ids())
+    found = validate(GrownBox(), dataset, dataset.ids())
     assert found[name] == pytest.approx(np.mean(ious))
     assert 0 < found[name] < found["box"]
 
 
 def test_results_do_not_depend_on_the_order_of_the_images(dataset: MemoryDataset) -> None:
-    forwards = judge(GrownBox(), dataset, dataset.ids())
-    assert judge(GrownBox(), dataset, dataset.ids()) == forwards
-    assert judge(GrownBox(), dataset, dataset.ids()[::-1]) == pytest.approx(forwards)
+    forwards = validate(GrownBox(), dataset, dataset.ids())
+    assert validate(GrownBox(), dataset, dataset.ids()) == forwards
+    assert validate(GrownBox(), dataset, dataset.ids()[::-1]) == pytest.approx(forwards)
 
 
 @pytest.mark.parametrize(
@@ -103,7 +103,7 @@ def test_results_do_not_depend_on_the_order_of_the_images(dataset: MemoryDataset
 def test_quality_is_the_rank_correlation_of_scipy(
     dataset: MemoryDataset, belief: Callable[[float], float]
 ) -> None:
-    found = judge(Believer(belief), dataset, dataset.ids())
+    found = validate(Believer(belief), dataset, dataset.ids())
     widths = [60, 73, 50, 32]
     ious = [61 / 120, 1, 51 / 100, 1]
     wanted = stats.spearmanr([belief(width) for width in widths], ious).statistic
@@ -112,23 +112,23 @@ def test_quality_is_the_rank_correlation_of_scipy(
 
 def test_one_object_has_no_correlation() -> None:
     one = MemoryDataset([sample("one", triangle((71, 133), 60))])
-    found = judge(Believer(lambda width: width), one, ["one"])
+    found = validate(Believer(lambda width: width), one, ["one"])
     assert set(found) == {*PROMPTS, "objects"}
     assert found["objects"] == 1
 
 
-def test_small_objects_are_not_judged_and_their_image_is_not_encoded(
+def test_small_objects_are_left_out_and_their_image_is_not_encoded(
     dataset: MemoryDataset,
 ) -> None:
     segmenter = GrownBox()
-    assert judge(segmenter, dataset, ["small"]) == {"objects": 0}
+    assert validate(segmenter, dataset, ["small"]) == {"objects": 0}
     assert segmenter.n_encoded == 0
-    assert judge(segmenter, dataset, ["small", "high"])["objects"] == 2
+    assert validate(segmenter, dataset, ["small", "high"])["objects"] == 2
     assert segmenter.n_encoded == 1
 
 
 def test_no_image_is_no_object(dataset: MemoryDataset) -> None:
-    assert judge(GrownBox(), dataset, []) == {"objects": 0}
+    assert validate(GrownBox(), dataset, []) == {"objects": 0}
 
 
 def test_many_objects_are_asked_for_in_parts() -> None:
@@ -136,16 +136,16 @@ def test_many_objects_are_asked_for_in_parts() -> None:
     masks = [rectangle(size_hw, (40 * n, 0, 40 * n + 35, 35)) for n in range(40)]
     many = MemoryDataset([sample("many", *masks)])
     segmenter = GrownBox()
-    found = judge(segmenter, many, ["many"])
+    found = validate(segmenter, many, ["many"])
     assert found["objects"] == 40
     assert found["box"] == 1
-    assert segmenter.n_prompts == len(PROMPTS) * [PROMPTS_AT_ONCE, PROMPTS_AT_ONCE, 8]
+    assert segmenter.n_prompts == len(PROMPTS) * [BATCH_SIZE, BATCH_SIZE, 8]
 
 
 def test_what_a_segmenter_does_not_accept_is_left_out(dataset: MemoryDataset) -> None:
     segmenter = GrownBox()
     segmenter.info = replace(segmenter.info, prompts=frozenset({"box"}))
-    assert set(judge(segmenter, dataset, dataset.ids())) == {"box", "box-noise-0.4", "objects"}
+    assert set(validate(segmenter, dataset, dataset.ids())) == {"box", "box-noise-0.4", "objects"}
 
 
 class GradientWatch(GrownBox):
@@ -158,6 +158,6 @@ class GradientWatch(GrownBox):
         return super().predict(embedding, prompts, multimask=multimask)
 
 
-def test_judging_makes_no_gradients(dataset: MemoryDataset) -> None:
-    judge(GradientWatch(), dataset, dataset.ids())
+def test_validation_makes_no_gradients(dataset: MemoryDataset) -> None:
+    validate(GradientWatch(), dataset, dataset.ids())
     assert torch.is_grad_enabled()
