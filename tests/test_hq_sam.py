@@ -21,9 +21,10 @@ from samrobust.protocol import load_protocol
 from samrobust.segmenters.hq_modules import HqParts, early_features
 from samrobust.segmenters.hq_sam import WEIGHTS, HqSam, build_hq_sam
 from samrobust.segmenters.nano import build_sam_nano
+from samrobust.segmenters.published import file_sha256
 from samrobust.segmenters.sam import Sam, build_sam
 from samrobust.segmenters.sam_decoder import CANDIDATES, SINGLE
-from samrobust.segmenters.weights import State, file_sha256, split_hq
+from samrobust.segmenters.weights import State, split_hq
 from samrobust.types import DatasetOptions, Frame, HqOutput, Image, PromptBatch, SegmenterOptions
 from tests.conftest import Shell, evaluate_one, held_out_ids
 from tests.sam_weights import (

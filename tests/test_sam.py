@@ -13,9 +13,8 @@ from torch.nn import functional
 
 from samrobust.errors import CheckpointError, SegmenterError, UnknownNameError
 from samrobust.segmenters import SEGMENTERS, frames
-from samrobust.segmenters.published import CACHE_VARIABLE, SAM_CHECKPOINTS
-from samrobust.segmenters.sam import Sam, SamEmbedding, SamOptions, build_sam
-from samrobust.segmenters.weights import file_sha256
+from samrobust.segmenters.published import CACHE_VARIABLE, file_sha256
+from samrobust.segmenters.sam import SAM_CHECKPOINTS, Sam, SamEmbedding, SamOptions, build_sam
 from samrobust.types import Image, Prediction, PromptBatch, SegmenterOptions
 from tests.sam_weights import (
     narrow_vit_b,
