@@ -12,6 +12,13 @@ from typing import Any, TypeVar, get_type_hints
 from samrobust.errors import SamrobustError
 
 
+def cache_folder() -> Path:
+    """Return the folder of downloaded weights and of hashes of data sets."""
+    from pooch import os_cache  # type: ignore[import-untyped]
+
+    return Path(os.environ.get(CACHE_VARIABLE) or os_cache("samrobust"))
+
+
 def write_whole(path: Path, content: bytes) -> None:
     """Write a file beside its place, and move it there when all of it is on the disk.
 
@@ -32,6 +39,9 @@ def write_whole(path: Path, content: bytes) -> None:
 
 
 S = TypeVar("S")
+
+CACHE_VARIABLE = "SAMROBUST_CACHE"
+"""Environment variable that names another cache folder than the user's."""
 
 LARGEST = 1e9
 """No number in a file is as large; beyond, coordinates would overflow."""

@@ -1,5 +1,7 @@
 """Images with masks, by name; the built-ins, the groups, and how others are added."""
 
+from collections.abc import Collection
+from dataclasses import fields
 from pathlib import Path
 
 from samrobust.errors import DatasetError
@@ -61,12 +63,18 @@ DATASETS: Registry[DatasetBuilder] = Registry(
 
 
 def open_dataset(
-    name: str, *, root: str | Path | None = None, split: str = "", ids: str | Path | None = None
+    name: str,
+    options: DatasetOptions | None = None,
+    *,
+    root: str | Path | None = None,
+    split: str = "",
+    ids: str | Path | None = None,
 ) -> Dataset:
     """Return a data set, its files listed but not yet read.
 
     Args:
         name: as registered; `samrobust ls datasets` lists all.
+        options: all that can be said of how it is read; `root` and `split` suffice for most.
         root: the folder of its files, None for a data set that needs none.
         split: part of it, as "val2017"; "" for its default.
         ids: a file with the ids of the images to take, one per line; None for all.
@@ -77,7 +85,7 @@ def open_dataset(
     """
     if name in GROUPS:
         raise DatasetError(f"{name} is a group; open each of {', '.join(GROUPS[name])}")
-    options = DatasetOptions(None if root is None else Path(root), split)
+    options = options or DatasetOptions(None if root is None else Path(root), split)
     dataset = DATASETS.load(name)(options)
     if ids is None:
         return dataset
@@ -85,3 +93,24 @@ def open_dataset(
     from samrobust.datasets.folder import read_subset
 
     return read_subset(dataset, Path(ids))
+
+
+def check_options(name: str, options: DatasetOptions, *, takes: Collection[str]) -> None:
+    """Raise a DatasetError where an option is set that a data set does not take."""
+    for field in fields(options):
+        if field.name not in takes and getattr(options, field.name) != field.default:
+            option = f"--{field.name.replace('_', '-')}"
+            raise DatasetError(f"{name} takes no {option}, got {getattr(options, field.name)}")
+
+
+def changed_settings(options: DatasetOptions) -> dict[str, str]:
+    """Return how files are read where that is not the default, for the manifest."""
+    names = ("categories", "min_area", "labels", "void", "recursive", "exif", "strict")
+    of_labels = () if options.labels else ("void",)
+    return {
+        field.name: str(getattr(options, field.name))
+        for field in fields(options)
+        if field.name in names
+        and field.name not in of_labels
+        and getattr(options, field.name) != field.default
+    }

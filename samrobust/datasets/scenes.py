@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import fft, ndimage
 
+from samrobust.datasets import check_options
 from samrobust.errors import DatasetError
 from samrobust.seeding import keyed_generator
 from samrobust.types import DatasetInfo, DatasetOptions, Floats, Image, Instance, Mask, Sample
@@ -233,6 +234,7 @@ def build_scenes(options: DatasetOptions) -> Scenes:
     """
     if options.root is not None:
         raise DatasetError("scenes needs no --data-root")
+    check_options("scenes", options, takes=("split", "exif"))
     split, (least, most) = options.split, SIDES
     given = [int(part) for part in split.split("x")] if _SPLIT.fullmatch(split) else []
     count, width, height = (*given, *DEFAULT_SIZE[len(given) :])

@@ -9,7 +9,7 @@ import dataclasses
 import io
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
@@ -247,7 +247,7 @@ PHOTOGRAPHS = pa.schema(
         ("kept", pa.string()),
     ]
 )
-_SCORES, _FAILURES = "scores", "failures"
+_SCORES, _FAILURES, _LEFT_OUT = "scores", "failures", "left-out"
 _OBJECTS, _MASKS, _PHOTOGRAPHS = "objects", "masks", "photographs"
 _Table = tuple[str, pa.Schema, Sequence[object]]
 """Folder, schema and new rows of a table."""
@@ -264,6 +264,7 @@ class Run:
             uint64 made of its text: equal where that is, so that 10^8 rows fit into memory.
         objects: one row an object, columns as in `OBJECTS`; runs of earlier versions have none.
         failures: sample id -> why it could not be evaluated.
+        left_out: sample id -> why some of its objects, or all, had nothing to score.
     """
 
     folder: Path
@@ -271,11 +272,13 @@ class Run:
     scores: pd.DataFrame
     objects: pd.DataFrame
     failures: dict[str, str]
+    left_out: dict[str, list[str]] = dataclasses.field(default_factory=dict)
 
     @property
     def n_missing(self) -> int:
         """Return the number of images that have neither scores nor a recorded failure."""
-        return self.manifest.n_samples - self.scores["sample_id"].nunique() - len(self.failures)
+        known = {*self.scores["sample_id"].unique(), *self.failures, *self.left_out}
+        return self.manifest.n_samples - len(known)
 
 
 class RunWriter:
@@ -319,6 +322,7 @@ class RunWriter:
         if (self.folder / _OBJECTS).is_dir():
             self.done &= images_of(self.folder / _OBJECTS)
         self._failures: dict[str, str] = {}
+        self._left_out: dict[str, list[str]] = {}
 
     def __enter__(self) -> "RunWriter":
         return self
@@ -383,8 +387,16 @@ class RunWriter:
     def fail(self, sample_id: str, reason: str) -> None:
         """Record that an image could not be evaluated; the same command tries it again."""
         self._failures[sample_id] = reason
-        name = "-".join(filter(None, [_FAILURES, self._label]))
-        write_json(self.folder / f"{name}.json", self._failures)
+        self._record(_FAILURES, self._failures)
+
+    def leave_out(self, sample_id: str, reasons: Sequence[str]) -> None:
+        """Record that some objects of an image, or all, have nothing to score."""
+        self._left_out[sample_id] = list(reasons)
+        self._record(_LEFT_OUT, self._left_out)
+
+    def _record(self, name: str, found: Mapping[str, object]) -> None:
+        file = "-".join(filter(None, [name, self._label]))
+        write_json(self.folder / f"{file}.json", found)
 
     def _flush(self) -> None:
         """Let the thread write what is in memory, once it has written what came before."""
@@ -444,7 +456,12 @@ def read_run(folder: str | Path) -> Run:
     held = held_in_memory(scores)
     stored = set(held["sample_id"].unique())
     left = {k: v for each in failures for k, v in each.items() if k not in stored}
-    return Run(folder, manifest, held, objects, left)
+    left_out: dict[str, list[str]] = {}
+    for path in sorted(folder.glob(f"{_LEFT_OUT}*.json")):
+        left_out |= {
+            name: [str(x) for x in [*reasons]] for name, reasons in read_json(path).items()
+        }
+    return Run(folder, manifest, held, objects, left, left_out)
 
 
 def read_runs(*paths: str | Path) -> list[Run]:
