@@ -175,6 +175,8 @@ class _Hashes:
             known = self._known.get(key)
             if isinstance(known, list) and known[:-1] == state and isinstance(known[-1], str):
                 return known[-1]
+            if not file.is_file():  # a pipe would never end
+                return ""
             with file.open("rb") as content:
                 found = hashlib.file_digest(content, "sha256").hexdigest()
         except OSError:
