@@ -17,6 +17,10 @@ class DatasetError(SamrobustError):
     """A data set, image or mask that is missing, broken or empty."""
 
 
+class NoObjectError(DatasetError):
+    """An image of which every object was left out; it is recorded, and the others go on."""
+
+
 class SegmenterError(SamrobustError):
     """A segmenter that cannot be built, or cannot run what is asked of it."""
 

@@ -21,6 +21,8 @@ NonNegative = Annotated[int, Meta(ge=0)] | Annotated[float, Meta(ge=0)]
 Fraction = Annotated[int, Meta(ge=0, le=1)] | Annotated[float, Meta(ge=0, le=1)]
 """A number in [0, 1], likewise as the file writes it."""
 
+CACHE_VARIABLE = "SAMROBUST_CACHE"
+"""Environment variable that names another cache folder than the user's."""
 MAX_NUMBER = 1e9
 """Numbers of a file that may have decimals are smaller; beyond, coordinates would overflow."""
 MAX_TOML_BYTES = 2**18
@@ -29,6 +31,13 @@ MAX_SHOWN = 60
 """Characters of a wrong value that a message repeats."""
 _DEEP_KEY = re.compile(r"""(?:(?:[\w-]+|"[^"\n]*"|'[^'\n]*')[ \t]*\.[ \t]*){16}""")
 """A key of more than 16 parts; tomllib's memory grows with the square of their number."""
+
+
+def cache_folder() -> Path:
+    """Return the folder of downloaded weights and of hashes of data sets."""
+    from pooch import os_cache  # type: ignore[import-untyped]
+
+    return Path(os.environ.get(CACHE_VARIABLE) or os_cache("samrobust"))
 
 
 def write_atomic(path: Path, content: bytes) -> None:

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping
 
-from samrobust.datasets import FOLDERS, GROUPS
+from samrobust.datasets import COCO_SPLITS, FOLDERS, GROUPS
 
 ORIGINS: Mapping[str, str] = {
     "scenes": "scenes",
@@ -11,7 +11,7 @@ ORIGINS: Mapping[str, str] = {
 }
 """By name of the data set; training and test part have one origin (facts/hq-sam.md 1.2)."""
 HQSEG_44K = tuple(sorted({ORIGINS[name] for name in GROUPS["hqseg-44k"]}))
-COCO, COCO_SPLITS = "MS-COCO", ("train2017", "val2017", "train2014", "val2014")
+COCO = "MS-COCO"
 
 
 def origin(name: str, split: str, folder: str) -> str:

@@ -62,11 +62,16 @@ class Sample:
         sample_id: stable and unique within its data set.
         image: (H, W, 3) uint8 RGB.
         instances: at least one, each mask of the image's size, ids unique.
+        void: (H, W) bool, pixels that are neither object nor background in any metric; None for
+            none.
+        left_out: why objects of the image were left out, one line each.
     """
 
     sample_id: str
     image: Image
     instances: Sequence[Instance]
+    void: Mask | None = None
+    left_out: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         _check("image", self.image, np.uint8, (None, None, 3))
@@ -74,6 +79,10 @@ class Sample:
             raise ValueError(f"sample '{self.sample_id}' has no instances")
         for instance in self.instances:
             _check("mask", instance.mask, np.bool_, self.image.shape[:2])
+        if self.void is not None:
+            _check("void", self.void, np.bool_, self.image.shape[:2])
+            if any((self.void & instance.mask).any() for instance in self.instances):
+                raise ValueError(f"sample '{self.sample_id}' has an object in its void")
         if len({instance.instance_id for instance in self.instances}) < len(self.instances):
             raise ValueError(f"sample '{self.sample_id}' has an instance id twice")
 
@@ -237,6 +246,7 @@ class DatasetInfo:
         group: the group whose members are averaged together in published tables, "" for none.
         group_members: the names of that group's members.
         part: the name of what chose some of its images, "" where all are taken.
+        settings: how its files are read, where that is not the default.
     """
 
     name: str
@@ -246,6 +256,7 @@ class DatasetInfo:
     group: str = ""
     group_members: tuple[str, ...] = ()
     part: str = ""
+    settings: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def key(self) -> str:
@@ -261,6 +272,8 @@ class DatasetInfo:
 
 E = TypeVar("E")
 EncoderDtype = Literal["float32", "bfloat16", "float16"]
+Exif = Literal["auto", "apply", "ignore"]
+"""What becomes of an EXIF orientation: "auto" decides by the size of the masks."""
 HqOutput = Literal["sum", "hq"]
 """Of an HQ-SAM: SAM's logits and the HQ token's, or the HQ token's alone."""
 
@@ -500,10 +513,28 @@ class DatasetOptions:
     Attributes:
         root: the folder of its files, None for a data set that needs none.
         split: part of it, "" for its default.
+        images: folder of the images, where they are not laid out below a root.
+        annotations: file of the annotations, likewise.
+        categories: names of the only categories to take, () for all.
+        min_area: pixels that an object must have.
+        labels: whether mask files are label maps: each value is an object.
+        void: values of label maps that are neither object nor background.
+        recursive: whether sub-folders are read.
+        exif: what becomes of an EXIF orientation of a photograph.
+        strict: whether an object without area is an error instead of being left out.
     """
 
     root: Path | None = None
     split: str = ""
+    images: Path | None = None
+    annotations: Path | None = None
+    categories: tuple[str, ...] = ()
+    min_area: int = 0
+    labels: bool = False
+    void: tuple[int, ...] = (255,)
+    recursive: bool = False
+    exif: Exif = "auto"
+    strict: bool = False
 
 
 class DatasetBuilder(Protocol):

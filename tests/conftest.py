@@ -13,7 +13,7 @@ from PIL import Image as PillowImage
 
 from samrobust.cli import main
 from samrobust.evaluation.loop import Evaluated, Failure, Job, LoopOptions, score_images
-from samrobust.segmenters.published import CACHE_VARIABLE
+from samrobust.files import CACHE_VARIABLE
 from samrobust.training.data import open_data
 from samrobust.training.recipe import load_recipe
 from samrobust.types import (

@@ -16,14 +16,9 @@ import torch
 from torch import nn
 
 from samrobust.errors import CheckpointError
+from samrobust.files import CACHE_VARIABLE, cache_folder
 from samrobust.segmenters import ROWS
-from samrobust.segmenters.published import (
-    CACHE_VARIABLE,
-    Checkpoint,
-    cache_folder,
-    fetch,
-    file_sha256,
-)
+from samrobust.segmenters.published import Checkpoint, fetch, file_sha256
 from samrobust.segmenters.weights import fill_model, load_state
 
 CONTENT = np.random.default_rng(0).bytes(3_000_000)

@@ -10,6 +10,7 @@ from segment_anything.build_sam import sam_model_registry
 
 from samrobust.cli.ls import segmenter_lines
 from samrobust.datasets import GROUPS
+from samrobust.files import CACHE_VARIABLE
 from samrobust.provenance import HQSEG_44K, origin, origins_of_training
 from samrobust.report.formats import to_csv, to_latex, to_markdown
 from samrobust.report.summary import summarise
@@ -18,7 +19,6 @@ from samrobust.runs.manifest import run_name
 from samrobust.segmenters import ROWS, SEGMENTERS
 from samrobust.segmenters.hq_modules import HqParts, untrained_parts
 from samrobust.segmenters.mobile_sam import tiny_sam_model
-from samrobust.segmenters.published import CACHE_VARIABLE
 from samrobust.types import DatasetInfo
 from tests.conftest import Shell
 from tests.runs import SAM, STABLE, MadeUp

@@ -12,8 +12,9 @@ from segment_anything.predictor import SamPredictor
 from torch.nn import functional
 
 from samrobust.errors import CheckpointError, SegmenterError, UnknownNameError
+from samrobust.files import CACHE_VARIABLE
 from samrobust.segmenters import SEGMENTERS, frames
-from samrobust.segmenters.published import CACHE_VARIABLE, file_sha256
+from samrobust.segmenters.published import file_sha256
 from samrobust.segmenters.sam import SAM_CHECKPOINTS, Sam, SamEmbedding, SamOptions, build_sam
 from samrobust.types import Image, Prediction, PromptBatch, SegmenterOptions
 from tests.sam_weights import (

@@ -3,14 +3,27 @@
 import typer
 
 from samrobust.cli.options import (
+    AnnotationFile,
+    Categories,
     DataRoots,
     Datasets,
+    ExifOption,
+    IdFiles,
+    ImageFolder,
+    Labels,
+    MinArea,
     Quiet,
+    Recursive,
     Splits,
+    Strict,
+    Void,
+    check_number,
     chosen_datasets,
+    reading,
 )
 from samrobust.cli.terminal import one_line, out, progress_bar
-from samrobust.errors import DatasetError
+from samrobust.errors import DatasetError, NoObjectError
+from samrobust.types import Dataset
 
 app = typer.Typer(no_args_is_help=True, help="Look at data sets.")
 
@@ -20,30 +33,66 @@ def check_command(
     dataset: Datasets = None,
     data_root: DataRoots = None,
     split: Splits = None,
+    ids: IdFiles = None,
+    images: ImageFolder = None,
+    annotations: AnnotationFile = None,
+    category: Categories = None,
+    min_area: MinArea = 0,
     *,
+    labels: Labels = False,
+    void: Void = None,
+    recursive: Recursive = False,
+    exif: ExifOption = "auto",
+    strict: Strict = False,
     quiet: Quiet = False,
 ) -> None:
-    """Read every image and mask, count them, and name each broken file; exits 1 if there is one."""
+    """Read every image and mask, count them, and name what is broken, left out or not read.
+
+    Exits with 1 if anything would stop a run.
+    """
+    check_number("--min-area", min_area, least=0)
+    how = reading(
+        images,
+        annotations,
+        category,
+        min_area,
+        labels=labels,
+        void=void,
+        recursive=recursive,
+        exif=exif,
+        strict=strict,
+    )
     n_broken = 0
-    for chosen in chosen_datasets(dataset, data_root, split):
-        sample_ids = chosen.ids()
-        n_instances, broken = 0, []
-        with progress_bar(quiet=quiet) as progress:
-            task = progress.add_task(chosen.info.key, total=len(sample_ids))
-            for sample_id in sample_ids:
-                try:
-                    n_instances += len(chosen[sample_id].instances)
-                except (DatasetError, ValueError) as error:
-                    broken.append(str(error))
-                progress.advance(task)
-        for line in broken:
-            out.print(f"broken: {one_line(line)}", soft_wrap=True, markup=False)
-        out.print(
-            f"{chosen.info.key}: {len(sample_ids)} images, {n_instances} objects, "
-            f"{len(broken)} broken",
-            soft_wrap=True,
-            markup=False,
-        )
-        n_broken += len(broken)
+    for chosen in chosen_datasets(dataset, data_root, split, ids, how):
+        n_broken += _check(chosen, quiet=quiet)
     if n_broken:
         raise typer.Exit(1)
+
+
+def _check(dataset: Dataset, *, quiet: bool) -> int:
+    """Read a data set, print what was found, and return the number of broken images."""
+    sample_ids = dataset.ids()
+    n_instances = 0
+    broken: list[str] = []
+    left_out: list[str] = []
+    with progress_bar(quiet=quiet) as progress:
+        task = progress.add_task(dataset.info.key, total=len(sample_ids))
+        for sample_id in sample_ids:
+            try:
+                sample = dataset[sample_id]
+                n_instances += len(sample.instances)
+                left_out += sample.left_out
+            except NoObjectError as error:
+                left_out.append(str(error))
+            except (DatasetError, ValueError) as error:
+                broken.append(str(error))
+            progress.advance(task)
+    counts = f"{n_instances} objects, {len(left_out)} left out, {len(broken)} broken"
+    lines = [
+        *(f"broken: {line}" for line in broken),
+        *(f"left out: {line}" for line in left_out),
+        *(f"note: {line}" for line in getattr(dataset, "notes", ())),
+    ]
+    for line in [*lines, f"{dataset.info.key}: {len(sample_ids)} images, {counts}"]:
+        out.print(one_line(line), soft_wrap=True, markup=False)
+    return len(broken)

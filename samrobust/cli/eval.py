@@ -1,7 +1,5 @@
 """`samrobust eval`: run protocols over data sets with segmenters, and store every score."""
 
-import shlex
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,25 +13,36 @@ from samrobust.cli.options import (
     OUTPUT,
     RUN,
     SPEED,
+    AnnotationFile,
     BaseCheckpoints,
     BatchSize,
     Cache,
     CacheSize,
+    Categories,
     Checkpoints,
     DataRoots,
     Datasets,
     Device,
+    ExifOption,
     FrameName,
     IdFiles,
+    ImageFolder,
+    Labels,
+    MinArea,
     Quiet,
+    Recursive,
     ResultsFolder,
     Splits,
+    Strict,
     Variants,
+    Void,
     Workers,
     build_segmenter,
     check_number,
     choose_segmenters,
     chosen_datasets,
+    reading,
+    typed_command,
     with_caches,
 )
 from samrobust.cli.report import print_report
@@ -113,6 +122,15 @@ def evaluate_command(
     data_root: DataRoots = None,
     split: Splits = None,
     ids: IdFiles = None,
+    images: ImageFolder = None,
+    annotations: AnnotationFile = None,
+    category: Categories = None,
+    min_area: MinArea = 0,
+    labels: Labels = False,
+    void: Void = None,
+    recursive: Recursive = False,
+    exif: ExifOption = "auto",
+    strict: Strict = False,
     variant: Variants = None,
     checkpoint: Checkpoints = None,
     base_checkpoint: BaseCheckpoints = None,
@@ -172,12 +190,24 @@ def evaluate_command(
         ("--batch-size", batch_size, 1),
         ("--image-batch-size", image_batch_size, 1),
         ("--workers", workers, 0),
+        ("--min-area", min_area, 0),
     ):
         check_number(option, value, least=least)
     asked = WHOLE if shard is None else parse_shard(shard)
     keep: Keep = one_of(Keep, keep_masks, kind="kind of masks to keep")
     protocols = [_load_protocol(name, trials, selection) for name in protocol or DEFAULT_PROTOCOLS]
-    datasets = chosen_datasets(dataset, data_root, split, ids)
+    how = reading(
+        images,
+        annotations,
+        category,
+        min_area,
+        labels=labels,
+        void=void,
+        recursive=recursive,
+        exif=exif,
+        strict=strict,
+    )
+    datasets = chosen_datasets(dataset, data_root, split, ids, how)
     names = segmenter or DEFAULT_SEGMENTERS
     chosen = choose_segmenters(
         names,
@@ -217,7 +247,7 @@ def evaluate_command(
                 options.device,
                 loop,
                 ranks.part_of(asked),
-                shlex.join(["samrobust", *sys.argv[1:]]),
+                typed_command(),
                 show,
             )
             cached = with_caches(built, cache, cache_size)

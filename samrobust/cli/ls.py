@@ -11,13 +11,13 @@ import typer
 from samrobust.cli.terminal import out, print_table
 from samrobust.datasets import DATASETS, GROUPS
 from samrobust.degradations import DEGRADATIONS
+from samrobust.files import cache_folder
 from samrobust.metrics import METRICS
 from samrobust.protocol import load_protocol, packaged_protocols
 from samrobust.provenance import origins_of_training
 from samrobust.registry import Registry, known
 from samrobust.report.published import load_expected, packaged_expected
 from samrobust.segmenters import ROWS, SEGMENTERS, SegmenterEntry
-from samrobust.segmenters.published import cache_folder
 from samrobust.training.recipe import packaged_recipes, recipe_summary
 
 KINDS = ("protocols", "expected", "recipes", "segmenters", "datasets", "degradations", "metrics")

@@ -1,5 +1,8 @@
 """Options that several commands share, and what is built from them."""
 
+import os
+import shlex
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -7,11 +10,11 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
-from samrobust.datasets import DATASETS, GROUPS, open_dataset
+from samrobust.datasets import DATASETS, GROUPS, open_dataset, option_name, set_fields
 from samrobust.errors import SamrobustError
-from samrobust.registry import Registry, known
+from samrobust.registry import Registry, known, one_of
 from samrobust.segmenters import SEGMENTERS
-from samrobust.types import Dataset, Segmenter, SegmenterOptions
+from samrobust.types import Dataset, DatasetOptions, Exif, Segmenter, SegmenterOptions
 
 T = TypeVar("T")
 
@@ -44,6 +47,64 @@ IdFiles = Annotated[
     typer.Option(
         help="File with the ids of the images to take, one per line: once for all, or once per "
         "data set.",
+        rich_help_panel=DATA,
+    ),
+]
+ImageFolder = Annotated[
+    Path | None,
+    typer.Option(
+        help="coco: folder of the images, with --annotations and in place of --data-root.",
+        rich_help_panel=DATA,
+    ),
+]
+AnnotationFile = Annotated[
+    Path | None,
+    typer.Option(help="coco: file of the instances, with --images.", rich_help_panel=DATA),
+]
+Categories = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="coco: only objects of this category, repeatable.  [default: all]",
+        rich_help_panel=DATA,
+    ),
+]
+MinArea = Annotated[
+    int,
+    typer.Option(help="coco: only objects of at least so many pixels.", rich_help_panel=DATA),
+]
+Labels = Annotated[
+    bool,
+    typer.Option(
+        "--labels",
+        help="folder: mask files are label maps, each value but 0 an object.",
+        rich_help_panel=DATA,
+    ),
+]
+Void = Annotated[
+    list[int] | None,
+    typer.Option(
+        help="folder: value of label maps that is neither object nor background, repeatable.  "
+        "[default: 255]",
+        rich_help_panel=DATA,
+    ),
+]
+Recursive = Annotated[
+    bool, typer.Option("--recursive", help="folder: read sub-folders.", rich_help_panel=DATA)
+]
+ExifOption = Annotated[
+    str,
+    typer.Option(
+        "--exif",
+        help="EXIF orientation of photographs: auto (decided by the size of the masks), apply or "
+        "ignore.",
+        rich_help_panel=DATA,
+    ),
+]
+Strict = Annotated[
+    bool,
+    typer.Option(
+        "--strict",
+        help="coco: refuse an object without area instead of leaving it out.",
         rich_help_panel=DATA,
     ),
 ]
@@ -94,10 +155,44 @@ Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress.", rich_h
 DEFAULT_DATASETS = ["scenes"]
 
 
+def typed_command() -> str:
+    """Return what was typed, as text that any file can hold."""
+    typed = shlex.join(["samrobust", *sys.argv[1:]])
+    return os.fsencode(typed).decode(errors="replace")
+
+
 def check_number(option: str, value: int | None, *, least: int) -> None:
     """Raise a SamrobustError where an option is given a smaller number than it allows."""
     if value is not None and value < least:
         raise SamrobustError(f"{option} must be at least {least}, got {value}")
+
+
+def reading(
+    images: Path | None = None,
+    annotations: Path | None = None,
+    category: Sequence[str] | None = None,
+    min_area: int = 0,
+    *,
+    labels: bool = False,
+    void: Sequence[int] | None = None,
+    recursive: bool = False,
+    exif: str = "auto",
+    strict: bool = False,
+) -> DatasetOptions:
+    """Return what the options say of how data sets are read, without their places."""
+    if void is not None and not labels:
+        raise SamrobustError(f"--void {void[0]} is for label maps: name --labels too")
+    return DatasetOptions(
+        images=images,
+        annotations=annotations,
+        categories=tuple(category or ()),
+        min_area=min_area,
+        labels=labels,
+        void=DatasetOptions.void if void is None else tuple(void),
+        recursive=recursive,
+        exif=one_of(Exif, exif, kind="--exif"),
+        strict=strict,
+    )
 
 
 def chosen_datasets(
@@ -105,6 +200,7 @@ def chosen_datasets(
     roots: list[Path] | None,
     splits: list[str] | None,
     ids: list[Path] | None = None,
+    how: DatasetOptions | None = None,
 ) -> list[Dataset]:
     """Return the data sets that the options name, groups opened.
 
@@ -119,11 +215,19 @@ def chosen_datasets(
     root_of = for_each(first, roots or [], option="--data-root", registry=DATASETS)
     split_of = for_each(first, splits or [], option="--split", registry=DATASETS)
     ids_of = for_each(first, ids or [], option="--ids", registry=DATASETS)
+    how = how or DatasetOptions()
+    for field in set_fields(how):
+        if not any(DATASETS.takes(name, option_name(field)) for name in first):
+            raise SamrobustError(f"{', '.join(asked)} takes no {option_name(field)}")
     opened: list[Dataset] = []
     for names, root, split, chosen in zip(members, root_of, split_of, ids_of, strict=True):
-        opened += [
-            open_dataset(member, root=root, split=split or "", ids=chosen) for member in names
-        ]
+        own = {
+            field: getattr(how, field)
+            for field in set_fields(how)
+            if DATASETS.takes(names[0], option_name(field))
+        }
+        options = DatasetOptions(root, split or "", **own)
+        opened += [open_dataset(member, options, ids=chosen) for member in names]
     return opened
 
 

@@ -1,7 +1,5 @@
 """`samrobust verify`: published values beside measured ones."""
 
-import shlex
-import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +20,7 @@ from samrobust.cli.options import (
     build_segmenter,
     check_number,
     chosen_datasets,
+    typed_command,
     with_caches,
 )
 from samrobust.cli.report import only_folders
@@ -87,7 +86,7 @@ def verify_command(
                 results,
                 device=resolve_device(device),
                 loop=loop,
-                command=shlex.join(["samrobust", *sys.argv[1:]]),
+                command=typed_command(),
                 progress=show,
             )
             folders = _run(rows, data_root, settings, (cache, cache_size))

@@ -1,7 +1,7 @@
 """Data sets: images with masks, by name; the built-ins, the groups, and how others are added."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,8 @@ from samrobust.errors import DatasetError
 from samrobust.registry import Entry, Registry
 from samrobust.types import Dataset, DatasetBuilder, DatasetOptions
 
+COCO_SPLITS = ("train2017", "val2017", "train2014", "val2014")
+"""Of MS-COCO, by which its own files are told from others of its format."""
 FOUR_HQ, HQSEG_44K = "four-hq", "hqseg-44k"
 _HOME = (
     "HQSeg-44K: the three archives of sam-hq-team/sam-hq-training on Hugging Face "
@@ -54,7 +56,7 @@ def _folder(
     return FolderEntry(
         "samrobust.datasets.folder:FolderDataset",
         summary,
-        takes=("--data-root", "--ids"),
+        takes=("--data-root", "--ids", "--exif"),
         name=name,
         images=images,
         masks=masks or images,
@@ -69,7 +71,7 @@ FOLDERS: Mapping[str, FolderEntry] = {
         FolderEntry(
             "samrobust.datasets.folder:FolderDataset",
             "your own images/ and masks/, paired by file stem; needs a root",
-            takes=("--data-root", "--ids"),
+            takes=("--data-root", "--ids", "--labels", "--void", "--recursive", "--exif"),
             name="folder",
             images="images",
             masks="masks",
@@ -181,6 +183,10 @@ DATASETS: Registry[DatasetBuilder] = Registry(
         "coco": Entry(
             "samrobust.datasets.coco:build_coco",
             "MS-COCO folders and instance JSON; needs a root and a split",
+            takes=(
+                *("--data-root", "--split", "--ids", "--images", "--annotations"),
+                *("--category", "--min-area", "--exif", "--strict"),
+            ),
         ),
         **FOLDERS,
     },
@@ -189,12 +195,18 @@ DATASETS: Registry[DatasetBuilder] = Registry(
 
 
 def open_dataset(
-    name: str, *, root: str | Path | None = None, split: str = "", ids: str | Path | None = None
+    name: str,
+    options: DatasetOptions | None = None,
+    *,
+    root: str | Path | None = None,
+    split: str = "",
+    ids: str | Path | None = None,
 ) -> Dataset:
     """Return a data set, its files listed but not yet read.
 
     Args:
         name: as registered; `samrobust ls datasets` lists all.
+        options: all that can be said of how it is read; `root` and `split` suffice for most.
         root: the folder of its files, None for a data set that needs none.
         split: part of it, as "val2017"; "" for its default.
         ids: a file with the ids of the images to take, one per line; None for all.
@@ -205,7 +217,11 @@ def open_dataset(
     """
     if name in GROUPS:
         raise DatasetError(f"{name} is a group; open each of {', '.join(GROUPS[name])}")
-    options = DatasetOptions(None if root is None else Path(root), split)
+    options = options or DatasetOptions(None if root is None else Path(root), split)
+    for field in set_fields(options):
+        if not DATASETS.takes(name, option_name(field)):
+            value = getattr(options, field)
+            raise DatasetError(f"{name} takes no {option_name(field)}, got {value}")
     dataset = DATASETS.load(name)(options)
     if ids is None:
         return dataset
@@ -213,3 +229,23 @@ def open_dataset(
     from samrobust.datasets.folder import read_subset
 
     return read_subset(dataset, Path(ids))
+
+
+def option_name(field: str) -> str:
+    """Return the option of the command line that sets a field of `DatasetOptions`."""
+    return {"root": "--data-root", "categories": "--category"}.get(
+        field, f"--{field.replace('_', '-')}"
+    )
+
+
+def set_fields(options: DatasetOptions) -> list[str]:
+    """Return the names of the fields that are not at their default."""
+    return [
+        field.name for field in fields(options) if getattr(options, field.name) != field.default
+    ]
+
+
+def changed_settings(options: DatasetOptions) -> dict[str, str]:
+    """Return how files are read where that is not the default, for the manifest."""
+    places = ("root", "split", "images", "annotations")
+    return {name: str(getattr(options, name)) for name in set_fields(options) if name not in places}

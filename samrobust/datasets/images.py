@@ -1,28 +1,34 @@
-"""Read photographs and masks from files, with one clear line for whatever is wrong with them."""
+"""Read photographs, masks and label maps from files; one clear line for whatever is wrong."""
 
 import hashlib
+import json
 import os
 import struct
 import warnings
 import zlib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 from PIL import Image as PillowImage
-from PIL import UnidentifiedImageError
+from PIL import ImageOps, UnidentifiedImageError
 
 from samrobust.errors import DatasetError
-from samrobust.types import Image, Mask
+from samrobust.files import cache_folder, write_atomic
+from samrobust.types import Exif, Image, Mask
 
 SOFT_THRESHOLD = 128
 """Above it a mask pixel is foreground, as in HQ-SAM's evaluation (facts/hq-sam.md 1.3)."""
+BLACK, WHITE = 10, 245
+"""Grey values up to the one and from the other on are those of a mask's two sides: JPEG blurs."""
+MAX_PLATEAU = 0.002
+"""Share of the pixels that may be grey among eight equally grey neighbours: a soft edge has few,
+a label map has areas of them."""
 EIGHT_BIT_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
 """Of pictures, as Pillow names them; others would be cut off at 255."""
-
-
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 """Of picture files, as Pillow names them. Of its others some start programs, as Ghostscript."""
 UNDECODABLE = (
@@ -41,56 +47,95 @@ UNDECODABLE = (
     zlib.error,
 )
 """What Pillow raises on damaged pictures and on those of more than 178,956,970 pixels."""
+_ORIENTATION = 0x0112
+_QUARTER_TURNS = (5, 6, 7, 8)
+_LABELS_HINT = (
+    "is it a label map? Then --labels makes an object of each value, and --void names those of no "
+    "object"
+)
 
 
-def read_image(path: Path) -> Image:
-    """Return a photograph as (H, W, 3) uint8 RGB, in the pixels of the file.
+def read_image(
+    path: Path, *, exif: Exif = "apply", size_hw: tuple[int, int] | None = None
+) -> Image:
+    """Return a photograph as (H, W, 3) uint8 RGB.
 
-    An orientation noted beside the pixels (EXIF) is not applied: masks are drawn on the pixels.
+    Args:
+        path: of the file.
+        exif: whether an EXIF orientation is applied; "auto" decides by the size, and refuses where
+            both fit (half turns, mirror images, squares).
+        size_hw: of the masks that belong to it, for "auto"; None where they do not say.
 
     Raises:
-        DatasetError: the file is missing, cut off or no image.
+        DatasetError: the file is missing, cut off, no image or of more than 8 bits per channel, or
+            its orientation cannot be decided.
     """
     picture = _decode(path)
     if picture.mode not in EIGHT_BIT_MODES:
-        raise DatasetError(f"{path}: is a picture of mode {picture.mode}, not 8 bits a channel")
+        raise DatasetError(
+            f"{path}: is a picture of mode {picture.mode}, not 8 bits per channel; convert it, for "
+            "example with PIL's Image.point or ImageMagick's 'convert -depth 8'"
+        )
+    if exif != "ignore" and picture.getexif().get(_ORIENTATION, 1) not in (0, 1):
+        picture = _oriented(picture, path, exif, size_hw)
     return np.array(picture.convert("RGB"))
 
 
-def read_mask(path: Path) -> Mask:
+def read_mask(path: Path, *, published: bool = False) -> Mask:
     """Return a mask file as (H, W) bool.
 
-    Values 0 and 1 alone are read as they are; files with brighter pixels are foreground above 128.
+    Values 0 and 1 alone are read as they are; else black is background and white foreground, and
+    the soft edge between is cut at 128. Where the transparency varies, it is the mask.
     Source: HQ-SAM's threshold (facts/hq-sam.md 1.3). Differs: there a 0/1 file is all background.
+
+    Args:
+        path: of the file.
+        published: of a data set whose masks are known to be soft: greys are cut at 128 whatever
+            their area.
 
     Raises:
         DatasetError: the file is missing, cut off or no image, empty, coloured, or holds values
-            that are neither.
+            that are not those of one mask; the message names them.
     """
-    values = _grey_values(path)
-    if np.isin(values, (0, 1)).all():
-        mask: Mask = values == 1
-    elif values.dtype == np.uint8 and values.max() > SOFT_THRESHOLD:
-        mask = values > SOFT_THRESHOLD
+    picture = _decode(path)
+    if picture.mode == "P":
+        mask = _palette_mask(picture, path)
     else:
-        raise DatasetError(
-            f"{path}: holds the values {_some(values)}; a mask holds 0 and 1, "
-            f"or 0 to 255 with foreground above {SOFT_THRESHOLD}"
-        )
+        values = np.asarray(picture)
+        if values.ndim == 3 and values.shape[2] in (2, 4) and np.ptp(values[..., -1]):
+            mask = _cutout_mask(values, path)
+        else:
+            mask = _grey_mask(_grey(values, path), path, published=published)
     if not mask.any():
         raise DatasetError(f"{path}: the mask is empty")
     return mask
 
 
-def files_fingerprint(files: Iterable[Path]) -> str:
-    """Return a hash of the names and sizes of files, in the order given; some may be missing."""
+def read_labels(path: Path) -> npt.NDArray[np.int64]:
+    """Return the (H, W) values of a label map: indices of a palette, or whole grey numbers.
+
+    Raises:
+        DatasetError: the file is missing, cut off or no image, coloured, or its values are no
+            whole numbers.
+    """
+    picture = _decode(path)
+    values = np.asarray(picture) if picture.mode == "P" else _grey(np.asarray(picture), path)
+    if values.dtype.kind not in "biu":
+        raise DatasetError(f"{path}: holds the values {_some(values)}; labels are whole numbers")
+    return values.astype(np.int64)
+
+
+def files_fingerprint(files: Collection[Path]) -> str:
+    """Return a hash of the names and contents of files, in the order given; some may be missing.
+
+    What a file holds is read once and remembered in the cache folder, until its size or the time
+    of its last change differ.
+    """
+    memory = _Hashes(files)
     digest = hashlib.sha256()
     for file in files:
-        try:
-            size = file.stat().st_size
-        except OSError:  # reading it says what is wrong
-            size = -1
-        digest.update(os.fsencode(file.name) + f"\x1f{size}\x1e".encode())
+        digest.update(os.fsencode(file.name) + f"\x1f{memory.of(file)}\x1e".encode())
+    memory.store()
     return digest.hexdigest()[:16]
 
 
@@ -100,27 +145,138 @@ def leaves_root(name: str) -> bool:
     return any(path.is_absolute() or path.drive or ".." in path.parts for path in paths)
 
 
-def _grey_values(path: Path) -> npt.NDArray[Any]:
-    """Return the (H, W) values of a mask file, a palette and equal colour channels resolved."""
-    picture = _decode(path)
-    if picture.mode == "P" and not _is_label_palette(picture):
-        picture = picture.convert("RGB")
-    values = np.asarray(picture)
-    if values.ndim == 3:
-        colours = values[..., :3] if values.shape[2] >= 3 else values[..., :1]
-        if (colours != colours[..., :1]).any():
-            raise DatasetError(f"{path}: a mask must be grey, its colour channels differ")
-        if values.shape[2] in (2, 4) and (colours == colours[0, 0, 0]).all():
-            raise DatasetError(f"{path}: a mask must be grey, this one is in the transparency")
-        values = colours[..., 0]
-    return values
+def root_name(folder: Path) -> str:
+    """Return the name of a folder as text that any file can hold."""
+    return os.fsencode(folder.resolve().name).decode(errors="replace")
 
 
-def _is_label_palette(picture: PillowImage.Image) -> bool:
-    """Return whether index 0 is black and a used one is coloured: then indices are labels."""
-    colours = picture.convert("RGB").getcolors(256) or []
-    grey = all(len(set(colour)) == 1 for _, colour in colours if isinstance(colour, tuple))
-    return not grey and (picture.getpalette() or [0])[:3] == [0, 0, 0]
+class _Hashes:
+    """SHA-256 of files, remembered by size and time of change."""
+
+    def __init__(self, files: Iterable[Path]) -> None:
+        folders = sorted({str(file.parent.absolute()) for file in files})
+        name = hashlib.sha256("\n".join(folders).encode(errors="surrogatepass")).hexdigest()[:16]
+        self._path = cache_folder() / "fingerprints" / f"{name}.json"
+        self._known: dict[str, list[Any]] = {}
+        self._is_new = False
+        try:
+            stored = json.loads(self._path.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError):
+            return  # it is made again
+        if isinstance(stored, dict):
+            self._known = stored
+
+    def of(self, file: Path) -> str:
+        """Return a hash of the content, "" where the file is missing: reading it says so."""
+        try:
+            stat = file.stat()
+            state = [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
+            key = os.fsencode(file.absolute()).hex()
+            known = self._known.get(key)
+            if isinstance(known, list) and known[:-1] == state and isinstance(known[-1], str):
+                return known[-1]
+            if not file.is_file():  # a pipe would never end
+                return ""
+            with file.open("rb") as content:
+                found = hashlib.file_digest(content, "sha256").hexdigest()
+        except OSError:
+            return ""
+        self._known[key] = [*state, found]
+        self._is_new = True
+        return found
+
+    def store(self) -> None:
+        """Remember what was found; where that cannot be written, it is read again next time."""
+        if self._is_new:
+            try:
+                self._path.parent.mkdir(parents=True, exist_ok=True)
+                write_atomic(self._path, json.dumps(self._known).encode())
+            except OSError:
+                return
+
+
+def _oriented(
+    picture: PillowImage.Image, path: Path, exif: Exif, size_hw: tuple[int, int] | None
+) -> PillowImage.Image:
+    """Return a picture upright, or as stored where masks of a size fit only that."""
+    turned = ImageOps.exif_transpose(picture)
+    if exif == "apply":
+        return turned
+    orientation = picture.getexif()[_ORIENTATION]
+    if orientation in _QUARTER_TURNS and size_hw is not None and turned.size != picture.size:
+        return turned if turned.size == size_hw[::-1] else picture
+    raise DatasetError(
+        f"{path}: has the EXIF orientation {orientation}, and the size does not tell whether its "
+        "masks are drawn on the upright picture (--exif apply) or on the pixels as stored "
+        "(--exif ignore)"
+    )
+
+
+def _palette_mask(picture: PillowImage.Image, path: Path) -> Mask:
+    """Return the mask of a palette image of two indices, 0 and 1, or of greys."""
+    indices = np.asarray(picture)
+    colours = picture.convert("RGB")
+    grey = np.asarray(colours)
+    is_grey = (grey == grey[..., :1]).all()
+    starts_black = (picture.getpalette() or [0])[:3] == [0, 0, 0]
+    if np.isin(indices, (0, 1)).all() and (starts_black or not is_grey):
+        mask: Mask = indices == 1
+        return mask
+    if not is_grey:
+        raise DatasetError(
+            f"{path}: is a palette image of the values {_some(indices)}; a mask holds 0 and 1, or "
+            f"black and white; {_LABELS_HINT}"
+        )
+    return _grey_mask(grey[..., 0], path, published=False)
+
+
+def _cutout_mask(values: npt.NDArray[Any], path: Path) -> Mask:
+    """Return the transparency of a cut-out as a mask, where the colours are no other mask."""
+    mask = _grey_mask(values[..., -1], path, published=False)
+    colours = values[..., :-1]
+    looks_like_mask = np.isin(colours, (0, 255)).all() and np.ptp(colours) > 0
+    if looks_like_mask and ((colours[..., 0] > SOFT_THRESHOLD) != mask).any():
+        raise DatasetError(
+            f"{path}: has one mask in its colours and another in its transparency; store one"
+        )
+    return mask
+
+
+def _grey(values: npt.NDArray[Any], path: Path) -> npt.NDArray[Any]:
+    """Return the (H, W) values of a picture whose colour channels are equal."""
+    if values.ndim == 2:
+        return values
+    colours = values[..., :3] if values.shape[2] >= 3 else values[..., :1]
+    if (colours != colours[..., :1]).any():
+        raise DatasetError(f"{path}: a mask must be grey, its colour channels differ")
+    grey: npt.NDArray[Any] = colours[..., 0]
+    return grey
+
+
+def _grey_mask(values: npt.NDArray[Any], path: Path, *, published: bool) -> Mask:
+    """Return grey values as a mask: 0 and 1, or black and white with a soft edge between."""
+    if np.isin(values, (0, 1)).all():
+        mask: Mask = values == 1
+        return mask
+    is_soft = values.dtype == np.uint8 and (
+        (published and values.max() > SOFT_THRESHOLD)
+        or (values.max() >= WHITE and _plateau(values) <= MAX_PLATEAU)
+    )
+    if not is_soft:
+        raise DatasetError(
+            f"{path}: holds the values {_some(values)}; a mask holds 0 and 1, or black (0) and "
+            f"white (255) with a soft edge between; {_LABELS_HINT}"
+        )
+    soft: Mask = values > SOFT_THRESHOLD
+    return soft
+
+
+def _plateau(values: npt.NDArray[np.uint8]) -> float:
+    """Return the share of pixels that are grey and equal to all of their eight neighbours."""
+    window = np.ones((3, 3), np.uint8)
+    low, high = cv2.erode(values, window), cv2.dilate(values, window)
+    flat = (low == high) & (values > BLACK) & (values < WHITE)
+    return float(flat.mean())
 
 
 def _decode(path: Path) -> PillowImage.Image:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from samrobust.errors import DatasetError, ProtocolError, SegmenterError
+from samrobust.errors import DatasetError, NoObjectError, ProtocolError, SegmenterError
 from samrobust.evaluation.mask_selection import MaskKeeper
 from samrobust.evaluation.predictor import Predictor
 from samrobust.evaluation.prompts import DrawnSample, Draws, draw_sample
@@ -49,10 +49,17 @@ class Job:
 
 @dataclass(frozen=True)
 class Failure:
-    """An image that cannot be evaluated, and why."""
+    """An image that cannot be evaluated, and why.
+
+    Attributes:
+        sample_id: the image.
+        reason: in one line.
+        is_left_out: whether it has nothing to score: it is recorded, and no error.
+    """
 
     sample_id: str
     reason: str
+    is_left_out: bool = False
 
 
 @dataclass(frozen=True)
@@ -66,6 +73,7 @@ class Evaluated:
         halvings: that of the options, or more where device memory ran out on this image.
         objects: one row per instance.
         kept: the masks to be stored, None for none.
+        left_out: why objects of the image were left out, one line each.
         busy_s: seconds in which the image was encoded, predicted and scored.
     """
 
@@ -75,6 +83,7 @@ class Evaluated:
     halvings: int
     objects: tuple[ObjectRow, ...] = ()
     kept: Kept | None = None
+    left_out: tuple[str, ...] = ()
     busy_s: float = field(default=0.0, compare=False)
 
 
@@ -157,7 +166,7 @@ def score_images(
         embeddings = _Embeddings([each.sample.image for each in drawn])
         for each in group:
             if isinstance(each, Failure):
-                if not options.keep_going:
+                if not (options.keep_going or each.is_left_out):
                     raise DatasetError(each.reason)
                 yield from ((place, each) for place in of_image[each.sample_id])
                 continue
@@ -204,6 +213,8 @@ class _Drawing:
         protocols = _distinct(self._protocols[place] for place in places)
         try:
             return draw_sample(self._dataset[sample_id], self._dataset.info.key, protocols)
+        except NoObjectError as error:
+            return Failure(sample_id, str(error), is_left_out=True)
         except (DatasetError, ValueError) as error:  # the latter from a plug-in's broken sample
             return Failure(sample_id, str(error))
 
@@ -312,7 +323,9 @@ class _Scorer:
         most = min(self._options.batch_size, MASK_BYTES // (height * width))
         while True:
             batch_size = max(1, most >> self._options.halvings)
-            predict = Predictor(self._segmenter, embedding, self._selection, batch_size)
+            predict = Predictor(
+                self._segmenter, embedding, self._selection, batch_size, void=drawn.sample.void
+            )
             try:
                 return self._score_masks(predict, drawn, draws)
             except (RuntimeError, MemoryError) as error:
@@ -344,6 +357,7 @@ class _Scorer:
             self._options.halvings,
             drawn.objects,
             None if keeper is None else keeper.kept(),
+            sample.left_out,
         )
 
 

@@ -11,7 +11,7 @@ from samrobust.errors import SegmenterError
 from samrobust.evaluation.prompts import Draws
 from samrobust.metrics.overlap import iou
 from samrobust.segmenters.device import to_device
-from samrobust.types import Prediction, PromptBatch, Segmenter, SegmenterInfo, Selection
+from samrobust.types import Mask, Prediction, PromptBatch, Segmenter, SegmenterInfo, Selection
 
 E = TypeVar("E")
 
@@ -24,16 +24,24 @@ class Predictor:
         embedding: of the image.
         selection: which of several candidates counts.
         batch_size: prompts in one call, at most.
+        void: (H, W) bool, pixels that are taken from every mask; None for none.
     """
 
     def __init__(
-        self, segmenter: Segmenter[E], embedding: E, selection: Selection, batch_size: int
+        self,
+        segmenter: Segmenter[E],
+        embedding: E,
+        selection: Selection,
+        batch_size: int,
+        *,
+        void: Mask | None = None,
     ) -> None:
         self._segmenter: Segmenter[Any] = segmenter
         self._embedding = embedding
         self._selection = selection
         self._multimask = segmenter.info.multimask and selection != "single"
         self._batch_size = batch_size
+        self._void = None if void is None else torch.from_numpy(void)
         self._finite: list[Tensor] = []
 
     def check_finite(self) -> None:
@@ -63,10 +71,16 @@ class Predictor:
                 start += len(batch)
                 found = self._segmenter.predict(self._embedding, batch, multimask=self._multimask)
                 self._finite.append(found.quality.isfinite().all())
-                candidates.put(found)
+                candidates.put(self._without_void(found))
             prediction = candidates.take(trials)
             target = to_device(torch.tensor(draw.instance.mask), prediction.masks.device)
             yield draw, _select(prediction, target, self._selection), target
+
+    def _without_void(self, found: Prediction) -> Prediction:
+        if self._void is None:
+            return found
+        outside = ~to_device(self._void, found.masks.device)
+        return Prediction(found.masks & outside, found.quality)
 
 
 def check_finite(info: SegmenterInfo, finite: Sequence[Tensor]) -> None:

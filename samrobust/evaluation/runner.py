@@ -298,6 +298,8 @@ def _run_on(
     """Run pairs on one data set in one pass over its images, and return the folder of each."""
     sample_ids = dataset.ids()[: settings.limit]
     share = settings.shard.share_of(sample_ids)
+    for note in getattr(dataset, "notes", ()):
+        _LOG.warning("%s", note)
     folders: list[Path] = []
     jobs: list[Job] = []
     writers: list[RunWriter] = []
@@ -346,13 +348,17 @@ def _write_scores(
     halvings = [settings.loop.halvings] * len(jobs)
     for place, result in score_images(dataset, jobs, settings.loop):
         writer = writers[place]
-        if isinstance(result, Failure):
+        if isinstance(result, Failure) and result.is_left_out:
+            writer.leave_out(result.sample_id, [result.reason])
+        elif isinstance(result, Failure):
             writer.fail(result.sample_id, result.reason)
             _LOG.warning("failed: %s", result.reason)
         else:
             if result.halvings > halvings[place]:
                 halvings[place] = result.halvings
                 _note_halvings(writer, result)
+            if result.left_out:
+                writer.leave_out(result.sample_id, result.left_out)
             writer.write(result.sample_id, result.scores, objects=result.objects, kept=result.kept)
             n_prompts += result.n_prompts
             busy_s += result.busy_s

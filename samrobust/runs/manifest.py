@@ -289,6 +289,8 @@ def write_json(path: Path, value: Mapping[str, object]) -> None:
 def _to_plain(manifest: RunManifest) -> dict[str, Any]:
     plain = dataclasses.asdict(manifest)
     plain["segmenter"]["prompts"] = sorted(manifest.segmenter.prompts)
+    if not manifest.dataset.settings:  # as in the manifests of versions without them
+        plain["dataset"].pop("settings")
     return {"format": FORMAT, **plain}
 
 

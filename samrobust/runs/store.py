@@ -10,7 +10,7 @@ import io
 import os
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
@@ -218,7 +218,7 @@ PHOTOGRAPHS = pa.schema(
         ("kept", pa.string()),
     ]
 )
-_SCORES, _FAILURES = "scores", "failures"
+_SCORES, _FAILURES, _LEFT_OUT = "scores", "failures", "left-out"
 _OBJECTS, _MASKS, _PHOTOGRAPHS = "objects", "masks", "photographs"
 _Table = tuple[str, pa.Schema, Sequence[object]]
 """Folder, schema and new rows of a table."""
@@ -233,12 +233,14 @@ class Run:
         manifest: what was run, on what and with which versions.
         objects: one row per object, columns as in `OBJECTS`; runs of earlier versions have none.
         failures: sample id -> why the image could not be evaluated.
+        left_out: sample id -> why some of its objects, or all, had nothing to score.
     """
 
     folder: Path
     manifest: RunManifest
     objects: pd.DataFrame
     failures: dict[str, str]
+    left_out: dict[str, list[str]] = dataclasses.field(default_factory=dict)
 
     @cached_property
     def scores(self) -> pd.DataFrame:
@@ -270,7 +272,7 @@ class Run:
     @property
     def n_missing(self) -> int:
         """The number of images that have neither scores nor a recorded failure."""
-        return self.manifest.n_samples - len(self.images) - len(self.failures)
+        return self.manifest.n_samples - len({*self.images, *self.failures, *self.left_out})
 
     def map_scores(self, reduce: Callable[[pa.Table], R]) -> Iterator[R]:
         """Yield what a function makes of the scores, some whole images at a time.
@@ -353,6 +355,7 @@ class RunWriter:
         if (self.folder / _OBJECTS).is_dir():
             self.done &= images_of(self.folder / _OBJECTS)
         self._failures: dict[str, str] = {}
+        self._left_out: dict[str, list[str]] = {}
 
     def __enter__(self) -> "RunWriter":
         return self
@@ -417,8 +420,16 @@ class RunWriter:
     def fail(self, sample_id: str, reason: str) -> None:
         """Record that an image could not be evaluated; the same command tries it again."""
         self._failures[sample_id] = reason
-        name = "-".join(filter(None, [_FAILURES, self._label]))
-        write_json(self.folder / f"{name}.json", self._failures)
+        self._record(_FAILURES, self._failures)
+
+    def leave_out(self, sample_id: str, reasons: Sequence[str]) -> None:
+        """Record that some objects of an image, or all, have nothing to score."""
+        self._left_out[sample_id] = list(reasons)
+        self._record(_LEFT_OUT, self._left_out)
+
+    def _record(self, name: str, found: Mapping[str, object]) -> None:
+        file = "-".join(filter(None, [name, self._label]))
+        write_json(self.folder / f"{file}.json", found)
 
     def _flush(self) -> None:
         """Let the thread write what is in memory, once it has written what came before."""
@@ -474,7 +485,10 @@ def read_run(folder: str | Path) -> Run:
         raise RunError(f"{folder}: is not a valid run: {error}") from error
     scored = stored_images(folder) if recorded else frozenset()
     left = {k: v for failures in recorded for k, v in failures.items() if k not in scored}
-    return Run(folder, manifest, _once(objects, ["sample_id", "instance_id"]), left)
+    left_out: dict[str, list[str]] = {}
+    for path in sorted(folder.glob(f"{_LEFT_OUT}*.json")):
+        left_out |= {name: [*map(str, reasons)] for name, reasons in read_json(path).items()}
+    return Run(folder, manifest, _once(objects, ["sample_id", "instance_id"]), left, left_out)
 
 
 def read_runs(*paths: str | Path) -> list[Run]:

@@ -1,16 +1,13 @@
 """Published weights files: what identifies one, and how it is downloaded and cached."""
 
 import hashlib
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 from samrobust.errors import CheckpointError
-
-CACHE_VARIABLE = "SAMROBUST_CACHE"
-"""Environment variable that names a folder for downloaded files instead of the user's cache."""
+from samrobust.files import cache_folder
 
 Progress = Callable[[int, int], None]
 """Called with the bytes that are here and those of the whole file during a download."""
@@ -46,13 +43,6 @@ class Checkpoint:
         return self.url.rpartition("/")[2]
 
 
-def cache_folder() -> Path:
-    """Return the folder of downloaded files."""
-    from pooch import os_cache  # type: ignore[import-untyped]
-
-    return Path(os.environ.get(CACHE_VARIABLE) or os_cache("samrobust"))
-
-
 def fetch(checkpoint: Checkpoint, *, progress: Progress | None = None) -> Path:
     """Return the path of a published file in the cache, after downloading it where it is missing.
 
@@ -61,7 +51,7 @@ def fetch(checkpoint: Checkpoint, *, progress: Progress | None = None) -> Path:
     Raises:
         CheckpointError: it cannot be downloaded or written, or is not the published file.
     """
-    import pooch
+    import pooch  # type: ignore[import-untyped]
     from filelock import FileLock
     from requests import RequestException
 

@@ -4,12 +4,12 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from samrobust.datasets import DATASETS
+from samrobust.datasets import open_dataset
 from samrobust.errors import RecipeError
 from samrobust.seeding import keyed_generator
 from samrobust.training.examples import Pool
 from samrobust.training.recipe import Recipe
-from samrobust.types import Dataset, DatasetOptions
+from samrobust.types import Dataset
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def open_data(recipe: Recipe, root: Path | None) -> TrainingData:
                 f"recipe '{recipe.name}' needs --data-root: the folder that holds {folders}"
             )
         where = root / row.folder if root and row.folder else None
-        dataset = DATASETS.load(row.dataset)(DatasetOptions(where, row.split))
+        dataset = open_dataset(row.dataset, root=where, split=row.split)
         trained: list[str] = []
         apart: list[str] = []
         for sample_id in dataset.ids():
