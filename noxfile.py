@@ -1,45 +1,49 @@
-"""Checks: `nox` runs all of them, `nox -s tests` one."""
+"""Checks: `nox` runs all of them, `nox -s tests` one, `nox -s nightly` the slow tests.
+
+The checks share one environment, which the session `environment` installs; `smoke` has a user's.
+"""
+
+import os
 
 import nox
 
 nox.needs_version = ">=2025.2.9"
-nox.options.sessions = ["lint", "types", "tests", "smoke"]
+nox.options.default_venv_backend = "uv|virtualenv"
+nox.options.sessions = ["lint", "types", "tests", "docs", "smoke"]
 
 PROJECT = nox.project.load_toml("pyproject.toml")
 CODE = ("samrobust", "tests", "benchmarks", "noxfile.py")
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+
+check = nox.session(venv_backend="none", requires=["environment"])
+"""A session that runs in the shared environment."""
 
 
-def install_project(session: nox.Session) -> None:
+@nox.session(reuse_venv=True, default=False)
+def environment(session: nox.Session) -> None:
+    """Install the package and what all checks need, and put it first on this process's PATH."""
     # torch has thousands of files, few of which are imported: compiling them all takes minutes
-    session.install("--no-compile", "-e", ".")
+    session.install("--no-compile", "-e", ".", *nox.project.dependency_groups(PROJECT, "dev"))
+    os.environ["PATH"] = os.pathsep.join([session.bin, os.environ["PATH"]])
 
 
-def install_group(session: nox.Session, group: str) -> None:
-    session.install(*nox.project.dependency_groups(PROJECT, group))
-
-
-@nox.session
+@check
 def lint(session: nox.Session) -> None:
     """Check style, and that every module imports only from the floors below its own."""
-    install_group(session, "lint")
     session.run("ruff", "check", *CODE)
     session.run("ruff", "format", "--check", *CODE)
     session.run("lint-imports", env={"PYTHONPATH": "."})
 
 
-@nox.session
+@check
 def types(session: nox.Session) -> None:
     """Check types, strictly."""
-    install_project(session)
-    install_group(session, "types")
     session.run("mypy")
 
 
-@nox.session
+@check
 def tests(session: nox.Session) -> None:
     """Run the tests with branch coverage; what needs photographs that are not there is skipped."""
-    install_project(session)
-    install_group(session, "test")
     session.run(
         "pytest",
         "--cov",
@@ -47,8 +51,20 @@ def tests(session: nox.Session) -> None:
         "--numprocesses=2",
         "--dist=loadfile",  # fixtures of a file train models: once
         *session.posargs,
-        env={"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"},
+        env=ONE_THREAD,
     )
+
+
+@check
+def nightly(session: nox.Session) -> None:
+    """Run the tests that take minutes: models in full size, kills at random moments."""
+    session.run("pytest", "-m", "nightly", "--durations=0", *session.posargs, env=ONE_THREAD)
+
+
+@check
+def docs(session: nox.Session) -> None:
+    """Build the documentation; a warning is an error."""
+    session.run("mkdocs", "build", "--strict", "--site-dir", str(session.cache_dir / "site"))
 
 
 @nox.session

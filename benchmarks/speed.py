@@ -28,9 +28,9 @@ from benchmarks.setting import Figures, Setting
 from samrobust.cli.terminal import print_table
 from samrobust.errors import SamrobustError
 from samrobust.registry import known, one_of
+from samrobust.segmenters import ROWS
 from samrobust.segmenters.device import resolve_device
 from samrobust.segmenters.nano import NAME
-from samrobust.segmenters.published import SAM_CHECKPOINTS
 from samrobust.types import EncoderDtype
 
 PARTS = {"encode": "images/s", "predict": "prompts/s", "metrics": "masks/s", "total": "prompts/s"}
@@ -53,7 +53,7 @@ def compare(
 ) -> None:
     """Measure both ways, in turn, on a drawn photograph of 1024 x 768 pixels."""
     try:
-        known(variant, [*SAM_CHECKPOINTS, NAME], kind="variant")
+        known(variant, [*ROWS["sam"].checkpoints, NAME], kind="variant")
         device, kind = resolve_device(device), one_of(EncoderDtype, dtype, kind="dtype")
     except SamrobustError as error:
         raise typer.BadParameter(str(error)) from error

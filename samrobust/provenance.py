@@ -3,22 +3,14 @@
 import json
 from collections.abc import Mapping
 
+from samrobust.datasets import FOLDERS, GROUPS
+
 ORIGINS: Mapping[str, str] = {
     "scenes": "scenes",
-    "dis-vd": "DIS5K",
-    "dis-tr": "DIS5K",
-    "thinobject-te": "ThinObject-5K",
-    "thinobject-tr": "ThinObject-5K",
-    "coift": "COIFT",
-    "hrsod": "HRSOD",
-    "fss": "FSS-1000",
-    "duts-tr": "DUTS",
-    "duts-te": "DUTS",
-    "ecssd": "ECSSD",
-    "msra10k": "MSRA10K",
+    **{name: row.collection for name, row in FOLDERS.items() if row.collection},
 }
 """By name of the data set; training and test part have one origin (facts/hq-sam.md 1.2)."""
-HQSEG_44K = ("DIS5K", "DUTS", "ECSSD", "FSS-1000", "MSRA10K", "ThinObject-5K")
+HQSEG_44K = tuple(sorted({ORIGINS[name] for name in GROUPS["hqseg-44k"]}))
 COCO, COCO_SPLITS = "MS-COCO", ("train2017", "val2017", "train2014", "val2014")
 
 

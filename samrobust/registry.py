@@ -26,6 +26,11 @@ class Entry:
     summary: str
     takes: tuple[str, ...] | None = None
 
+    def load(self) -> Any:  # noqa: ANN401
+        """Import and return what the entry stands for."""
+        module, attribute = self.target.split(":")
+        return getattr(import_module(module), attribute)
+
 
 class Registry(Generic[T_co]):
     """Names of one kind of thing, each imported when it is first asked for.
@@ -67,8 +72,7 @@ class Registry(Generic[T_co]):
         known(name, self.names(), kind=self.kind)
         plugins = self._plugins()
         if name in self._builtin:
-            module, attribute = self._builtin[name].target.split(":")
-            found: T_co = getattr(import_module(module), attribute)
+            found: T_co = self._builtin[name].load()
             return found
         try:
             found = plugins[name].load()

@@ -295,6 +295,21 @@ class Segmenter(Protocol[E]):
 
 
 @runtime_checkable
+class SharesEmbeddings(Protocol):
+    """What a segmenter may offer besides: embeddings that others of the same encoder can use."""
+
+    @property
+    def encoder_key(self) -> str:
+        """Return what embeddings depend on besides the image, "" where they must not be shared.
+
+        Segmenters of equal non-empty key return interchangeable embeddings of an image: an image is
+        encoded once for all of them. It names the encoder's weights (SHA-256), frame, dtype,
+        attention, whether it is compiled, and the kind of device.
+        """
+        ...
+
+
+@runtime_checkable
 class Dataset(Protocol):
     """Images with masks, found by id."""
 

@@ -8,13 +8,15 @@ import ctypes
 import functools
 import multiprocessing
 import os
+import re
 import resource
+import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 import torch
@@ -121,6 +123,33 @@ def _do(folder: Path, said: Path, steps: Sequence[Step]) -> None:
         except SystemExit as stopped:
             code = int(stopped.code or 0)
     sys.exit(code)
+
+
+def kill_at(event: Literal["open", "os.rename"], pattern: str, *, nth: int = 1) -> None:
+    """Let this process be ended by SIGKILL just before a file is written or moved to its place.
+
+    Args:
+        event: of Python's audit events; of "open" those alone that open a file for writing.
+        pattern: found in the path that is opened, or to which a file is moved.
+        nth: of the events that fit.
+    """
+    left = nth
+
+    def watch(happens: str, arguments: tuple[Any, ...]) -> None:
+        nonlocal left
+        if happens != event:
+            return
+        path, flags = arguments[0], arguments[-1]
+        if event == "os.rename":
+            path = arguments[1]
+        elif not flags & (os.O_WRONLY | os.O_RDWR):
+            return
+        if not isinstance(path, int) and re.search(pattern, os.fsdecode(path)):
+            left -= 1
+            if left == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(watch)
 
 
 def own_mounts() -> None:

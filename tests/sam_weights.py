@@ -1,9 +1,11 @@
 """SAMs with random weights whose masks are neither empty nor full."""
 
-from typing import cast
+from functools import partial
+from typing import Any, cast
 
 import numpy as np
 import torch
+from PIL import Image as PillowImage
 from segment_anything.build_sam import sam_model_registry
 from segment_anything.modeling.image_encoder import ImageEncoderViT
 from segment_anything.modeling.mask_decoder import MLP, MaskDecoder
@@ -15,8 +17,22 @@ from torch.nn import functional
 
 from samrobust.segmenters.hq_modules import HqDecoder, HqParts, untrained_parts
 from samrobust.types import Image, PromptBatch
+from tests.conftest import SHARED
 
 PATCH = 16
+NARROW_VIT: dict[str, Any] = {
+    "img_size": 256,
+    "patch_size": PATCH,
+    "embed_dim": 48,
+    "depth": 12,
+    "num_heads": 3,
+    "out_chans": 256,
+    "norm_layer": partial(nn.LayerNorm, eps=1e-6),
+    "use_rel_pos": True,
+    "window_size": 14,
+    "global_attn_indexes": (2, 5, 8, 11),
+}
+"""Arguments of the official image encoder: a ViT-B of a sixteenth of the width, at 256 pixels."""
 
 
 def small_sam(
@@ -46,13 +62,18 @@ def small_sam(
     return randomise(model).eval().to(dtype)
 
 
-def base_sam() -> SamModel:
-    """Return a ViT-B."""
-    return random_sam("vit_b")
+def narrow_vit_b() -> SamModel:
+    """Return SAM's decoder in full behind `NARROW_VIT`, to stand in the registry as "vit_b"."""
+    grid = (NARROW_VIT["img_size"] // PATCH,) * 2
+    return SamModel(
+        ImageEncoderViT(**NARROW_VIT),
+        PromptEncoder(256, grid, (NARROW_VIT["img_size"],) * 2, mask_in_chans=16),
+        MaskDecoder(transformer_dim=256, transformer=TwoWayTransformer(2, 256, 8, mlp_dim=2048)),
+    )
 
 
 def random_sam(variant: str) -> SamModel:
-    """Return one of SAM's models."""
+    """Return one of SAM's models, as the registry of segment_anything has it."""
     torch.manual_seed(0)
     model: SamModel = sam_model_registry[variant]()  # type: ignore[no-untyped-call]
     return randomise(model).eval()
@@ -133,6 +154,14 @@ def random_image(size_hw: tuple[int, int]) -> Image:
     coarse = rng.integers(0, 200, (size_hw[0] // 40 + 1, size_hw[1] // 40 + 1, 3))
     smooth = coarse.repeat(40, axis=0).repeat(40, axis=1)[: size_hw[0], : size_hw[1]]
     return (smooth + rng.integers(0, 56, smooth.shape)).astype(np.uint8)
+
+
+def photograph() -> Image:
+    """Return a real photograph where there are some, or a random image."""
+    paths = sorted((SHARED / "pennfudan" / "train").glob("*.jpg"))
+    if not paths:
+        return random_image((301, 410))
+    return np.array(PillowImage.open(paths[0]).convert("RGB"))
 
 
 def random_prompts(size_hw: tuple[int, int], n: int, n_points: int, *, boxes: bool) -> PromptBatch:

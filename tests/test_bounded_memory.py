@@ -13,7 +13,8 @@ from tests.hostile import Put
 MOST_MIB = 1024
 """Beyond what an ordinary evaluation takes."""
 EVAL = "eval --protocol gt-box --workers 0 --dataset"
-FOLDER, COCO = f"{EVAL} folder --data-root .", f"{EVAL} coco --data-root . --split val"
+FOLDER = f"{EVAL} folder --data-root . --segmenter ellipse"
+COCO = f"{EVAL} coco --data-root . --split val --segmenter ellipse"
 CASES: dict[str, tuple[Put, str, int]] = {
     "an ordinary evaluation": (put.nothing, f"{EVAL} scenes --split 2", 0),
     "a picture of 10^10 pixels": (put.picture(put.png(100_000, 100_000)), FOLDER, 1),
@@ -26,7 +27,7 @@ CASES: dict[str, tuple[Put, str, int]] = {
     "images": (put.nothing, "eval --dataset scenes --split 1000000000000", 1),
     "rows": (put.run_with_scores(put.many_rows), "report run", 1),
     "a trial": (put.run_with_scores(put.with_column("trial", 10**9)), "report run", 1),
-    "a panorama": (put.panorama, f"{FOLDER} --segmenter sam-nano --segmenter ellipse", 0),
+    "a panorama": (put.panorama, f"{FOLDER} --segmenter sam-nano", 0),
 }
 SCRIPT = """
 import json, os, resource, sys

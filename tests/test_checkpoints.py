@@ -16,14 +16,15 @@ import torch
 from torch import nn
 
 from samrobust.errors import CheckpointError
+from samrobust.segmenters import ROWS
 from samrobust.segmenters.published import (
     CACHE_VARIABLE,
-    HQ_CHECKPOINTS,
-    SAM_CHECKPOINTS,
     Checkpoint,
     cache_folder,
+    fetch,
+    file_sha256,
 )
-from samrobust.segmenters.weights import fetch, file_sha256, fill_model, load_state
+from samrobust.segmenters.weights import fill_model, load_state
 
 CONTENT = np.random.default_rng(0).bytes(3_000_000)
 
@@ -115,7 +116,8 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def checkpoint(server: Server) -> Checkpoint:
-    return Checkpoint(server.url, hashlib.sha256(CONTENT).hexdigest(), len(CONTENT), embed_dim=8)
+    sha256 = hashlib.sha256(CONTENT).hexdigest()
+    return Checkpoint(server.url, sha256, len(CONTENT), embed_dim=8, n_parameters=1)
 
 
 def test_a_file_is_fetched_once(server: Server, cache: Path, checkpoint: Checkpoint) -> None:
@@ -165,7 +167,7 @@ def test_a_server_that_always_breaks_off_is_given_up(
 ) -> None:
     server.behaviour.breaks_off_after = 1_200_000
     server.behaviour.knows_ranges = False
-    with pytest.raises(CheckpointError, match="cannot be fetched"):
+    with pytest.raises(CheckpointError, match="cannot be downloaded"):
         fetch(checkpoint)
     assert len(server.behaviour.starts) == 2
 
@@ -173,7 +175,7 @@ def test_a_server_that_always_breaks_off_is_given_up(
 @pytest.mark.usefixtures("cache")
 def test_a_shorter_file_there_is_given_up(server: Server, checkpoint: Checkpoint) -> None:
     server.behaviour.content = CONTENT[:100]
-    with pytest.raises(CheckpointError, match="it ends too early there"):
+    with pytest.raises(CheckpointError, match="the server ends it too early"):
         fetch(checkpoint)
 
 
@@ -199,7 +201,7 @@ def test_a_server_that_sends_another_part_is_given_up_and_what_was_here_is_kept(
     cache.mkdir()
     (cache / "weights.pth.part").write_bytes(CONTENT[:1_000_001])
     server.behaviour.shift = 5
-    with pytest.raises(CheckpointError, match="it sends another part than asked for"):
+    with pytest.raises(CheckpointError, match="the server sends another part than asked for"):
         fetch(checkpoint)
     assert (cache / "weights.pth.part").read_bytes() == CONTENT[:1_000_001]
     server.behaviour.shift = 0
@@ -225,7 +227,7 @@ def test_a_damaged_part_is_dropped_at_the_end_and_the_next_call_starts_anew(
 ) -> None:
     cache.mkdir()
     (cache / "weights.pth.part").write_bytes(bytes(1_000_000))
-    with pytest.raises(CheckpointError, match="SHA-256 is"):
+    with pytest.raises(CheckpointError, match="SHA-256 of what was downloaded is not"):
         fetch(checkpoint)
     assert [x.name for x in cache.iterdir()] == ["weights.pth.lock"]
     assert fetch(checkpoint).read_bytes() == CONTENT
@@ -252,8 +254,7 @@ def test_two_processes_that_want_a_file_fetch_it_once(
 ) -> None:
     server.behaviour.pause_s = 0.5
     script = (
-        "from samrobust.segmenters.weights import fetch\n"
-        "from samrobust.segmenters.published import Checkpoint\n"
+        "from samrobust.segmenters.published import Checkpoint, fetch\n"
         f"print(fetch({checkpoint!r}))"
     )
     processes = [
@@ -284,7 +285,7 @@ def test_what_cannot_be_fetched_can_be_brought_by_hand(
     with pytest.raises(CheckpointError) as caught:
         fetch(checkpoint)
     assert str(caught.value) == (
-        f"weights.pth: cannot be fetched from {checkpoint.url} ({reason}); "
+        f"weights.pth: cannot be downloaded from {checkpoint.url} ({reason}); "
         f"put it into {cache}, or name it with --checkpoint"
     )
     cache.mkdir(exist_ok=True)
@@ -296,9 +297,9 @@ def test_a_wrong_file_is_not_kept(server: Server, cache: Path, checkpoint: Check
     server.behaviour.content = CONTENT[::-1]
     with pytest.raises(CheckpointError) as caught:
         fetch(checkpoint)
-    found, wanted = (hashlib.sha256(x).hexdigest()[:4] for x in (CONTENT[::-1], CONTENT))
     assert str(caught.value) == (
-        f"{cache}/weights.pth: SHA-256 is {found}…, expected {wanted}…; is it another variant?"
+        f"{cache}/weights.pth: SHA-256 of what was downloaded is not {checkpoint.sha256[:4]}…; "
+        "it was deleted, try again"
     )
     assert [x.name for x in cache.iterdir()] == ["weights.pth.lock"]
 
@@ -330,11 +331,14 @@ def test_the_cache_is_the_users_unless_the_environment_names_another(
 
 
 def test_published_files_are_told_apart() -> None:
-    assert list(SAM_CHECKPOINTS) == ["vit_b", "vit_l", "vit_h"]
-    assert list(HQ_CHECKPOINTS) == ["vit_b", "vit_l", "vit_h", "vit_tiny"]
-    for family in (SAM_CHECKPOINTS, HQ_CHECKPOINTS):
+    families = [row.checkpoints for row in ROWS.values() if row.checkpoints]
+    assert [list(family) for family in families] == [
+        ["vit_b", "vit_l", "vit_h"],
+        ["vit_b", "vit_l", "vit_h", "vit_tiny"],
+    ]
+    for family in families:
         assert len({each.embed_dim for each in family.values()}) == len(family)
-    published = [*SAM_CHECKPOINTS.values(), *HQ_CHECKPOINTS.values()]
+    published = [checkpoint for family in families for checkpoint in family.values()]
     for kind in ("file_name", "sha256", "n_bytes"):
         assert len({getattr(each, kind) for each in published}) == 7
     assert all(len(each.sha256) == 64 for each in published)
@@ -350,8 +354,8 @@ class TinyModel(nn.Module):
 
 
 PUBLISHED = {
-    "small": Checkpoint("http://127.0.0.1:9/small.pth", "0" * 64, 1, embed_dim=8),
-    "large": Checkpoint("http://127.0.0.1:9/large.pth", "1" * 64, 1, embed_dim=16),
+    "small": Checkpoint("http://127.0.0.1:9/small.pth", "0" * 64, 1, embed_dim=8, n_parameters=1),
+    "large": Checkpoint("http://127.0.0.1:9/large.pth", "1" * 64, 1, embed_dim=16, n_parameters=1),
 }
 
 
@@ -406,19 +410,19 @@ def test_another_kind_of_file_is_said_so(tmp_path: Path) -> None:
     path = tmp_path / "page.pth"
     path.write_text("<html>not found</html>")
     with pytest.raises(CheckpointError, match=r"^page.pth: cut short, or not a file of torch.save"):
-        load_state(path, variant="small")
+        load_state(path, variant="small", published=PUBLISHED)
     torch.save({"epoch": 3}, path)
     with pytest.raises(CheckpointError, match=r"^page.pth: holds something else than"):
-        load_state(path, variant="small")
+        load_state(path, variant="small", published=PUBLISHED)
     with pytest.raises(CheckpointError, match="there is no such checkpoint"):
-        load_state(tmp_path / "none.pth", variant="small")
+        load_state(tmp_path / "none.pth", variant="small", published=PUBLISHED)
 
 
 def test_no_code_in_a_file_is_run(tmp_path: Path) -> None:
     path = tmp_path / "evil.pth"
     torch.save({"x": Evil(tmp_path / "touched")}, path)
     with pytest.raises(CheckpointError):
-        load_state(path, variant="small")
+        load_state(path, variant="small", published=PUBLISHED)
     assert not (tmp_path / "touched").exists()
 
 

@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -102,32 +103,39 @@ def _children(pid: int) -> list[int]:
     return [int(child) for child in task.read_text().split()] if task.exists() else []
 
 
-def test_killed_with_half_of_it_stored_it_goes_on_at_once_to_the_same_rows(tmp_path: Path) -> None:
-    def command(out: str) -> list[str]:
-        script = (
-            "import sys, samrobust.runs.store; samrobust.runs.store.FLUSH_SECONDS = 0\n"
-            "from samrobust.cli import main; main()"
-        )
-        return [
-            sys.executable, "-c", script, "eval", "--dataset", "scenes", "--split", "40x160x120",
-            "--segmenter", "ellipse", "--protocol", "box-shift", "--workers", "2",
-            "--out", str(tmp_path / out),
-        ]  # fmt: skip
-
-    subprocess.run(command("whole"), check=True, capture_output=True)
-    process = subprocess.Popen(
-        command("parts"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+def test_killed_with_half_of_it_stored_it_goes_on_at_once_to_the_same_rows(
+    shell: Shell, tmp_path: Path
+) -> None:
+    command = (
+        *("eval", "--dataset", "scenes", "--split", "24x96x72", "--segmenter", "ellipse"),
+        *("--protocol", "box-shift", "--trials", "2", "--quiet"),
     )
-    while process.poll() is None and len(list(tmp_path.glob("parts/*/scores/part-*"))) < 3:
+    assert shell(*command, "--workers", "0", "--out", "whole").code == 0
+    script = (
+        "import samrobust.runs.store; samrobust.runs.store.FLUSH_SECONDS = 0\n"
+        "from samrobust.cli import main; main()"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", script, *command, "--workers", "2", "--out", "killed"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    while process.poll() is None and len(list(tmp_path.glob("killed/*/scores/part-*"))) < 3:
         time.sleep(0.01)
     loaders = _children(process.pid)
     process.kill()
     process.wait()
-    (whole,), (parts,) = (tmp_path / "whole").iterdir(), (tmp_path / "parts").iterdir()
-    assert 0 < read_run(parts).n_missing < 40
-    subprocess.run(command("parts"), check=True, capture_output=True)
-    pd.testing.assert_frame_equal(_rows(parts), _rows(whole))
-    assert not any(Path(f"/proc/{pid}").exists() for pid in loaders)
+    (whole,), (killed,) = (tmp_path / "whole").iterdir(), (tmp_path / "killed").iterdir()
+    assert 0 < read_run(killed).n_missing < 24
+    assert shell(*command, "--workers", "0", "--out", "killed").code == 0
+    pd.testing.assert_frame_equal(_rows(killed), _rows(whole))
+    assert loaders
+    deadline = time.monotonic() + 20
+    while any(Path(f"/proc/{pid}").exists() for pid in loaders):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 def test_a_combination_asked_for_twice_runs_once(shell: Shell, root: Path) -> None:

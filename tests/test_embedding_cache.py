@@ -1,4 +1,3 @@
-import itertools
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -8,19 +7,25 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from segment_anything.modeling.sam import Sam as SamModel
 from torch import Tensor
 
-from samrobust.cli.options import CacheOptions, with_caches
+from samrobust.cli.options import with_caches
 from samrobust.errors import SamrobustError
 from samrobust.runs.store import read_run
-from samrobust.segmenters.embedding_cache import CachedSegmenter, EmbeddingCache, with_cache
+from samrobust.segmenters.adapters import TOKENS, build_token_tuned, tuned_header, tuned_part
+from samrobust.segmenters.embedding_cache import (
+    Cacheable,
+    CachedSegmenter,
+    EmbeddingCache,
+    with_cache,
+)
 from samrobust.segmenters.hq_sam import HqEmbedding, HqSam
 from samrobust.segmenters.nano import build_sam_nano
-from samrobust.segmenters.published import CACHE_VARIABLE, SAM_CHECKPOINTS
-from samrobust.segmenters.sam import Sam, SamEmbedding, SamOptions
-from samrobust.segmenters.stable_sam import StableSam
-from samrobust.types import Image, Segmenter, SegmenterOptions
+from samrobust.segmenters.sam import SAM_CHECKPOINTS, Sam, SamEmbedding, SamOptions
+from samrobust.segmenters.stable_sam import StableSam, build_stable_sam
+from samrobust.types import Image, Segmenter, SegmenterOptions, SharesEmbeddings
 from tests.conftest import GrownBox, Shell
 from tests.sam_weights import random_image, random_parts, random_prompts, small_sam
 
@@ -151,7 +156,7 @@ def test_damaged_files_are_made_again(
     assert torch.equal(found.features, wanted.features)
     assert path.read_bytes() == whole
     assert [record.getMessage() for record in caplog.records] == [
-        f"{path}: is damaged and made again"
+        f"{path}: is damaged and encoded anew"
     ]
 
 
@@ -163,15 +168,15 @@ def test_the_least_recently_used_make_room(tmp_path: Path) -> None:
     values = {"x": torch.zeros(1000)}
     keys = ["1" * 64, "2" * 64, "3" * 64]
     cpu = torch.device("cpu")
-    EmbeddingCache(tmp_path, LARGE).keep(keys[0], values)
+    EmbeddingCache(tmp_path, LARGE).store(keys[0], values)
     size = files(tmp_path)[0].stat().st_size
     cache = EmbeddingCache(tmp_path, 2 * size)
-    cache.keep(keys[1], values)
+    cache.store(keys[1], values)
     assert not leftover.exists()
     for age, key in enumerate(keys[:2]):
         os.utime(tmp_path / f"{key}.embedding", ns=(age + 1, age + 1))
     assert cache.load(keys[0], cpu) is not None  # so that the second is the oldest
-    cache.keep(keys[2], values)
+    cache.store(keys[2], values)
     assert [cache.load(key, cpu) is not None for key in keys] == [True, False, True]
     assert (tmp_path / "mine.txt").exists()
 
@@ -186,42 +191,64 @@ def test_where_it_cannot_be_written_nothing_else_changes(
     assert encoder.n_encoded == 2
     (record,) = caplog.records
     assert record.getMessage() == (
-        f"{file / 'cache'}: cannot be written: Not a directory; embeddings are no longer kept"
+        f"{file / 'cache'}: cannot be written: Not a directory; nothing more is cached"
     )
 
 
-def test_it_is_used_where_it_pays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path))
+def test_it_is_used_where_a_folder_is_named_and_embeddings_can_be_shared(tmp_path: Path) -> None:
     others: list[Segmenter[Any]] = [
         GrownBox(),
-        build_sam_nano(SegmenterOptions()),
-        Sam(tiny_sam()),  # whose weights no file names
+        Sam(tiny_sam()),  # whose weights are of no file
+        HqSam(sam()),  # whose parts are of no file
     ]
-    assert with_caches(others, CacheOptions(), device="cpu") == others
-    one = sam()
-    (cached,) = with_caches([one], CacheOptions(), device="cpu")
-    assert isinstance(cached, CachedSegmenter)
-    assert cached.info == one.info
-    with torch.inference_mode():
-        cached.encode([random_image(SIZE_HW)])
-    assert len(files(tmp_path / "embeddings")) == 1
-    for options, device in itertools.product((CacheOptions(),), ("cuda", "cuda:1")):
-        assert with_caches([one], options, device=device) == [one]
-    assert with_caches([one], CacheOptions(off=True), device="cpu") == [one]
-    (asked,) = with_caches([one], CacheOptions(tmp_path), device="cuda")
-    assert isinstance(asked, CachedSegmenter)
+    assert with_caches(others, tmp_path, 1.0) == others
+    shared: list[Cacheable] = [
+        sam(),
+        hq_sam(),
+        StableSam(sam()),
+        build_sam_nano(SegmenterOptions()),
+    ]
+    for one in shared:
+        assert with_caches([one], None, 1.0) == [one]
+        (cached,) = with_caches([one], tmp_path, 1.0)
+        assert isinstance(cached, CachedSegmenter)
+        assert cached.info == one.info
+        assert cached.encoder_key == one.encoder_key
+
+
+def test_keys_are_equal_where_embeddings_are(tmp_path: Path) -> None:
+    nano = build_sam_nano(SegmenterOptions())
+    assert StableSam(sam()).encoder_key == sam().encoder_key
+    assert build_stable_sam(SegmenterOptions()).encoder_key == nano.encoder_key
+    assert sam(SamOptions(decoder="stock")).encoder_key == sam().encoder_key
+    different: list[Cacheable] = [
+        nano,
+        sam(),
+        hq_sam(),
+        sam(sha256="c" * 64),
+        sam(SamOptions(frame="squash")),
+        sam(SamOptions(dtype="bfloat16")),
+        sam(SamOptions(attention="stock")),
+    ]
+    assert len({segmenter.encoder_key for segmenter in different}) == len(different)
+    assert all(isinstance(segmenter, SharesEmbeddings) for segmenter in different)
+    assert not isinstance(GrownBox(), SharesEmbeddings)
+    path = tmp_path / "tuned.safetensors"
+    part = tuned_part(nano, TOKENS)
+    save_file(part.state_dict(), path, metadata=dict(tuned_header(nano, TOKENS)))
+    tuned = build_token_tuned(SegmenterOptions(checkpoint=path))
+    assert tuned.encoder_key == nano.encoder_key
 
 
 def test_options_that_cannot_be_followed_are_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    for folder, off, size, message in (
-        (Path("x"), True, 1.0, "--no-cache and --cache x contradict each other"),
-        (None, False, 0.0, "--cache-size must be above 0, got 0"),
-        (None, False, float("nan"), "--cache-size must be above 0, got nan"),
-        (tmp_path / "file", False, 1.0, f"--cache {tmp_path / 'file'}: is not a folder"),
+    for folder, size, message in (
+        (None, 0.0, "--cache-size must be above 0, got 0"),
+        (None, float("nan"), "--cache-size must be above 0, got nan"),
+        (tmp_path / "file", 1.0, f"--cache {tmp_path / 'file'}: is not a folder"),
     ):
         with pytest.raises(SamrobustError) as caught:
-            CacheOptions(folder, off, size)
+            with_caches([], folder, size)
         assert str(caught.value) == message
 
 
@@ -242,7 +269,7 @@ def test_a_second_run_of_the_command_line_encodes_nothing(
     command = ["eval", "--segmenter", "sam", "--checkpoint", "tiny.pth", "--limit", "2"]
     command += ["--trials", "1", "--workers", "0", "--quiet"]
     scores, n_encoded = [], []
-    for number, caching in enumerate((["--no-cache"], ["--cache", "kept"], ["--cache", "kept"])):
+    for number, caching in enumerate(([], ["--cache", "kept"], ["--cache", "kept"])):
         encoders.clear()
         out = tmp_path / str(number)
         assert shell(*command, *caching, "--out", out).code == 0

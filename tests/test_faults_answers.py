@@ -190,7 +190,7 @@ def test_a_process_that_is_refused_memory_goes_on_with_fewer_prompts(tmp_path: P
     command = (
         *("eval", "--dataset", "scenes", "--split", "1x96x64", "--segmenter", "sam-nano"),
         *("--protocol", "noisy-box", "--workers", "0", "--device", "cpu", "--quiet"),
-        *("--trials", "12"),
+        *("--trials", "6"),
     )
     assert run(tmp_path / "whole", command).code == 0
     hungry = (*command, "--batch-size", "256")

@@ -6,8 +6,8 @@ import numpy.typing as npt
 import pytest
 from PIL import Image as PillowImage
 
-from samrobust.datasets import DATASETS, GROUPS
-from samrobust.datasets.folder import LAYOUTS, FolderDataset
+from samrobust.datasets import DATASETS, FOLDERS, GROUPS
+from samrobust.datasets.folder import FolderDataset
 from samrobust.datasets.images import read_image, read_mask
 from samrobust.errors import DatasetError
 from samrobust.types import DatasetOptions
@@ -33,7 +33,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def _dataset(root: Path) -> FolderDataset:
-    return FolderDataset("folder", DatasetOptions(root))
+    return FolderDataset(FOLDERS["folder"], DatasetOptions(root))
 
 
 def test_pairs_are_found_by_stem_and_both_kinds_of_mask_read_right(root: Path) -> None:
@@ -166,9 +166,9 @@ def test_broken_and_missing_files_are_named(root: Path) -> None:
 
 def test_a_missing_folder_says_what_is_wanted_and_where_to_get_it(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=r"DIS-VD/im: there is no such folder; wanted are DIS5K"):
-        FolderDataset("dis-vd", DatasetOptions(tmp_path))
+        FolderDataset(FOLDERS["dis-vd"], DatasetOptions(tmp_path))
     with pytest.raises(DatasetError, match=r"dis-vd needs --data-root: .*Hugging Face"):
-        FolderDataset("dis-vd", DatasetOptions())
+        FolderDataset(FOLDERS["dis-vd"], DatasetOptions())
     (tmp_path / "images").mkdir()
     with pytest.raises(DatasetError, match=r"images: holds no \.jpg"):
         _dataset(tmp_path)
@@ -176,18 +176,18 @@ def test_a_missing_folder_says_what_is_wanted_and_where_to_get_it(tmp_path: Path
 
 def test_two_files_of_one_stem_and_a_split_are_refused(root: Path) -> None:
     with pytest.raises(DatasetError, match="has no splits, got --split val"):
-        FolderDataset("folder", DatasetOptions(root, "val"))
+        FolderDataset(FOLDERS["folder"], DatasetOptions(root, "val"))
     (root / "images/b.png").write_bytes((root / "images/a.PNG").read_bytes())
     with pytest.raises(DatasetError, match=r"shares its stem with b\.jpg"):
         _dataset(root)
 
 
 def test_every_published_folder_is_registered_in_its_group() -> None:
-    assert set(LAYOUTS) - {"folder"} == {name for members in GROUPS.values() for name in members}
-    assert set(LAYOUTS) <= set(DATASETS.names())
+    assert set(FOLDERS) - {"folder"} == {name for members in GROUPS.values() for name in members}
+    assert set(FOLDERS) <= set(DATASETS.names())
 
 
-@pytest.mark.parametrize("name", [name for name in LAYOUTS if name != "folder"])
+@pytest.mark.parametrize("name", [name for name in FOLDERS if name != "folder"])
 def test_the_layout_of_hqseg_44k_is_read(photographs: Path, name: str) -> None:
     dataset = DATASETS.load(name)(DatasetOptions(photographs / "hq_layout"))
     assert len(dataset.ids()) == 8

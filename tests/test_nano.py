@@ -22,8 +22,9 @@ from samrobust.segmenters.nano import (
     nano_model,
     set_side,
 )
+from samrobust.segmenters.published import file_sha256
 from samrobust.segmenters.sam import Sam, SamOptions
-from samrobust.segmenters.weights import file_sha256, fill_model, load_tensors
+from samrobust.segmenters.weights import fill_model, load_tensors
 from samrobust.training.checkpoints import save_weights
 from samrobust.training.recipe import describe_recipe
 from samrobust.types import Image, Prediction, PromptBatch, SegmenterOptions

@@ -8,14 +8,14 @@ import pytest
 import torch
 from segment_anything.build_sam import sam_model_registry
 
+from samrobust.cli.ls import segmenter_lines
 from samrobust.datasets import GROUPS
 from samrobust.provenance import HQSEG_44K, origin, origins_of_training
 from samrobust.report.formats import to_csv, to_latex, to_markdown
 from samrobust.report.summary import summarise
 from samrobust.report.tables import terminal_tables
 from samrobust.runs.manifest import run_name
-from samrobust.segmenters import SEGMENTERS
-from samrobust.segmenters.cards import N_PARAMETERS, card_lines, segmenter_card
+from samrobust.segmenters import ROWS, SEGMENTERS
 from samrobust.segmenters.hq_modules import HqParts, untrained_parts
 from samrobust.segmenters.mobile_sam import tiny_sam_model
 from samrobust.segmenters.published import CACHE_VARIABLE
@@ -90,31 +90,29 @@ def test_what_it_was_trained_on_makes_no_other_run(tmp_path: Path) -> None:
     assert MadeUp(segmenter=HQ).store(tmp_path).manifest.segmenter.trained_on == HQ.trained_on
 
 
-def test_every_segmenter_has_a_card(shell: Shell) -> None:
+def test_every_segmenter_is_listed_with_what_its_row_says(shell: Shell) -> None:
     lines = shell("ls", "segmenters").out.splitlines()
-    for name in SEGMENTERS.names():
-        card = segmenter_card(name)
-        assert card is not None
+    assert list(ROWS) == SEGMENTERS.names()
+    for name, row in ROWS.items():
         at = lines.index(f"{name}  {SEGMENTERS.summary(name)}")
-        wanted = [f"    {line}" for line in card_lines(card)]
+        wanted = [f"    {line}" for line in segmenter_lines(row)]
+        assert len(wanted) > 1
         assert lines[at + 1 : at + 1 + len(wanted)] == wanted
-    assert segmenter_card("somebodys") is None
 
 
-def test_cards_say_what_is_in_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lines_say_what_is_in_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path))
     (tmp_path / "sam_hq_vit_l.pth").touch()
-    card = segmenter_card("hq-sam")
-    assert card is not None
-    by_variant = {model.variant: model.weights for model in card.models}
-    assert by_variant["vit_l"] == "sam_hq_vit_l.pth, 1,255 MB, in the cache"
-    assert by_variant["vit_b"] == "sam_hq_vit_b.pth, 379 MB, not in the cache"
+    lines = list(segmenter_lines(ROWS["hq-sam"]))
+    assert lines[0] == "prompts boxes and points; licence Apache-2.0"
+    assert lines[1].startswith(
+        "vit_b 94.8 M parameters; sam_hq_vit_b.pth, 379 MB, not in the cache; trained on SA-1B, "
+    )
+    assert "; sam_hq_vit_l.pth, 1,255 MB, in the cache; " in lines[2]
 
 
-def test_cards_of_files_of_the_package_are_read_from_them() -> None:
-    card = segmenter_card("stable-sam")
-    assert card is not None
-    (line,) = list(card_lines(card))[1:]
+def test_lines_of_packaged_files_are_read_from_them() -> None:
+    _, line = segmenter_lines(ROWS["stable-sam"])
     assert line.startswith("67,839 parameters; stable-sam.safetensors, ")
     assert "scenes" in line
 
@@ -126,8 +124,8 @@ def test_parameters_are_counted_right(variant: str) -> None:
         parts = HqParts(256, model.image_encoder.pos_embed.shape[-1])
     own = sum(x.numel() for x in model.parameters())
     added = sum(x.numel() for x in parts.parameters())
-    assert N_PARAMETERS["sam", variant] == own
-    assert N_PARAMETERS["hq-sam", variant] == own + added
+    assert ROWS["sam"].checkpoints[variant].n_parameters == own
+    assert ROWS["hq-sam"].checkpoints[variant].n_parameters == own + added
 
 
 def test_parameters_of_the_small_ones_are_counted_right() -> None:
@@ -136,5 +134,5 @@ def test_parameters_of_the_small_ones_are_counted_right() -> None:
     own = sum(x.numel() for x in model.parameters())
     added = sum(x.numel() for x in untrained_parts(model).parameters())
     assert added == 448_512  # facts/hq-sam.md 3
-    assert N_PARAMETERS["mobile-sam", ""] == own
-    assert N_PARAMETERS["hq-sam", "vit_tiny"] == own + added
+    assert ROWS["mobile-sam"].n_parameters == own
+    assert ROWS["hq-sam"].checkpoints["vit_tiny"].n_parameters == own + added

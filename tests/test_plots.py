@@ -183,7 +183,7 @@ def test_published_values_are_not_drawn(tmp_path: Path) -> None:
 def test_limits_trials_versions_and_odd_names_are_in_file_names(tmp_path: Path) -> None:
     protocol = {**described("points"), "name": "a/b c", "version": 2, "metrics": ["iou"]}
     run = MadeUp(protocol=protocol, limit=6, trials=4)
-    png, *_ = write_plots(summarise([run.store(tmp_path / "runs")]), tmp_path / "plots")
+    png = next(write_plots(summarise([run.store(tmp_path / "runs")]), tmp_path / "plots"))
     assert png == tmp_path / "plots" / "a-b-c-v2--scenes-6--first-6--4-trials--level.png"
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from samrobust.runs.store import read_run
+from tests.conftest import Shell
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = Path(__file__).parent / "plugin"
@@ -78,9 +79,10 @@ def test_what_a_package_registers_is_evaluated_by_name(installed: Path, tmp_path
     ],
 )
 def test_what_a_package_registers_is_listed(
-    installed: Path, tmp_path: Path, kind: str, line: str
+    installed: Path, shell: Shell, monkeypatch: pytest.MonkeyPatch, kind: str, line: str
 ) -> None:
-    found = samrobust(installed, tmp_path, "ls", kind)
+    monkeypatch.syspath_prepend(installed)
+    found = shell("ls", kind).out
     assert line in [" ".join(row.split()).replace(" ", "  ", 1) for row in found.splitlines()]
 
 

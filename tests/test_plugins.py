@@ -9,10 +9,10 @@ from torch import Tensor
 
 from samrobust.files import convert
 from samrobust.segmenters.plugin_settings import PluginSettings, Position
+from samrobust.segmenters.sam_decoder import Mixture
 from samrobust.segmenters.stable_plugins import (
     DeformableSampling,
     DynamicRouting,
-    Mixture,
     PluggedAttention,
     Plugin,
     Plugins,

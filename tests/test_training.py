@@ -16,7 +16,8 @@ from torch import Tensor
 from samrobust.errors import TrainingError
 from samrobust.geometry import SMALL_AREA
 from samrobust.segmenters.nano import build_sam_nano
-from samrobust.segmenters.weights import file_sha256, load_header, load_tensors
+from samrobust.segmenters.published import file_sha256
+from samrobust.segmenters.weights import load_header, load_tensors
 from samrobust.training import loop
 from samrobust.training.checkpoints import TrainingFolder
 from samrobust.training.data import open_data

@@ -7,7 +7,7 @@ import pytest
 from samrobust.errors import ProtocolError, UnknownNameError
 from samrobust.report.published import load_expected, packaged_expected
 from samrobust.runs.store import read_run
-from samrobust.segmenters.published import published_sha256
+from samrobust.segmenters import published_sha256
 from tests.conftest import Shell
 
 OWN = """

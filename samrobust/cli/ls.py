@@ -1,5 +1,9 @@
 """`samrobust ls`: what there is to choose from."""
 
+import math
+from collections.abc import Iterator, Sequence
+from importlib.resources import files
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -9,10 +13,11 @@ from samrobust.datasets import DATASETS, GROUPS
 from samrobust.degradations import DEGRADATIONS
 from samrobust.metrics import METRICS
 from samrobust.protocol import load_protocol, packaged_protocols
+from samrobust.provenance import origins_of_training
 from samrobust.registry import Registry, known
 from samrobust.report.published import load_expected, packaged_expected
-from samrobust.segmenters import SEGMENTERS
-from samrobust.segmenters.cards import card_lines, segmenter_card
+from samrobust.segmenters import ROWS, SEGMENTERS, SegmenterEntry
+from samrobust.segmenters.published import cache_folder
 from samrobust.training.recipe import packaged_recipes, recipe_summary
 
 KINDS = ("protocols", "expected", "recipes", "segmenters", "datasets", "degradations", "metrics")
@@ -43,9 +48,71 @@ def _print_segmenters(rows: list[tuple[str, str]]) -> None:
     """Print each segmenter with what is known of it below, one line a model."""
     for name, summary in rows:
         out.print(f"{name}  {summary}", soft_wrap=True, markup=False)
-        card = segmenter_card(name)
-        for line in card_lines(card) if card else ():
+        for line in segmenter_lines(ROWS[name]) if name in ROWS else ():
             out.print(f"    {line}", soft_wrap=True, markup=False)
+
+
+def segmenter_lines(row: SegmenterEntry) -> Iterator[str]:
+    """Yield what is known of a built-in segmenter: a line for all of its models, then one each."""
+    kinds = {"box": "boxes", "points": "points"}
+    prompts = " and ".join(kinds[kind] for kind in row.prompts)
+    yield f"prompts {prompts}; licence {row.licence}"
+    for variant, checkpoint in row.checkpoints.items():
+        place = "in" if (cache_folder() / checkpoint.file_name).exists() else "not in"
+        weights = f"{checkpoint.file_name}, {_size(checkpoint.n_bytes)}, {place} the cache"
+        yield _model_line(variant, checkpoint.n_parameters, weights, row.trained_on)
+    for variant, file_name in row.packaged.items():
+        yield _packaged_line(variant, file_name)
+    if row.weights:
+        yield _model_line("", row.n_parameters, row.weights, row.trained_on)
+
+
+def _packaged_line(variant: str, file_name: str) -> str:
+    """Return the line of a model of the package, as the header of its file says."""
+    path = _packaged_path(file_name)
+    if not path.exists():
+        return _model_line(variant, None, f"{file_name}, not in the package: train it", ())
+    n_parameters, header = _read_header(path)
+    weights = f"{file_name}, {_size(path.stat().st_size)}, in the package"
+    trained_on = list(origins_of_training(header))
+    if "base-name" in header:
+        (base,) = ROWS[header["base-name"]].packaged.values()
+        weights += f"; a part of {header['base-name']}"
+        trained_on = [*origins_of_training(_read_header(_packaged_path(base))[1]), *trained_on]
+    return _model_line(variant, n_parameters, weights, tuple(dict.fromkeys(trained_on)))
+
+
+def _packaged_path(file_name: str) -> Path:
+    return Path(str(files("samrobust.segmenters"))) / "weights" / file_name
+
+
+def _read_header(path: Path) -> tuple[int, dict[str, str]]:
+    """Return how many numbers a safetensors file holds, and its metadata."""
+    from safetensors import safe_open
+
+    with safe_open(path, framework="np") as file:
+        sizes = [math.prod(file.get_slice(name).get_shape()) for name in file.keys()]  # noqa: SIM118
+        return sum(sizes), file.metadata() or {}
+
+
+def _model_line(
+    variant: str, n_parameters: int | None, weights: str, trained_on: Sequence[str]
+) -> str:
+    count = "" if n_parameters is None else f"{_count(n_parameters)}; "
+    seen = f"; trained on {', '.join(trained_on)}" if trained_on else ""
+    return f"{variant} {count}{weights}{seen}".strip()
+
+
+def _count(n_parameters: int) -> str:
+    if n_parameters == 0:
+        return "no parameters"
+    if n_parameters >= 10**6:
+        return f"{n_parameters / 1e6:.1f} M parameters"
+    return f"{n_parameters:,} parameters"
+
+
+def _size(n_bytes: int) -> str:
+    return f"{n_bytes / 1e6:,.0f} MB" if n_bytes >= 10**6 else f"{n_bytes / 1e3:,.0f} kB"
 
 
 def _rows(kind: str) -> list[tuple[str, str]]:

@@ -207,7 +207,7 @@ def for_each(
 Cache = Annotated[
     Path | None,
     typer.Option(
-        help="Folder in which to cache image embeddings of ViT encoders.  [default: no cache]",
+        help="Folder in which to cache image embeddings of SAMs.  [default: no cache]",
         rich_help_panel=SPEED,
     ),
 ]

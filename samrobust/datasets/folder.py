@@ -1,73 +1,21 @@
 """Image and mask pairs in folders: DIS, COIFT, HRSOD, ThinObject, HQSeg-44K and a user's own."""
 
-import dataclasses
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from samrobust.datasets import GROUPS
+from samrobust.datasets import GROUPS, FolderEntry
 from samrobust.datasets.images import files_fingerprint, read_image, read_mask
 from samrobust.errors import DatasetError
 from samrobust.types import Dataset, DatasetInfo, DatasetOptions, Instance, Sample
-
-OWN_IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
-OWN_MASKS = (".png", ".bmp", ".tif", ".tiff")
-
-
-@dataclass(frozen=True)
-class Layout:
-    """Where the pairs of a data set lie below its root.
-
-    Attributes:
-        images: folder of the images.
-        masks: folder of the masks, may be the same.
-        image_suffixes: of image files, lower case.
-        mask_suffixes: of mask files, lower case.
-        home: where the data set can be had.
-    """
-
-    images: str
-    masks: str
-    image_suffixes: tuple[str, ...] = (".jpg",)
-    mask_suffixes: tuple[str, ...] = (".png",)
-    home: str = (
-        "HQSeg-44K: the three archives of sam-hq-team/sam-hq-training on Hugging Face "
-        "(DIS5K, cascade_psp, thin_object_detection), unpacked side by side"
-    )
-
-
-LAYOUTS = {
-    "folder": Layout("images", "masks", OWN_IMAGES, OWN_MASKS, home="your own files"),
-    "dis-vd": Layout("DIS5K/DIS-VD/im", "DIS5K/DIS-VD/gt"),
-    "coift": Layout("thin_object_detection/COIFT/images", "thin_object_detection/COIFT/masks"),
-    "hrsod": Layout(
-        "thin_object_detection/HRSOD/images", "thin_object_detection/HRSOD/masks_max255"
-    ),
-    "thinobject-te": Layout(
-        "thin_object_detection/ThinObject5K/images_test",
-        "thin_object_detection/ThinObject5K/masks_test",
-    ),
-    "dis-tr": Layout("DIS5K/DIS-TR/im", "DIS5K/DIS-TR/gt"),
-    "thinobject-tr": Layout(
-        "thin_object_detection/ThinObject5K/images_train",
-        "thin_object_detection/ThinObject5K/masks_train",
-    ),
-    "fss": Layout("cascade_psp/fss_all", "cascade_psp/fss_all"),
-    "duts-tr": Layout("cascade_psp/DUTS-TR", "cascade_psp/DUTS-TR"),
-    "duts-te": Layout("cascade_psp/DUTS-TE", "cascade_psp/DUTS-TE"),
-    "ecssd": Layout("cascade_psp/ecssd", "cascade_psp/ecssd"),
-    "msra10k": Layout("cascade_psp/MSRA_10K", "cascade_psp/MSRA_10K"),
-}
-"""As HQ-SAM's data preparation lays them out (facts/hq-sam.md 1.2)."""
 
 
 class FolderDataset:
     """Pairs of an image and a mask with the same file stem; one instance, "0", an image.
 
     Args:
-        name: a key of `LAYOUTS`.
+        row: what is known of it.
         options: with the root below which the layout stands; there are no splits.
 
     Raises:
@@ -75,30 +23,29 @@ class FolderDataset:
             files of a folder share a stem.
     """
 
-    def __init__(self, name: str, options: DatasetOptions) -> None:
-        layout = LAYOUTS[name]
-        wanted = f"{layout.images}/ and {layout.masks}/ below --data-root; get it: {layout.home}"
+    def __init__(self, row: FolderEntry, options: DatasetOptions) -> None:
+        name = row.name
+        wanted = f"{row.images}/ and {row.masks}/ below --data-root; get it: {row.home}"
         if options.root is None:
             raise DatasetError(f"{name} needs --data-root: a folder with {wanted}")
         if options.split:
             raise DatasetError(f"{name} has no splits, got --split {options.split}")
-        self._images = _by_stem(options.root / layout.images, layout.image_suffixes, wanted)
-        self._masks = _by_stem(options.root / layout.masks, layout.mask_suffixes, wanted)
+        self._images = _by_stem(options.root / row.images, row.image_suffixes, wanted)
+        self._masks = _by_stem(options.root / row.masks, row.mask_suffixes, wanted)
         for stem, image in self._images.items():
             if stem not in self._masks:
-                raise DatasetError(f"{image}: has no mask in {options.root / layout.masks}")
+                raise DatasetError(f"{image}: has no mask in {options.root / row.masks}")
         for stem, mask in self._masks.items():
             if stem not in self._images:
-                raise DatasetError(f"{mask}: has no image in {options.root / layout.images}")
-        group = next((group for group, members in GROUPS.items() if name in members), "")
+                raise DatasetError(f"{mask}: has no image in {options.root / row.images}")
         files = [file for stem in self._images for file in (self._images[stem], self._masks[stem])]
         self.info = DatasetInfo(
             name,
             split="",
             fingerprint=files_fingerprint(files),
             folder=options.root.resolve().name,
-            group=group,
-            group_members=GROUPS.get(group, ()),
+            group=row.group,
+            group_members=GROUPS.get(row.group, ()),
         )
 
     def ids(self) -> list[str]:
@@ -121,43 +68,7 @@ class FolderDataset:
         return Sample(sample_id, image, [Instance("0", mask)])
 
 
-def _by_stem(folder: Path, suffixes: tuple[str, ...], wanted: str) -> dict[str, Path]:
-    if not folder.is_dir():
-        raise DatasetError(f"{folder}: there is no such folder; wanted are {wanted}")
-    try:
-        listed = sorted(folder.iterdir(), key=lambda file: (file.stem, file.name))
-    except OSError as error:
-        raise DatasetError(f"{folder}: cannot be listed: {error.strerror}") from error
-    files = [file for file in listed if file.suffix.lower() in suffixes and file.stem[0] != "."]
-    if not files:
-        raise DatasetError(f"{folder}: holds no {', '.join(suffixes)} files; wanted are {wanted}")
-    found: dict[str, Path] = {}
-    for file in files:
-        if file.stem in found:
-            raise DatasetError(f"{file}: shares its stem with {found[file.stem].name}")
-        found[file.stem] = file
-    return found
-
-
-def _builder(name: str) -> partial[FolderDataset]:
-    return partial(FolderDataset, name)
-
-
-build_folder = _builder("folder")
-build_dis_vd = _builder("dis-vd")
-build_coift = _builder("coift")
-build_hrsod = _builder("hrsod")
-build_thinobject_te = _builder("thinobject-te")
-build_dis_tr = _builder("dis-tr")
-build_thinobject_tr = _builder("thinobject-tr")
-build_fss = _builder("fss")
-build_duts_tr = _builder("duts-tr")
-build_duts_te = _builder("duts-te")
-build_ecssd = _builder("ecssd")
-build_msra10k = _builder("msra10k")
-
-
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Subset:
     """A data set of some images of another.
 
@@ -177,7 +88,7 @@ class Subset:
         info = self.whole.info
         text = "\n".join([info.fingerprint, *self.sample_ids])
         fingerprint = hashlib.sha256(text.encode()).hexdigest()[:16]
-        return dataclasses.replace(info, fingerprint=fingerprint, part=self.name)
+        return replace(info, fingerprint=fingerprint, part=self.name)
 
     def ids(self) -> Sequence[str]:
         """Return the chosen ids."""
@@ -207,3 +118,21 @@ def read_subset(whole: Dataset, path: Path) -> Subset:
     if not known:
         raise DatasetError(f"{path}: names no image")
     return Subset(whole, tuple(known), path.stem)
+
+
+def _by_stem(folder: Path, suffixes: tuple[str, ...], wanted: str) -> dict[str, Path]:
+    if not folder.is_dir():
+        raise DatasetError(f"{folder}: there is no such folder; wanted are {wanted}")
+    try:
+        listed = sorted(folder.iterdir(), key=lambda file: (file.stem, file.name))
+    except OSError as error:
+        raise DatasetError(f"{folder}: cannot be listed: {error.strerror}") from error
+    files = [file for file in listed if file.suffix.lower() in suffixes and file.stem[0] != "."]
+    if not files:
+        raise DatasetError(f"{folder}: holds no {', '.join(suffixes)} files; wanted are {wanted}")
+    found: dict[str, Path] = {}
+    for file in files:
+        if file.stem in found:
+            raise DatasetError(f"{file}: shares its stem with {found[file.stem].name}")
+        found[file.stem] = file
+    return found

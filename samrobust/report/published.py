@@ -15,8 +15,7 @@ from samrobust.metrics import METRICS
 from samrobust.protocol import find_file, load_protocol, packaged_folder
 from samrobust.registry import known
 from samrobust.report.columns import column_of
-from samrobust.segmenters import SEGMENTERS
-from samrobust.segmenters.published import published_sha256
+from samrobust.segmenters import SEGMENTERS, published_sha256
 from samrobust.types import Frame, Selection
 
 if TYPE_CHECKING:

@@ -1,77 +1,201 @@
-"""Promptable segmenters behind one face; the built-ins and how others are added."""
+"""Promptable segmenters behind one interface: one row per segmenter says all that is known of it.
 
+To add one, write a file that has its builder, and a row here; packages add theirs by entry points.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from samrobust.provenance import HQSEG_44K
 from samrobust.registry import Entry, Registry
-from samrobust.types import EncoderDtype, Frame, Segmenter, SegmenterBuilder, SegmenterOptions
-
-SEGMENTERS: Registry[SegmenterBuilder] = Registry(
-    "segmenter",
-    {
-        "box-fill": Entry(
-            "samrobust.segmenters.baselines:build_box_fill",
-            "control: the box itself, filled",
-            takes=(),
-        ),
-        "ellipse": Entry(
-            "samrobust.segmenters.baselines:build_ellipse",
-            "control: the ellipse inscribed in the box",
-            takes=(),
-        ),
-        "grabcut": Entry(
-            "samrobust.segmenters.baselines:build_grabcut",
-            "control: OpenCV's GrabCut, 3 iterations",
-            takes=(),
-        ),
-        "sam-nano": Entry(
-            "samrobust.segmenters.nano:build_sam_nano",
-            "a small SAM that comes with the package",
-            takes=(),
-        ),
-        "sam": Entry(
-            "samrobust.segmenters.sam:build_sam",
-            "Segment Anything",
-            takes=("--variant", "--checkpoint"),
-        ),
-        "mobile-sam": Entry(
-            "samrobust.segmenters.mobile_sam:build_mobile_sam",
-            "MobileSAM, from a file of yours",
-            takes=("--checkpoint",),
-        ),
-        "hq-sam": Entry(
-            "samrobust.segmenters.hq_sam:build_hq_sam",
-            "HQ-SAM, the official models or parts that samrobust train wrote",
-            takes=("--variant", "--checkpoint", "--base-checkpoint", "--output"),
-        ),
-        "stable-sam": Entry(
-            "samrobust.segmenters.stable_sam:build_stable_sam",
-            "Stable-SAM; comes with plugins for sam-nano",
-            takes=("--checkpoint", "--base-checkpoint"),
-        ),
-        "transformers": Entry(
-            "samrobust.segmenters.transformers:build_transformers",
-            "SAM, SAM-HQ, SAM 2, EdgeTAM, SAM 3 by model id or folder",
-            takes=("--variant", "--checkpoint", "--output"),
-        ),
-        "decoder-tuned": Entry(
-            "samrobust.segmenters.adapters:build_decoder_tuned",
-            "a SAM with a tuned mask decoder",
-            takes=("--checkpoint", "--base-checkpoint"),
-        ),
-        "lora-tuned": Entry(
-            "samrobust.segmenters.adapters:build_lora_tuned",
-            "a SAM with low-rank updates in its mask decoder",
-            takes=("--checkpoint", "--base-checkpoint"),
-        ),
-        "token-tuned": Entry(
-            "samrobust.segmenters.adapters:build_token_tuned",
-            "a SAM with tuned mask tokens",
-            takes=("--checkpoint", "--base-checkpoint"),
-        ),
-    },
-    group="samrobust.segmenters",
+from samrobust.segmenters.published import Checkpoint
+from samrobust.types import (
+    EncoderDtype,
+    Frame,
+    PromptKind,
+    Segmenter,
+    SegmenterBuilder,
+    SegmenterOptions,
 )
+
+
+@dataclass(frozen=True)
+class SegmenterEntry(Entry):
+    """A built-in segmenter.
+
+    Attributes:
+        prompts: the kinds of prompt that it accepts.
+        licence: of its weights.
+        checkpoints: published weights files by variant, downloaded when they are first used.
+        packaged: weights files of the package by variant ("" where there is one).
+        weights: where weights come from that are neither published nor packaged, in words.
+        n_parameters: of a model with such weights; None where the file decides.
+        trained_on: collections that its published weights have seen images of.
+        is_base: whether a part can be trained on it while the rest is frozen.
+    """
+
+    prompts: tuple[PromptKind, ...] = ("box", "points")
+    licence: str = "that of this package"
+    checkpoints: Mapping[str, Checkpoint] = field(default_factory=dict)
+    packaged: Mapping[str, str] = field(default_factory=dict)
+    weights: str = ""
+    n_parameters: int | None = None
+    trained_on: tuple[str, ...] = ()
+    is_base: bool = False
+
+
+_META = "https://dl.fbaipublicfiles.com/segment_anything"
+_HQ = "https://huggingface.co/lkeab/hq-sam/resolve/main"
+_OF_BASE, _TRAINED = "of its base", "a file that samrobust train writes, and its base"
+
+ROWS: Mapping[str, SegmenterEntry] = {
+    "box-fill": SegmenterEntry(
+        "samrobust.segmenters.baselines:build_box_fill",
+        "control: the box itself, filled",
+        takes=(),
+        prompts=("box",),
+        weights="no weights",
+        n_parameters=0,
+    ),
+    "ellipse": SegmenterEntry(
+        "samrobust.segmenters.baselines:build_ellipse",
+        "control: the ellipse inscribed in the box",
+        takes=(),
+        prompts=("box",),
+        weights="no weights",
+        n_parameters=0,
+    ),
+    "grabcut": SegmenterEntry(
+        "samrobust.segmenters.baselines:build_grabcut",
+        "control: OpenCV's GrabCut, 3 iterations",
+        takes=(),
+        weights="no weights",
+        n_parameters=0,
+    ),
+    "sam-nano": SegmenterEntry(
+        "samrobust.segmenters.nano:build_sam_nano",
+        "a small SAM that comes with the package",
+        takes=(),
+        packaged={"": "sam-nano.safetensors"},
+        is_base=True,
+    ),
+    "sam": SegmenterEntry(
+        "samrobust.segmenters.sam:build_sam",
+        "Segment Anything",
+        takes=("--variant", "--checkpoint"),
+        licence="Apache-2.0",
+        checkpoints={  # sizes and hashes: facts/hq-sam.md 3.2
+            "vit_b": Checkpoint(
+                f"{_META}/sam_vit_b_01ec64.pth",
+                "ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912",
+                375_042_383,
+                embed_dim=768,
+                n_parameters=93_735_472,
+            ),
+            "vit_l": Checkpoint(
+                f"{_META}/sam_vit_l_0b3195.pth",
+                "3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622",
+                1_249_524_607,
+                embed_dim=1024,
+                n_parameters=312_342_832,
+            ),
+            "vit_h": Checkpoint(
+                f"{_META}/sam_vit_h_4b8939.pth",
+                "a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e",
+                2_564_550_879,
+                embed_dim=1280,
+                n_parameters=641_090_608,
+            ),
+        },
+        trained_on=("SA-1B",),
+        is_base=True,
+    ),
+    "mobile-sam": SegmenterEntry(
+        "samrobust.segmenters.mobile_sam:build_mobile_sam",
+        "MobileSAM, from a file of yours",
+        takes=("--checkpoint",),
+        licence="Apache-2.0",
+        weights="mobile_sam.pt, to be named with --checkpoint",
+        n_parameters=9_808_452,
+        trained_on=("SA-1B",),
+    ),
+    "hq-sam": SegmenterEntry(
+        "samrobust.segmenters.hq_sam:build_hq_sam",
+        "HQ-SAM, the official models or parts that samrobust train wrote",
+        takes=("--variant", "--checkpoint", "--base-checkpoint", "--output"),
+        licence="Apache-2.0",
+        checkpoints={  # whole models; sizes and hashes: facts/hq-sam.md 3.2
+            "vit_b": Checkpoint(
+                f"{_HQ}/sam_hq_vit_b.pth",
+                "14a9d662cd6f5a9c2dba6d40ab0058d88d287e4a18fd6fdc6ad5fb1a3fdeaa57",
+                379_335_069,
+                embed_dim=768,
+                n_parameters=94_806_576,
+            ),
+            "vit_l": Checkpoint(
+                f"{_HQ}/sam_hq_vit_l.pth",
+                "e1a6c385d62bf005ded91a54d5ec55c985cfc4103ef89c08d90f39f04934c343",
+                1_254_865_805,
+                embed_dim=1024,
+                n_parameters=313_676_080,
+            ),
+            "vit_h": Checkpoint(
+                f"{_HQ}/sam_hq_vit_h.pth",
+                "a7ac14a085326d9fa6199c8c698c4f0e7280afdbb974d2c4660ec60877b45e35",
+                2_570_940_653,
+                embed_dim=1280,
+                n_parameters=642_686_000,
+            ),
+            "vit_tiny": Checkpoint(
+                f"{_HQ}/sam_hq_vit_tiny.pth",
+                "0f32c075ccdd870ae54db2f7630e7a0878ede5a2b06d05d6fe02c65a82fb7196",
+                42_526_881,
+                embed_dim=320,
+                n_parameters=10_256_964,
+            ),
+        },
+        packaged={"nano": "hq-sam.safetensors"},
+        trained_on=("SA-1B", *HQSEG_44K),
+    ),
+    "stable-sam": SegmenterEntry(
+        "samrobust.segmenters.stable_sam:build_stable_sam",
+        "Stable-SAM; comes with plugins for sam-nano",
+        takes=("--checkpoint", "--base-checkpoint"),
+        packaged={"": "stable-sam.safetensors"},
+    ),
+    "transformers": SegmenterEntry(
+        "samrobust.segmenters.transformers:build_transformers",
+        "SAM, SAM-HQ, SAM 2, EdgeTAM, SAM 3 by model id or folder",
+        takes=("--variant", "--checkpoint", "--output"),
+        licence="of the model",
+        weights="any model id or folder; the library keeps its own cache",
+    ),
+    "decoder-tuned": SegmenterEntry(
+        "samrobust.segmenters.adapters:build_decoder_tuned",
+        "a SAM with a tuned mask decoder",
+        takes=("--checkpoint", "--base-checkpoint"),
+        licence=_OF_BASE,
+        weights=_TRAINED,
+    ),
+    "lora-tuned": SegmenterEntry(
+        "samrobust.segmenters.adapters:build_lora_tuned",
+        "a SAM with low-rank updates in its mask decoder",
+        takes=("--checkpoint", "--base-checkpoint"),
+        licence=_OF_BASE,
+        weights=_TRAINED,
+    ),
+    "token-tuned": SegmenterEntry(
+        "samrobust.segmenters.adapters:build_token_tuned",
+        "a SAM with tuned mask tokens",
+        takes=("--checkpoint", "--base-checkpoint"),
+        licence=_OF_BASE,
+        weights=_TRAINED,
+    ),
+}
+
+SEGMENTERS: Registry[SegmenterBuilder] = Registry("segmenter", ROWS, group="samrobust.segmenters")
 
 
 def build_segmenter(
@@ -113,3 +237,9 @@ def build_segmenter(
         output,
     )
     return SEGMENTERS.load(name)(options)
+
+
+def published_sha256(segmenter: str, variant: str) -> str:
+    """Return the SHA-256 of the published weights of a segmenter's variant, "" where none are."""
+    checkpoints = ROWS[segmenter].checkpoints if segmenter in ROWS else {}
+    return checkpoints[variant].sha256 if variant in checkpoints else ""

@@ -1,4 +1,4 @@
-"""Where models run, and when its memory ends."""
+"""The device that models run on, and its memory."""
 
 import ctypes
 import platform
@@ -13,7 +13,12 @@ _OUT_OF_MEMORY = (
     "could not create a primitive",
     "_STATUS_ALLOC_FAILED",
 )
-"""What plain errors of torch's say where memory ends: of a CPU, of oneDNN, of cuBLAS and cuDNN."""
+"""What torch's plain errors say when memory runs out: of a CPU, oneDNN, cuBLAS and cuDNN."""
+# Parameters of mallopt(3), from glibc's malloc.h.
+_TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4
+_NEVER = 2**31 - 1
+_GROW_BY = 2**26
+"""Bytes asked of the system beyond what is needed, so that it is asked less often."""
 
 
 def resolve_device(name: str) -> str:
@@ -36,29 +41,22 @@ def resolve_device(name: str) -> str:
 
 
 def says_out_of_memory(error: Exception) -> bool:
-    """Return whether an error of torch or Python says that memory ended, on a GPU or a CPU."""
+    """Return whether an error of torch or Python says that memory ran out, on a GPU or a CPU."""
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(
         sign in str(error) for sign in _OUT_OF_MEMORY
     )
 
 
 def release_memory() -> None:
-    """Give back to the device what torch keeps of it for later."""
+    """Return the memory that torch caches to the device."""
     torch.cuda.empty_cache()
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """Return a tensor of the host on a device; a GPU copies it while the host goes on."""
+    """Return a tensor of the host on a device; to a GPU it is copied asynchronously."""
     if device.type != "cuda":
         return tensor.to(device)
     return tensor.pin_memory().to(device, non_blocking=True)
-
-
-# Parameters of mallopt(3), from glibc's malloc.h.
-_TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4
-_NEVER = 2**31 - 1
-_GROW_BY = 2**26
-"""Bytes asked of the system beyond what is needed, so that it is asked less often."""
 
 
 def keep_large_blocks() -> None:

@@ -1,7 +1,7 @@
-"""Embeddings of images on disk, so that an image is encoded once for all runs of one encoder.
+"""Image embeddings on disk, so that an image is encoded once for all runs of one encoder.
 
-Pays where encoding takes seconds: SAMs with a ViT. A file is the SHA-256 of what follows, and a
-dictionary as `torch.save` writes it, strides included, so that nothing is computed differently.
+A file is a SHA-256 digest and what it is of: the embedding's fields as `torch.save` writes them,
+strides included, so that nothing is computed differently.
 """
 
 import contextlib
@@ -13,85 +13,102 @@ import logging
 import os
 import platform
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from filelock import FileLock
-from segment_anything.modeling.image_encoder import ImageEncoderViT
-from torch import nn
 
 from samrobust import __version__
 from samrobust.files import write_atomic
-from samrobust.segmenters.hq_sam import HqEmbedding, HqSam
-from samrobust.segmenters.sam import Sam, SamEmbedding
-from samrobust.segmenters.stable_sam import StableSam
-from samrobust.types import Image, Prediction, PromptBatch, Segmenter, SegmenterInfo
+from samrobust.types import (
+    Image,
+    Prediction,
+    PromptBatch,
+    Segmenter,
+    SegmenterInfo,
+    SharesEmbeddings,
+)
 
-VERSIONED = ("pillow", "segment-anything", "torch", "torchvision")
+_VERSIONED = ("pillow", "segment-anything", "torch", "torchvision")
 """Packages whose version an embedding can depend on."""
 _FILE = re.compile(r"[0-9a-f]{64}\.embedding(\.tmp)?")
 _DIGEST_BYTES = hashlib.sha256().digest_size
 _LOG = logging.getLogger(__name__)
 
 
-class EmbeddingCache:
-    """Dictionaries of tensors and plain values in a folder of bounded size.
+@runtime_checkable
+class Cacheable(Segmenter[Any], SharesEmbeddings, Protocol):
+    """A segmenter whose embeddings can be stored."""
 
-    Several processes may share it. The least recently used are deleted first. What is damaged is
-    deleted and counts as not there. Where it cannot be written, that is logged once, and no more is
-    kept.
+    @property
+    def embedding_type(self) -> type[Any]:
+        """Return their type, a dataclass of tensors and plain values."""
+        ...
+
+    @property
+    def device(self) -> torch.device:
+        """Return where its embeddings are."""
+        ...
+
+
+class EmbeddingCache:
+    """Embeddings in a folder of bounded size, which several processes may share.
+
+    The least recently used are deleted first. A damaged file is encoded anew. Where nothing can be
+    written, that is logged once, and no more is stored.
 
     Args:
-        folder: made when something is kept. Other files in it are left alone.
-        most_bytes: of all files.
+        folder: made when something is stored. Other files in it are left alone.
+        max_bytes: of all files.
     """
 
-    def __init__(self, folder: Path, most_bytes: int) -> None:
+    def __init__(self, folder: Path, max_bytes: int) -> None:
         self._folder = folder
-        self._most_bytes = most_bytes
+        self._max_bytes = max_bytes
         self._can_write = True
 
     def load(self, key: str, device: torch.device) -> dict[str, Any] | None:
-        """Return what was kept under a key, tensors on a device; None where nothing is."""
+        """Return the fields stored under a key, tensors on a device; None where there are none."""
         path = self._path(key)
         try:
             content = path.read_bytes()
         except OSError:
             return None
-        digest, kept = content[:_DIGEST_BYTES], content[_DIGEST_BYTES:]
-        if hashlib.sha256(kept).digest() != digest:
-            _LOG.warning("%s: is damaged and made again", path)
-            with contextlib.suppress(OSError):
-                path.unlink()
+        digest, stored = content[:_DIGEST_BYTES], content[_DIGEST_BYTES:]
+        if hashlib.sha256(stored).digest() != digest:
+            _LOG.warning("%s: is damaged and encoded anew", path)
             return None
         with contextlib.suppress(OSError):  # a folder may be read-only
             os.utime(path)
-        found: dict[str, Any] = torch.load(io.BytesIO(kept), map_location=device, weights_only=True)
-        return found
+        fields: dict[str, Any] = torch.load(
+            io.BytesIO(stored), map_location=device, weights_only=True
+        )
+        return fields
 
-    def keep(self, key: str, values: Mapping[str, Any]) -> None:
-        """Keep values, and delete others to stay within the bound."""
+    def store(self, key: str, fields: dict[str, Any]) -> None:
+        """Store fields, and delete the least recently used files to stay within the bound."""
         if not self._can_write:
             return
+        own = {  # on the CPU, without the rest of a batch; strides stay
+            name: value.clone().cpu() if isinstance(value, torch.Tensor) else value
+            for name, value in fields.items()
+        }
         buffer = io.BytesIO()
-        torch.save(dict(values), buffer)
-        kept = buffer.getvalue()
+        torch.save(own, buffer)
+        content = buffer.getvalue()
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             with FileLock(self._folder / ".lock"):
-                write_atomic(self._path(key), hashlib.sha256(kept).digest() + kept)
+                write_atomic(self._path(key), hashlib.sha256(content).digest() + content)
                 self._make_room()
         except OSError as error:
             self._can_write = False
-            _LOG.warning(
-                "%s: cannot be written: %s; embeddings are no longer kept",
-                self._folder,
-                error.strerror,
-            )
+            reason = error.strerror
+            _LOG.warning("%s: cannot be written: %s; nothing more is cached", self._folder, reason)
 
     def _path(self, key: str) -> Path:
         return self._folder / f"{key}.embedding"
@@ -101,7 +118,7 @@ class EmbeddingCache:
         files = sorted((path.stat().st_mtime_ns, path.stat().st_size, path) for path in paths)
         n_bytes = sum(size for _, size, _ in files)
         for _, size, path in files:
-            if n_bytes <= self._most_bytes:
+            if n_bytes <= self._max_bytes:
                 break
             path.unlink()
             n_bytes -= size
@@ -109,12 +126,12 @@ class EmbeddingCache:
 
 @dataclass(frozen=True)
 class CachedSegmenter:
-    """A segmenter that encodes only the images whose embeddings are not kept yet.
+    """A segmenter that encodes only the images whose embeddings are not stored yet.
 
     Its masks are those of the segmenter to the last bit. Make one with `with_cache`.
     """
 
-    segmenter: Sam | StableSam | HqSam
+    segmenter: Cacheable
     cache: EmbeddingCache
 
     @property
@@ -122,88 +139,53 @@ class CachedSegmenter:
         """Return the segmenter's: a cache changes no number."""
         return self.segmenter.info
 
-    def encode(self, images: Sequence[Image]) -> list[SamEmbedding]:
-        """Return the embeddings of images, kept or made; see the segmenter's."""
-        device = _base(self.segmenter).model.device
-        identity = self._identity(device)
-        keys = [_key(identity, image) for image in images]
-        found = [self._load(key, device) for key in keys]
-        missing = [place for place, embedding in enumerate(found) if embedding is None]
-        made = self.segmenter.encode([images[place] for place in missing]) if missing else []
-        for place, embedding in zip(missing, made, strict=True):
-            self._keep(keys[place], embedding)
-            found[place] = embedding
-        return [embedding for embedding in found if embedding is not None]
+    @property
+    def encoder_key(self) -> str:
+        """Return the segmenter's."""
+        return self.segmenter.encoder_key
+
+    def encode(self, images: Sequence[Image]) -> list[Any]:
+        """Return the embeddings of images, stored or new; see the segmenter's."""
+        device, kind = self.segmenter.device, self.segmenter.embedding_type
+        keys = [_key(self.encoder_key, device, image) for image in images]
+        stored = [self.cache.load(key, device) for key in keys]
+        missing = [place for place, fields in enumerate(stored) if fields is None]
+        new = self.segmenter.encode([images[place] for place in missing]) if missing else []
+        for place, embedding in zip(missing, new, strict=True):
+            stored[place] = vars(embedding)
+            self.cache.store(keys[place], vars(embedding))
+        return [kind(**fields) for fields in stored if fields is not None]
 
     def predict(
-        self, embedding: SamEmbedding, prompts: PromptBatch, *, multimask: bool = False
+        self,
+        embedding: Any,  # noqa: ANN401
+        prompts: PromptBatch,
+        *,
+        multimask: bool = False,
     ) -> Prediction:
         """Return the segmenter's masks."""
-        return self.segmenter.predict(embedding, prompts, multimask=multimask)  # type: ignore[arg-type]
-
-    def _load(self, key: str, device: torch.device) -> SamEmbedding | None:
-        kept = self.cache.load(key, device)
-        if kept is None:
-            return None
-        kind = HqEmbedding if isinstance(self.segmenter, HqSam) else SamEmbedding
-        return kind(**kept)
-
-    def _keep(self, key: str, embedding: SamEmbedding) -> None:
-        own = {  # without the rest of a batch; strides stay
-            name: value.clone().cpu() if isinstance(value, torch.Tensor) else value
-            for name, value in vars(embedding).items()
-        }
-        self.cache.keep(key, own)
-
-    def _identity(self, device: torch.device) -> Mapping[str, str]:
-        """Return all but the image that an embedding depends on."""
-        info = self.info
-        is_cuda = device.type == "cuda"
-        return {
-            "encoder": _encoder_sha256(info),
-            "parts": info.checkpoint_sha256 if isinstance(self.segmenter, HqSam) else "",
-            "frame": str(info.frame),
-            "dtype": info.dtype,
-            "attention": str(info.settings["attention"]),
-            "compiled": str(info.settings.get("compiled", "")),
-            "device": torch.cuda.get_device_name(device) if is_cuda else platform.machine(),
-            "instructions": "" if is_cuda else torch.backends.cpu.get_cpu_capability(),
-            "precision": torch.get_float32_matmul_precision(),
-            "samrobust": __version__,
-            **_versions(),
-        }
+        return self.segmenter.predict(embedding, prompts, multimask=multimask)
 
 
 def with_cache(segmenter: Segmenter[Any], cache: EmbeddingCache) -> Segmenter[Any]:
-    """Return a segmenter that uses a cache, or the same one where a cache does not pay.
-
-    It pays for a SAM, Stable-SAM or HQ-SAM whose encoder is a ViT and whose weights are a file's.
-    All that have the same encoder share embeddings; an HQ-SAM, whose embeddings hold more, has its
-    own.
-    """
-    if not isinstance(segmenter, Sam | StableSam | HqSam):
-        return segmenter
-    encoder: nn.Module = _base(segmenter).model.image_encoder
-    if isinstance(encoder, ImageEncoderViT) and _encoder_sha256(segmenter.info):
+    """Return a segmenter that uses a cache, or the same one where it shares no embeddings."""
+    if isinstance(segmenter, Cacheable) and segmenter.encoder_key:
         return CachedSegmenter(segmenter, cache)
     return segmenter
 
 
+def _key(encoder_key: str, device: torch.device, image: Image) -> str:
+    """Return the name of the file for all that an embedding depends on."""
+    depends = [encoder_key, *_environment(device), str(image.shape)]
+    return hashlib.sha256(json.dumps(depends).encode() + image.tobytes()).hexdigest()
+
+
 @functools.cache
-def _versions() -> Mapping[str, str]:
-    return {name: version(name) for name in VERSIONED}
-
-
-def _base(segmenter: Sam | StableSam | HqSam) -> Sam:
-    return segmenter if isinstance(segmenter, Sam) else segmenter.base
-
-
-def _encoder_sha256(info: SegmenterInfo) -> str:
-    """Return the SHA-256 of the file of the encoder's weights, "" where they are of none."""
-    return str(info.settings.get("base_sha256", info.checkpoint_sha256))
-
-
-def _key(identity: Mapping[str, str], image: Image) -> str:
-    digest = hashlib.sha256(json.dumps({**identity, "size": image.shape}).encode())
-    digest.update(image.tobytes())
-    return digest.hexdigest()
+def _environment(device: torch.device) -> tuple[str, ...]:
+    """Return processor, precision and versions, all of which change rounding at least."""
+    if device.type == "cuda":
+        processor = torch.cuda.get_device_name(device)
+    else:
+        processor = f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
+    precision = torch.get_float32_matmul_precision()
+    return processor, precision, __version__, *map(version, _VERSIONED)

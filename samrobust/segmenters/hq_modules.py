@@ -5,18 +5,16 @@ Module and tensor names are those of the official files.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import cast
+from typing import Protocol, cast
 
 import torch
 from segment_anything.modeling.common import LayerNorm2d
-from segment_anything.modeling.image_encoder import Block
+from segment_anything.modeling.image_encoder import Block, ImageEncoderViT
 from segment_anything.modeling.mask_decoder import MLP, MaskDecoder
 from segment_anything.modeling.sam import Sam as SamModel
 from torch import Tensor, nn
 from torch.nn import functional
 
-from samrobust.segmenters.mobile_sam import EARLY_CHANNELS, TinyVitEncoder
-from samrobust.segmenters.nano_encoder import NanoEncoder
 from samrobust.segmenters.sam_decoder import FastDecoder, unflatten
 
 GRID_TO_MASK = 4
@@ -26,6 +24,23 @@ START_SCALE = 0.25
 of 9 prompts), so that the logits start as large as SAM's."""
 _N_SAM_OUTPUTS = 5
 """Output tokens of SAM: one of the quality, four of masks. The HQ token follows."""
+
+
+class OffersEarly(Protocol):
+    """An image encoder, other than SAM's ViT, that an HQ-SAM can be made of.
+
+    Attributes:
+        early_channels: C' of the early features.
+        early_share: their positions along each side for one of the embedding.
+    """
+
+    early_channels: int
+    early_share: int
+
+    @property
+    def early(self) -> nn.Module:
+        """Return the layer whose output (B, C', h', w') is the early features."""
+        ...
 
 
 class HqParts(nn.Module):
@@ -183,24 +198,20 @@ def _hq_logits(parts: HqParts, pixels: Tensor, details: Tensor, kernel: Tensor) 
 def early_features(model: SamModel) -> Iterator[list[Tensor]]:
     """Give a list that gets the early features (B, C', h', w') of each use of a SAM's encoder.
 
-    They are what the first block of global attention gives in a ViT (2, 5 or 7
-    of B, L or H, counted from 0), what enters TinyViT's third stage, and what SAM-nano's first
-    stage gives.
+    Of a ViT they are the output of the first block of global attention (2, 5 or 7 of B, L or H,
+    counted from 0); other encoders say which layer's they are.
     """
     found: list[Tensor] = []
     encoder: nn.Module = model.image_encoder
-    layer: nn.Module
-    if isinstance(encoder, NanoEncoder):
-        layer, to_channels_first = encoder.stages[0], (0, 1, 2, 3)
-    elif isinstance(encoder, TinyVitEncoder):
-        layer, to_channels_first = encoder.early, (0, 1, 2, 3)
+    channels_last = isinstance(encoder, ImageEncoderViT)
+    if isinstance(encoder, ImageEncoderViT):
+        blocks = (cast(Block, block) for block in encoder.blocks)
+        layer: nn.Module = next(block for block in blocks if block.window_size == 0)
     else:
-        blocks = (cast(Block, block) for block in model.image_encoder.blocks)
-        layer = next(block for block in blocks if block.window_size == 0)
-        to_channels_first = (0, 3, 1, 2)
+        layer = cast(OffersEarly, encoder).early
 
     def keep(_layer: nn.Module, _inputs: object, output: Tensor) -> None:
-        found.append(output.permute(to_channels_first).float())
+        found.append((output.permute(0, 3, 1, 2) if channels_last else output).float())
 
     handle = layer.register_forward_hook(keep)
     try:
@@ -213,12 +224,11 @@ def untrained_parts(model: SamModel) -> HqParts:
     """Return parts of a SAM's size with random weights, on its device."""
     encoder: nn.Module = model.image_encoder
     channels = model.mask_decoder.transformer_dim
-    if isinstance(encoder, NanoEncoder):
-        parts = HqParts(channels, encoder.early_channels, encoder.early_share)
-    elif isinstance(encoder, TinyVitEncoder):
-        parts = HqParts(channels, EARLY_CHANNELS)
-    else:
+    if isinstance(encoder, ImageEncoderViT):
         parts = HqParts(channels, early_channels=cast(Tensor, encoder.pos_embed).shape[-1])
+    else:
+        offers = cast(OffersEarly, encoder)
+        parts = HqParts(channels, offers.early_channels, offers.early_share)
     return parts.to(model.device)
 
 

@@ -9,16 +9,9 @@ from segment_anything.build_sam import sam_model_registry
 from torch import Tensor
 
 from samrobust.errors import CheckpointError, SegmenterError
-from samrobust.provenance import HQSEG_44K
 from samrobust.registry import known, one_of
-from samrobust.segmenters.adapters import (
-    adapted_info,
-    all_origins,
-    check_base,
-    describe_base,
-    open_base,
-    read_header,
-)
+from samrobust.segmenters import ROWS
+from samrobust.segmenters.adapters import adapted_info, describe_base, open_part
 from samrobust.segmenters.device import resolve_device
 from samrobust.segmenters.frames import quality_or_nan
 from samrobust.segmenters.hq_modules import (
@@ -29,17 +22,14 @@ from samrobust.segmenters.hq_modules import (
     untrained_parts,
 )
 from samrobust.segmenters.mobile_sam import tiny_sam_model, with_timm_names
-from samrobust.segmenters.published import HQ_CHECKPOINTS
+from samrobust.segmenters.published import fetch
 from samrobust.segmenters.sam import Sam, SamEmbedding, Sizes, sam_of
 from samrobust.segmenters.sam_decoder import CANDIDATES, SINGLE
 from samrobust.segmenters.weights import (
     Family,
-    fetch,
-    file_sha256,
     fill_model,
     is_safetensors,
     load_family,
-    load_tensors,
     split_hq,
 )
 from samrobust.types import HqOutput, Image, Prediction, PromptBatch, SegmenterOptions
@@ -55,7 +45,8 @@ MOBILE = "mobile-sam"
 """What Light HQ-SAM is made of, by its name among the segmenters."""
 DEFAULT_OUTPUT: HqOutput = "sum"
 """As the official library's."""
-_HOLDS = f"parts of {NAME}"
+HQ_CHECKPOINTS = ROWS[NAME].checkpoints
+"""The official files by variant: whole models."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +73,8 @@ class HqSam:
         checkpoint_sha256: of the file of the parts, "" where there is none.
     """
 
+    embedding_type = HqEmbedding
+
     def __init__(
         self,
         base: Sam,
@@ -102,6 +95,17 @@ class HqSam:
     def header(self) -> dict[str, str]:
         """Return what a file of parts must say for `load_hq_sam`."""
         return describe_base(KIND, self.base)
+
+    @property
+    def device(self) -> torch.device:
+        """Return the base's."""
+        return self.base.device
+
+    @property
+    def encoder_key(self) -> str:
+        """Return the base's with the parts' SHA-256: its embeddings hold their details too."""
+        parts, key = self.info.checkpoint_sha256, self.base.encoder_key
+        return f"{key} {NAME} {parts}" if key and parts else ""
 
     def encode(self, images: Sequence[Image]) -> list[HqEmbedding]:
         """Return the embeddings of images, encoded together; see `Sam.encode`."""
@@ -165,12 +169,12 @@ def load_hq_sam(base: Sam, path: Path, *, output: HqOutput = DEFAULT_OUTPUT) -> 
     Raises:
         CheckpointError: the file is missing, damaged, of another kind, base or size.
     """
-    header = read_header(path, KIND, holds=_HOLDS)
-    check_base(path, header, base)
+    file = open_part(path, KIND)
+    file.check_base(base)
     parts = untrained_parts(base.model)
-    fill_model(parts, load_tensors(path), path=path)
-    hq = HqSam(base, parts, output=output, checkpoint_sha256=file_sha256(path))
-    hq.info = replace(hq.info, trained_on=all_origins(base, header))
+    file.fill(parts)
+    hq = HqSam(base, parts, output=output, checkpoint_sha256=file.sha256)
+    hq.info = replace(hq.info, trained_on=file.trained_on(base))
     return hq
 
 
@@ -207,7 +211,7 @@ def _on_nano(options: SegmenterOptions, output: HqOutput) -> HqSam:
 
 
 def _with_parts(path: Path, options: SegmenterOptions, output: HqOutput) -> HqSam:
-    base = open_base(path, read_header(path, KIND, holds=_HOLDS), options)
+    base = open_part(path, KIND).open_base(options)
     found = load_hq_sam(base, path, output=output)
     found.info = replace(found.info, variant=path.stem)
     return found
@@ -238,5 +242,5 @@ def _official(options: SegmenterOptions, output: HqOutput) -> HqSam:
     name = MOBILE if tiny else "sam"
     base = sam_of(model.to(device), options, variant=variant, checkpoint_sha256=sha256, name=name)
     hq = HqSam(base, parts, output=output, checkpoint_sha256=sha256)
-    hq.info = replace(hq.info, trained_on=(*base.info.trained_on, *HQSEG_44K))
+    hq.info = replace(hq.info, trained_on=ROWS[NAME].trained_on)
     return hq

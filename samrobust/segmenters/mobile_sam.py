@@ -18,12 +18,11 @@ from samrobust.segmenters.sam import Sam, sam_of
 from samrobust.segmenters.weights import State, fill_model, load_family, split_hq
 from samrobust.types import SegmenterOptions
 
+NAME = "mobile-sam"
 SIDE, STRIDE = 1024, 16
 CHANNELS = 256
 WIDTHS, DEPTHS, HEADS, WINDOWS = (64, 128, 160, 320), (2, 2, 6, 2), (2, 4, 5, 10), (7, 7, 14, 7)
 """Of the four stages: TinyViT-5M. MobileSAM's own: the last stage keeps the grid of the third."""
-EARLY_CHANNELS = WIDTHS[2]
-"""Of Light HQ-SAM's early features, which enter the third stage (facts/hq-sam.md 3)."""
 _UNUSED = ("image_encoder.head.", "image_encoder.norm_head.")
 """Of the classifier that the encoder was made of; official files still have it."""
 _RENAMED = (
@@ -37,12 +36,67 @@ _RENAMED = (
 _PREFIX = "image_encoder."
 
 
-class TinyVitEncoder(nn.Module):
-    """Image features at stride 16.
+def build_mobile_sam(options: SegmenterOptions) -> Sam:
+    """Return MobileSAM with the weights of a file: its own, or those in a Light HQ-SAM's.
+
+    Raises:
+        SegmenterError: no file is named, a variant is asked for, or timm is not installed.
+        CheckpointError: the file is missing, damaged or of another family.
+    """
+    if options.variant:
+        raise SegmenterError(f"{NAME} has no variants, got --variant {options.variant}")
+    path = options.checkpoint
+    if path is None:
+        raise SegmenterError(
+            f"{NAME} fetches no weights: name its mobile_sam.pt, of ChaoningZhang/MobileSAM on "
+            "GitHub, with --checkpoint"
+        )
+    device = resolve_device(options.device)
+    state, sha256 = load_family(path, "MobileSAM", variant="", published={})
+    model = tiny_sam_model()
+    fill_model(model, with_timm_names(split_hq(state)[0]), path=path)
+    return sam_of(model.to(device), options, variant="", checkpoint_sha256=sha256, name=NAME)
+
+
+def tiny_sam_model() -> SamModel:
+    """Return SAM's prompt encoder and mask decoder behind a TinyViT, with random weights.
 
     Raises:
         SegmenterError: timm is not installed.
     """
+    grid = SIDE // STRIDE
+    return SamModel(
+        cast(ImageEncoderViT, TinyVitEncoder()),
+        PromptEncoder(CHANNELS, (grid, grid), (SIDE, SIDE), mask_in_chans=16),
+        MaskDecoder(
+            transformer_dim=CHANNELS,
+            transformer=TwoWayTransformer(2, CHANNELS, num_heads=8, mlp_dim=2048),
+        ),
+    )
+
+
+def with_timm_names(state: State) -> State:
+    """Return the weights of an official file by the names of `tiny_sam_model`."""
+    return {
+        _renamed(name): tensor
+        for name, tensor in state.items()
+        if not name.startswith(_UNUSED) and not name.endswith("attention_bias_idxs")
+    }
+
+
+class TinyVitEncoder(nn.Module):
+    """Image features at stride 16.
+
+    Attributes:
+        early_channels: of Light HQ-SAM's early features, which enter the third stage
+            (facts/hq-sam.md 3).
+        early_share: their positions along each side for one of the embedding.
+
+    Raises:
+        SegmenterError: timm is not installed.
+    """
+
+    early_channels, early_share = WIDTHS[2], 1
 
     def __init__(self) -> None:
         super().__init__()
@@ -83,32 +137,6 @@ class TinyVitEncoder(nn.Module):
         return embedding
 
 
-def tiny_sam_model() -> SamModel:
-    """Return SAM's prompt encoder and mask decoder behind a TinyViT, with random weights.
-
-    Raises:
-        SegmenterError: timm is not installed.
-    """
-    grid = SIDE // STRIDE
-    return SamModel(
-        cast(ImageEncoderViT, TinyVitEncoder()),
-        PromptEncoder(CHANNELS, (grid, grid), (SIDE, SIDE), mask_in_chans=16),
-        MaskDecoder(
-            transformer_dim=CHANNELS,
-            transformer=TwoWayTransformer(2, CHANNELS, num_heads=8, mlp_dim=2048),
-        ),
-    )
-
-
-def with_timm_names(state: State) -> State:
-    """Return the weights of an official file by the names of `tiny_sam_model`."""
-    return {
-        _renamed(name): tensor
-        for name, tensor in state.items()
-        if not name.startswith(_UNUSED) and not name.endswith("attention_bias_idxs")
-    }
-
-
 def _renamed(name: str) -> str:
     if not name.startswith(_PREFIX):
         return name
@@ -116,28 +144,3 @@ def _renamed(name: str) -> str:
     for pattern, new in _RENAMED:
         own = re.sub(pattern, new, own)
     return _PREFIX + own
-
-
-NAME = "mobile-sam"
-
-
-def build_mobile_sam(options: SegmenterOptions) -> Sam:
-    """Return MobileSAM with the weights of a file: its own, or those in a Light HQ-SAM's.
-
-    Raises:
-        SegmenterError: no file is named, a variant is asked for, or timm is not installed.
-        CheckpointError: the file is missing, damaged or of another family.
-    """
-    if options.variant:
-        raise SegmenterError(f"{NAME} has no variants, got --variant {options.variant}")
-    path = options.checkpoint
-    if path is None:
-        raise SegmenterError(
-            f"{NAME} fetches no weights: name its mobile_sam.pt, of ChaoningZhang/MobileSAM on "
-            "GitHub, with --checkpoint"
-        )
-    device = resolve_device(options.device)
-    state, sha256 = load_family(path, "MobileSAM", variant="", published={})
-    model = tiny_sam_model()
-    fill_model(model, with_timm_names(split_hq(state)[0]), path=path)
-    return sam_of(model.to(device), options, variant="", checkpoint_sha256=sha256, name=NAME)

@@ -21,8 +21,9 @@ from samrobust.errors import SegmenterError
 from samrobust.provenance import origins_of_training
 from samrobust.segmenters.device import resolve_device
 from samrobust.segmenters.nano_encoder import NanoEncoder, with_spatial_blocks
+from samrobust.segmenters.published import file_sha256
 from samrobust.segmenters.sam import Sam, SamOptions
-from samrobust.segmenters.weights import file_sha256, fill_model, load_header, load_tensors
+from samrobust.segmenters.weights import fill_model, load_header, load_tensors
 from samrobust.types import SegmenterOptions
 
 NAME = "sam-nano"

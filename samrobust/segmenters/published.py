@@ -1,12 +1,24 @@
-"""The weights files that others published: where they are, and where they lie once fetched."""
+"""Published weights files: what identifies one, and how it is downloaded and cached."""
 
+import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
+from samrobust.errors import CheckpointError
+
 CACHE_VARIABLE = "SAMROBUST_CACHE"
-"""Environment variable that names a folder for fetched files instead of the user's cache."""
+"""Environment variable that names a folder for downloaded files instead of the user's cache."""
+
+Progress = Callable[[int, int], None]
+"""Called with the bytes that are here and those of the whole file during a download."""
+
+_PIECE = 2**20
+"""Bytes written, and reported, at once."""
+_TIMEOUT_S = (10, 60)
+"""To connect, and between two pieces."""
 
 
 @dataclass(frozen=True)
@@ -14,17 +26,19 @@ class Checkpoint:
     """A published weights file.
 
     Attributes:
-        url: where it is fetched from; ends with the file's name.
+        url: where it is downloaded from; ends with the file's name.
         sha256: of the file.
         n_bytes: its size.
         embed_dim: channels of its image encoder, which tell variants apart; of a TinyViT those of
             its last stage.
+        n_parameters: of the whole model.
     """
 
     url: str
     sha256: str
     n_bytes: int
     embed_dim: int
+    n_parameters: int
 
     @property
     def file_name(self) -> str:
@@ -32,67 +46,112 @@ class Checkpoint:
         return self.url.rpartition("/")[2]
 
 
-_META = "https://dl.fbaipublicfiles.com/segment_anything"
-SAM_CHECKPOINTS: Mapping[str, Checkpoint] = {
-    "vit_b": Checkpoint(
-        f"{_META}/sam_vit_b_01ec64.pth",
-        "ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912",
-        375_042_383,
-        embed_dim=768,
-    ),
-    "vit_l": Checkpoint(
-        f"{_META}/sam_vit_l_0b3195.pth",
-        "3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622",
-        1_249_524_607,
-        embed_dim=1024,
-    ),
-    "vit_h": Checkpoint(
-        f"{_META}/sam_vit_h_4b8939.pth",
-        "a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e",
-        2_564_550_879,
-        embed_dim=1280,
-    ),
-}
-"""Meta's files by variant (sizes and hashes: facts/hq-sam.md 3.2)."""
-
-_HQ = "https://huggingface.co/lkeab/hq-sam/resolve/main"
-HQ_CHECKPOINTS: Mapping[str, Checkpoint] = {
-    "vit_b": Checkpoint(
-        f"{_HQ}/sam_hq_vit_b.pth",
-        "14a9d662cd6f5a9c2dba6d40ab0058d88d287e4a18fd6fdc6ad5fb1a3fdeaa57",
-        379_335_069,
-        embed_dim=768,
-    ),
-    "vit_l": Checkpoint(
-        f"{_HQ}/sam_hq_vit_l.pth",
-        "e1a6c385d62bf005ded91a54d5ec55c985cfc4103ef89c08d90f39f04934c343",
-        1_254_865_805,
-        embed_dim=1024,
-    ),
-    "vit_h": Checkpoint(
-        f"{_HQ}/sam_hq_vit_h.pth",
-        "a7ac14a085326d9fa6199c8c698c4f0e7280afdbb974d2c4660ec60877b45e35",
-        2_570_940_653,
-        embed_dim=1280,
-    ),
-    "vit_tiny": Checkpoint(
-        f"{_HQ}/sam_hq_vit_tiny.pth",
-        "0f32c075ccdd870ae54db2f7630e7a0878ede5a2b06d05d6fe02c65a82fb7196",
-        42_526_881,
-        embed_dim=320,
-    ),
-}
-"""HQ-SAM's files by variant: whole models (sizes and hashes: facts/hq-sam.md 3.2)."""
-
-
-def published_sha256(segmenter: str, variant: str) -> str:
-    """Return the SHA-256 of the published weights of a segmenter's variant, "" where none are."""
-    checkpoints = {"sam": SAM_CHECKPOINTS, "hq-sam": HQ_CHECKPOINTS}.get(segmenter, {})
-    return checkpoints[variant].sha256 if variant in checkpoints else ""
-
-
 def cache_folder() -> Path:
-    """Return the folder of fetched files."""
+    """Return the folder of downloaded files."""
     from pooch import os_cache  # type: ignore[import-untyped]
 
     return Path(os.environ.get(CACHE_VARIABLE) or os_cache("samrobust"))
+
+
+def fetch(checkpoint: Checkpoint, *, progress: Progress | None = None) -> Path:
+    """Return the path of a published file in the cache, after downloading it where it is missing.
+
+    A broken transfer resumes where it broke, in this call and in later ones.
+
+    Raises:
+        CheckpointError: it cannot be downloaded or written, or is not the published file.
+    """
+    import pooch
+    from filelock import FileLock
+    from requests import RequestException
+
+    pooch.get_logger().setLevel("WARNING")
+    path = cache_folder() / checkpoint.file_name
+    part = path.with_name(f"{path.name}.part")
+
+    def download(_url: str, output: str, _pooch: object) -> None:
+        _complete(part, checkpoint, progress or (lambda _here, _all: None))
+        part.replace(output)
+
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(path.with_name(f"{path.name}.lock")):  # another process may want it too
+            if not path.exists():
+                known = f"sha256:{checkpoint.sha256}"
+                pooch.retrieve(checkpoint.url, known, path.name, path.parent, downloader=download)
+    except RequestException as error:
+        raise CheckpointError(
+            f"{path.name}: cannot be downloaded from {checkpoint.url} ({_reason(error)}); "
+            f"put it into {path.parent}, or name it with --checkpoint"
+        ) from error
+    except OSError as error:
+        raise CheckpointError(
+            f"{path.name}: cannot be written to {path.parent}: {error.strerror}"
+        ) from error
+    except ValueError as error:  # pooch has deleted it
+        raise CheckpointError(
+            f"{path}: SHA-256 of what was downloaded is not {checkpoint.sha256[:4]}…; "
+            "it was deleted, try again"
+        ) from error
+    found = file_sha256(path)
+    if found != checkpoint.sha256:
+        raise CheckpointError(
+            f"{path}: SHA-256 is {found[:4]}…, expected {checkpoint.sha256[:4]}…; "
+            "is it another variant?"
+        )
+    return path
+
+
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file in hexadecimal digits, computed once while it is unchanged."""
+    stat = path.stat()
+    return _sha256(path, stat.st_size, stat.st_mtime_ns)
+
+
+@lru_cache
+def _sha256(path: Path, _size: int, _changed_ns: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _complete(part: Path, checkpoint: Checkpoint, progress: Progress) -> None:
+    """Append to a partial file until it is whole, as long as each request brings something."""
+    from requests import RequestException
+
+    here = part.stat().st_size if part.exists() else 0
+    while here < checkpoint.n_bytes:
+        before, failure = here, RequestException("the server ends it too early")
+        try:
+            _append(part, checkpoint, progress)
+        except RequestException as error:
+            failure = error
+        here = part.stat().st_size if part.exists() else 0
+        if here <= before:
+            raise failure
+
+
+def _append(part: Path, checkpoint: Checkpoint, progress: Progress) -> None:
+    """Append what a server has beyond a partial file, but nothing beyond the file's size."""
+    import requests
+
+    here = part.stat().st_size if part.exists() else 0
+    headers = {"Range": f"bytes={here}-", "Accept-Encoding": "identity"}
+    with requests.get(checkpoint.url, headers=headers, stream=True, timeout=_TIMEOUT_S) as response:
+        response.raise_for_status()
+        resumes = response.status_code == requests.codes.partial_content
+        if resumes and not response.headers.get("Content-Range", "").startswith(f"bytes {here}-"):
+            raise requests.RequestException("the server sends another part than asked for")
+        with part.open("ab" if resumes else "wb") as file:
+            for piece in response.iter_content(_PIECE):
+                file.write(piece[: checkpoint.n_bytes - file.tell()])
+                progress(file.tell(), checkpoint.n_bytes)
+                if file.tell() >= checkpoint.n_bytes:
+                    return
+
+
+def _reason(error: Exception) -> str:
+    from requests import RequestException
+
+    if isinstance(error, RequestException) and error.response is not None:
+        return f"HTTP status {error.response.status_code}"
+    return str(error) if type(error) is RequestException else type(error).__name__

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from samrobust.errors import SegmenterError
 from samrobust.registry import known
+from samrobust.segmenters import ROWS
 from samrobust.segmenters.device import resolve_device, to_device
 from samrobust.segmenters.frames import (
     MASK_THRESHOLD,
@@ -19,7 +20,7 @@ from samrobust.segmenters.frames import (
     input_scale,
     quality_or_nan,
 )
-from samrobust.segmenters.published import SAM_CHECKPOINTS
+from samrobust.segmenters.published import fetch
 from samrobust.segmenters.sam_attention import AttentionKind, compile_blocks, replace_attention
 from samrobust.segmenters.sam_decoder import (
     CANDIDATES,
@@ -29,7 +30,7 @@ from samrobust.segmenters.sam_decoder import (
     StockDecoder,
     prompt_tokens,
 )
-from samrobust.segmenters.weights import fetch, fill_model, load_family, split_hq
+from samrobust.segmenters.weights import fill_model, load_family, split_hq
 from samrobust.types import (
     EncoderDtype,
     Frame,
@@ -42,8 +43,8 @@ from samrobust.types import (
 
 DEFAULT_VARIANT = "vit_b"
 """The smallest, which a CPU can run. Differs: segment_anything's default is vit_h."""
-SA_1B = "SA-1B"
-"""What all of SAM's published models were trained on."""
+SAM_CHECKPOINTS = ROWS["sam"].checkpoints
+"""Meta's files by variant."""
 
 Sizes = tuple[tuple[int, int], tuple[int, int]]
 """(H, W) of an image, and (h, w) of it in the encoder's square input."""
@@ -84,7 +85,7 @@ class SamOptions:
 
 
 class Sam:
-    """A SAM that segments; see `samrobust.types.Segmenter`.
+    """A SAM that segments; see `samrobust.types.Segmenter` and `SharesEmbeddings`.
 
     Args:
         model: with its weights, on its device. It is taken over: frozen, its encoder cast and its
@@ -95,6 +96,8 @@ class Sam:
         checkpoint_sha256: of the weights file, "" where there is none.
         trained_on: collections that it has seen images of.
     """
+
+    embedding_type = SamEmbedding
 
     def __init__(
         self,
@@ -131,6 +134,20 @@ class Sam:
         replace_attention(model.image_encoder, options.attention)
         if options.compiled:
             compile_blocks(model.image_encoder)
+
+    @property
+    def device(self) -> torch.device:
+        """Return where the model and its embeddings are."""
+        device: torch.device = self.model.device
+        return device
+
+    @property
+    def encoder_key(self) -> str:
+        """Return what its embeddings depend on; "" where the weights are of no file."""
+        settings = self.info.settings
+        weights = settings.get("base_sha256", self.info.checkpoint_sha256)
+        run = (self.info.frame, self.info.dtype, settings["attention"], settings.get("compiled"))
+        return " ".join(map(str, (weights, *run, self.device.type))) if weights else ""
 
     def encode(self, images: Sequence[Image]) -> list[SamEmbedding]:
         """Return the embeddings of images, encoded together: others' change one by rounding alone.
@@ -257,5 +274,5 @@ def sam_of(
         name=name,
         variant=variant,
         checkpoint_sha256=checkpoint_sha256,
-        trained_on=(SA_1B,),
+        trained_on=ROWS[name].trained_on,
     )

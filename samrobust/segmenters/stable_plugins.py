@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from samrobust.segmenters.plugin_settings import PluginSettings, Position
+from samrobust.segmenters.sam_decoder import Mixture
 
 KERNEL = 5
 """Side of the depthwise convolution."""
@@ -108,38 +109,6 @@ class DynamicRouting(nn.Module):
         """Return the weights (N, 2) of deformed and regular features for tokens (N, C)."""
         weights: Tensor = self.route(functional.gelu(self.norm(self.hidden(token))))
         return weights.softmax(dim=-1)
-
-
-@dataclass(frozen=True)
-class Mixture:
-    """Regular and deformed features and how N prompts mix them: regular + share * change.
-
-    Attributes:
-        keys: (N, L, C), the regular ones; or (1, L, C) where the prompts share them.
-        values: likewise.
-        key_change: of the same shape as the keys, deformed less regular.
-        value_change: likewise.
-        share: (N,), of the deformed features; (1,) without DRP.
-    """
-
-    keys: Tensor
-    values: Tensor
-    key_change: Tensor
-    value_change: Tensor
-    share: Tensor
-
-    @property
-    def shares_parts(self) -> bool:
-        """Return whether several prompts mix the same features, each in its own way."""
-        return len(self.keys) < len(self.share)
-
-    def mixed(self) -> tuple[Tensor, Tensor]:
-        """Return keys and values (N, L, C); (1, L, C) where the prompts share all of it."""
-        share = self.share[:, None, None]
-        return (
-            torch.addcmul(self.keys, share, self.key_change),
-            torch.addcmul(self.values, share, self.value_change),
-        )
 
 
 class Plugin(nn.Module):

@@ -17,24 +17,19 @@ from samrobust.errors import CheckpointError, SegmenterError
 from samrobust.files import convert
 from samrobust.segmenters.adapters import (
     adapted_info,
-    all_origins,
-    check_base,
     describe_base,
-    open_base,
-    read_header,
+    open_part,
 )
 from samrobust.segmenters.frames import input_scale
 from samrobust.segmenters.plugin_settings import PluginSettings
 from samrobust.segmenters.sam import Sam, SamEmbedding, Sizes
-from samrobust.segmenters.sam_decoder import SINGLE
+from samrobust.segmenters.sam_decoder import SINGLE, Mixture
 from samrobust.segmenters.stable_plugins import (
-    Mixture,
     PluggedAttention,
     Plugin,
     Plugins,
     regular_locations,
 )
-from samrobust.segmenters.weights import file_sha256, fill_model, load_tensors
 from samrobust.types import Image, Prediction, PromptBatch, SegmenterOptions
 
 NAME = "stable-sam"
@@ -89,6 +84,8 @@ class StableSam:
         SegmenterError: the base has no such layer, or has a plugin there.
     """
 
+    embedding_type = SamEmbedding
+
     def __init__(
         self,
         base: Sam,
@@ -123,6 +120,16 @@ class StableSam:
         """
         settings = json.dumps(asdict(self.plugins.settings), sort_keys=True)
         return {**describe_base(KIND, self.base), "settings": settings}
+
+    @property
+    def device(self) -> torch.device:
+        """Return the base's."""
+        return self.base.device
+
+    @property
+    def encoder_key(self) -> str:
+        """Return the base's: the plugins change no embedding."""
+        return self.base.encoder_key
 
     def encode(self, images: Sequence[Image]) -> list[SamEmbedding]:
         """Return the embeddings of images: those of the base."""
@@ -170,16 +177,16 @@ def load_stable_sam(base: Sam, path: Path, *, name: str = NAME) -> StableSam:
     Raises:
         CheckpointError: the file is missing, damaged, of another kind, base or size.
     """
-    header = read_header(path, KIND, holds=f"plugins of {NAME}")
-    check_base(path, header, base)
+    file = open_part(path, KIND)
+    file.check_base(base)
     try:
-        settings = convert(json.loads(header["settings"]), PluginSettings, where="plugins")
+        settings = convert(json.loads(file.header["settings"]), PluginSettings, where="plugins")
     except (KeyError, RecursionError, ValueError) as error:
         raise CheckpointError(f"{path.name}: its header cannot be read: {error}") from error
     plugins = Plugins(_channels(base), settings)
-    fill_model(plugins, load_tensors(path), path=path)
-    stable = StableSam(base, plugins, name=name, checkpoint_sha256=file_sha256(path))
-    stable.info = replace(stable.info, trained_on=all_origins(base, header))
+    file.fill(plugins)
+    stable = StableSam(base, plugins, name=name, checkpoint_sha256=file.sha256)
+    stable.info = replace(stable.info, trained_on=file.trained_on(base))
     return stable
 
 
@@ -205,8 +212,7 @@ def build_base_alone(options: SegmenterOptions) -> Sam:
     Raises:
         SegmenterError: as there.
     """
-    path = options.checkpoint or WEIGHTS
-    return open_base(path, read_header(path, KIND, holds=f"plugins of {NAME}"), options)
+    return open_part(options.checkpoint or WEIGHTS, KIND).open_base(options)
 
 
 def _channels(base: Sam) -> int:

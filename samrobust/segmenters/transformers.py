@@ -206,17 +206,20 @@ def build_transformers(options: SegmenterOptions) -> TransformersSegmenter:
         raise SegmenterError(f"{NAME} runs in float32 alone, got --dtype {options.dtype}")
     device = resolve_device(options.device)
     source = options.variant or str(options.checkpoint)
+    from_disk = {"local_files_only": options.checkpoint is not None}
     with _in_one_line(source):
-        kind = library.PreTrainedConfig.get_config_dict(source)[0].get("model_type", "")
+        kind = library.PreTrainedConfig.get_config_dict(source, **from_disk)[0].get(
+            "model_type", ""
+        )
         family = FAMILIES.get(kind)
         if family is None:
             raise CheckpointError(
                 f"{source}: is of the family '{kind}'; allowed: {', '.join(sorted(FAMILIES))}"
             )
         model, loading = getattr(library, family.model).from_pretrained(
-            source, dtype=torch.float32, output_loading_info=True
+            source, dtype=torch.float32, output_loading_info=True, **from_disk
         )
-        processor = getattr(library, family.processor).from_pretrained(source)
+        processor = getattr(library, family.processor).from_pretrained(source, **from_disk)
     if loading["missing_keys"] or loading["mismatched_keys"]:
         missing = sorted(map(str, {*loading["missing_keys"], *loading["mismatched_keys"]}))
         raise CheckpointError(f"{source}: lacks {len(missing)} weights, as {missing[0]}")

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from samrobust.errors import TrainingError
 from samrobust.segmenters.adapters import (
     DECODER,
+    LORA,
     TOKENS,
+    adapted_info,
     add_lora,
     build_base,
-    lora_header,
-    mark_tuned,
     tuned_header,
     tuned_part,
 )
@@ -146,7 +146,7 @@ def lora_tuned(recipe: Recipe, options: TraineeOptions) -> TunedTrainee:
         SegmenterError: peft is not installed.
     """
     base = _open(recipe, options)
-    header = lora_header(base)
+    header = tuned_header(base, LORA)
     torch.manual_seed(recipe.seed)
     sam, updates = add_lora(base)
     return TunedTrainee(recipe, sam, sam, updates, header)
@@ -156,7 +156,7 @@ def tuned(recipe: Recipe, options: TraineeOptions, *, part: str) -> TunedTrainee
     """Return a SAM of which one part learns: its mask decoder, or its mask tokens."""
     base = _open(recipe, options)
     header = tuned_header(base, part)
-    mark_tuned(base, part)
+    base.info = adapted_info(base, part)
     return TunedTrainee(recipe, base, base, tuned_part(base, part), header)
 
 

@@ -24,8 +24,9 @@ from samrobust.segmenters.nano import (
     set_side,
 )
 from samrobust.segmenters.nano_encoder import InvertedBlock, NanoEncoder, SameConv
+from samrobust.segmenters.published import file_sha256
 from samrobust.segmenters.sam import Sam, SamEmbedding, SamOptions
-from samrobust.segmenters.weights import file_sha256, fill_model, load_tensors
+from samrobust.segmenters.weights import fill_model, load_tensors
 from samrobust.training.checkpoints import save_weights
 from samrobust.training.examples import Example
 from samrobust.training.losses import example_losses
