@@ -47,7 +47,7 @@ from samrobust.cli.options import (
     with_caches,
 )
 from samrobust.cli.report import print_report
-from samrobust.cli.terminal import download_bar, evaluation_progress, note_line, out
+from samrobust.cli.terminal import download_bar, evaluation_progress, loading, note_line, out
 from samrobust.protocol import load_protocol, with_trials
 from samrobust.registry import one_of
 from samrobust.runs.sharing import WHOLE, Ranks, Shard, parse_shard
@@ -221,9 +221,10 @@ def evaluate_command(
     ranks = Ranks.from_environment()
     quiet = quiet or ranks.rank > 0
 
-    from samrobust.evaluation.loop import LoopOptions
-    from samrobust.evaluation.runner import RunSettings, joined_ranks, n_workers, run_all
-    from samrobust.segmenters.device import keep_large_blocks, resolve_device
+    with loading(quiet=quiet):
+        from samrobust.evaluation.loop import LoopOptions
+        from samrobust.evaluation.runner import RunSettings, joined_ranks, n_workers, run_all
+        from samrobust.segmenters.device import keep_large_blocks, resolve_device
 
     keep_large_blocks()
     options = SegmenterOptions(

@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE_HEAD
@@ -21,7 +22,7 @@ from rich.progress import (
     TimeRemainingColumn,
     TransferSpeedColumn,
 )
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 if TYPE_CHECKING:
@@ -57,45 +58,93 @@ class NoteHandler(logging.Handler):
 
 
 @contextmanager
-def evaluation_progress(*, quiet: bool) -> "Iterator[Callable[[Evaluating], None]]":
-    """Give a function that shows how far an evaluation is.
+def loading(*, quiet: bool) -> Iterator[None]:
+    """Show on a terminal that something happens, while libraries are imported."""
+    if quiet or not err.is_terminal:
+        yield
+        return
+    with err.status("starting"):
+        yield
 
-    On a terminal it is a line that is updated, elsewhere (in the logs of Slurm or nohup) a line
-    every 30 seconds.
-    """
+
+@contextmanager
+def evaluation_progress(*, quiet: bool) -> "Iterator[Callable[[Evaluating], None]]":
+    """Give a function that shows how far an evaluation is, on stderr."""
     with progress_bar(quiet=quiet) as bar:
         tasks: dict[str, TaskID] = {}
-        last_line = time.monotonic()
+        line = _Lines(quiet=quiet)
 
         def show(now: "Evaluating") -> None:
-            nonlocal last_line
-            rate = now.n_prompts / max(now.elapsed_s, 1e-9)
-            speed = f"{rate:,.0f} prompts/s, {now.busy_s / max(now.elapsed_s, 1e-9):.0%} busy"
+            elapsed = max(now.elapsed_s, 1e-9)
+            speed = f"{now.n_prompts / elapsed:,.0f} prompts/s, {now.busy_s / elapsed:.0%} busy"
             if now.title not in tasks:
                 tasks[now.title] = bar.add_task(now.title, total=now.total, speed="")
             bar.update(tasks[now.title], completed=now.done, speed=speed)
-            if bar.disable and not quiet and time.monotonic() - last_line >= LINE_SECONDS:
-                last_line = time.monotonic()
-                note_line(f"{now.title}: {now.done} of {now.total} images, {speed}")
+            line.show(now.title, now.done, now.total, "images", speed)
 
         yield show
+
+
+@contextmanager
+def training_progress(
+    n_steps: int, *, quiet: bool
+) -> Iterator[Callable[[int, str, float, Mapping[str, Mapping[str, float]]], None]]:
+    """Give a function that shows step, phase, loss and held-out mIoU on stderr."""
+    with progress_bar(quiet=quiet, unit="steps") as bar:
+        task = bar.add_task("starting", total=n_steps)
+        line = _Lines(quiet=quiet)
+
+        def show(
+            step: int, phase: str, loss: float, held_out: Mapping[str, Mapping[str, float]]
+        ) -> None:
+            boxes = [found["box"] for found in held_out.values() if "box" in found]
+            validated = " / ".join(f"{100 * value:.1f}" for value in boxes)
+            words = f"{phase}: loss {loss:.3f}" + (f", mIoU {validated}" if validated else "")
+            bar.update(task, completed=step, description=words)
+            line.show(words, step, n_steps, "steps")
+
+        yield show
+
+
+class _Lines:
+    """Progress as a line every 30 seconds, in logs of Slurm or nohup, where no bar is shown."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        self._is_shown = not (quiet or err.is_terminal)
+        self._started = self._last = time.monotonic()
+        self._first: int | None = None
+
+    def show(self, words: str, done: int, total: int, unit: str, speed: str = "") -> None:
+        """Print a line if one is due: what is done, how fast, and the time that is left."""
+        now = time.monotonic()
+        if self._first is None:  # what an earlier command did is not counted as fast
+            self._first, self._started = done, now
+        if not self._is_shown or now - self._last < LINE_SECONDS:
+            return
+        self._last = now
+        rate = (done - self._first) / max(now - self._started, 1e-9)
+        left = timedelta(seconds=round((total - done) / rate)) if rate > 0 else "unknown time"
+        speed = speed or f"{rate:.2f} {unit}/s"
+        note_line(f"{words}: {done} of {total} {unit}, {speed}, {left} left")
 
 
 def progress_bar(*, quiet: bool, unit: str = "images") -> Progress:
     """Return a progress display on stderr: how many are done, how many a second, time left.
 
-    It shows nothing if `quiet`, and where stderr is not a terminal. A task may have a field
-    `speed`, a text that stands in place of the units a second.
+    It shows nothing if `quiet`, and where stderr is not a terminal; it fits into 80 columns. A task
+    may have a field `speed`, a text that stands in place of the units per second.
     """
+    description = Column(no_wrap=True, overflow="ellipsis", ratio=1)
     return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=None),
+        TextColumn("{task.description}", table_column=description),
+        BarColumn(bar_width=8),
         MofNCompleteColumn(),
         _Speed(unit),
         TimeRemainingColumn(compact=True),
         TextColumn("left"),
         console=err,
         disable=quiet or not err.is_terminal,
+        expand=True,
     )
 
 
@@ -113,28 +162,9 @@ class _Speed(ProgressColumn):
 
 
 @contextmanager
-def training_bar(
-    n_steps: int, *, quiet: bool
-) -> Iterator[Callable[[int, str, float, Mapping[str, Mapping[str, float]]], None]]:
-    """Give a function that shows step, phase, loss and held-out mIoU on stderr."""
-    with progress_bar(quiet=quiet, unit="steps") as bar:
-        task = bar.add_task("starting", total=n_steps)
-
-        def show(
-            step: int, phase: str, loss: float, held_out: Mapping[str, Mapping[str, float]]
-        ) -> None:
-            boxes = [found["box"] for found in held_out.values() if "box" in found]
-            judged = " / ".join(f"{100 * value:.1f}" for value in boxes)
-            description = f"{phase}: loss {loss:.3f}" + (f", mIoU {judged}" if judged else "")
-            bar.update(task, completed=step, description=description)
-
-        yield show
-
-
-@contextmanager
 def download_bar(*, quiet: bool) -> Iterator[Callable[[int, int], None]]:
     """Give a function that shows bytes fetched on stderr, and nothing until it is called."""
-    columns = (TextColumn("fetching weights"), BarColumn(bar_width=None), DownloadColumn())
+    columns = (TextColumn("downloading weights"), BarColumn(bar_width=None), DownloadColumn())
     disable = quiet or not err.is_terminal
     bar = Progress(*columns, TransferSpeedColumn(), console=err, disable=disable)
     task = bar.add_task("", start=False)

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from samrobust.cli.options import check_number
-from samrobust.cli.terminal import note_line, print_table, training_bar
+from samrobust.cli.terminal import loading, note_line, print_table, training_progress
 from samrobust.datasets import GROUPS
 from samrobust.errors import TrainingError
 from samrobust.registry import one_of
@@ -112,13 +112,20 @@ def train_command(
     if split and data is None:
         raise TrainingError(f"--split {split}: is the split of --data, which is not given")
 
-    from samrobust.segmenters.device import keep_large_blocks, resolve_device
-    from samrobust.training.checkpoints import TrainingFolder
-    from samrobust.training.curve import draw_curve
-    from samrobust.training.data import open_data
-    from samrobust.training.loop import Training, process_group
-    from samrobust.training.models import TraineeOptions, build_trainee, default_recipe
-    from samrobust.training.recipe import counted, lengthened, load_recipe, recipe_for, with_data
+    with loading(quiet=quiet):
+        from samrobust.segmenters.device import keep_large_blocks, resolve_device
+        from samrobust.training.checkpoints import TrainingFolder
+        from samrobust.training.curve import draw_curve
+        from samrobust.training.data import open_data
+        from samrobust.training.loop import Training, process_group
+        from samrobust.training.models import TraineeOptions, build_trainee, default_recipe
+        from samrobust.training.recipe import (
+            counted,
+            lengthened,
+            load_recipe,
+            recipe_for,
+            with_data,
+        )
 
     keep_large_blocks()
     chosen = load_recipe(*(recipe or [default_recipe(model)]))
@@ -135,7 +142,7 @@ def train_command(
         if training.step and ranks.rank == 0:
             note_line(f"resuming after step {training.step}")
         held_out: Mapping[str, Mapping[str, float]] = {}
-        with training_bar(chosen.n_steps, quiet=quiet or ranks.rank > 0) as show:
+        with training_progress(chosen.n_steps, quiet=quiet or ranks.rank > 0) as show:
             try:
                 for progress in training.run(workers=workers):
                     held_out = progress.held_out
@@ -149,6 +156,7 @@ def train_command(
             draw_curve(folder.rows(), folder.path / "curve.png")
             _print_held_out(held_out)
             note_line(f"{out}: written; log and curve in {folder.path}")
+            note_line(f"next: samrobust eval --segmenter {model} --checkpoint {out}")
 
 
 def _print_held_out(held_out: Mapping[str, Mapping[str, float]]) -> None:

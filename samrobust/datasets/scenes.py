@@ -231,8 +231,6 @@ def build_scenes(options: DatasetOptions) -> Scenes:
     Raises:
         DatasetError: the split is none of these, or a root is given.
     """
-    if options.root is not None:
-        raise DatasetError("scenes needs no --data-root")
     split, (least, most) = options.split, SIDES
     given = [int(part) for part in split.split("x")] if _SPLIT.fullmatch(split) else []
     count, width, height = (*given, *DEFAULT_SIZE[len(given) :])
