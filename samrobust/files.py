@@ -5,7 +5,7 @@ import os
 import re
 import tomllib
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Annotated, Any, TypeVar
 
 import msgspec
@@ -57,6 +57,12 @@ def write_atomic(path: Path, content: bytes) -> None:
         with contextlib.suppress(OSError):
             unfinished.unlink(missing_ok=True)
         raise
+
+
+def leaves_root(name: str) -> bool:
+    """Return whether a path, as a file names it, can lead out of the folder that it starts in."""
+    paths = PurePosixPath(name), PureWindowsPath(name)
+    return any(path.is_absolute() or path.drive or ".." in path.parts for path in paths)
 
 
 def read_toml(path: Path, *, error: type[SamrobustError]) -> dict[str, Any]:

@@ -17,6 +17,8 @@ Floats = npt.NDArray[np.float64]
 PromptKind = Literal["box", "points"]
 Selection = Literal["single", "best-quality", "oracle"]
 Frame = Literal["longest-side", "squash"]
+Keep = Literal["none", "worst", "all"]
+"""Which masks of an evaluation are stored."""
 
 FOREGROUND, BACKGROUND = 1, 0
 

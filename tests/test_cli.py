@@ -5,12 +5,16 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
 
 from samrobust import __version__
+from samrobust.datasets.images import read_image
+from samrobust.errors import DatasetError
 from samrobust.runs.store import read_masks, read_photographs, read_run
+from samrobust.types import Image
 from tests.conftest import Result, Shell
 
 EVAL = ("eval", "--dataset", "folder", "--segmenter", "ellipse", "--workers", "0")
@@ -33,7 +37,9 @@ def test_eval_writes_the_contract_and_ends_with_the_table_and_the_place(
     assert "box-noise-0.4" in result.out
     assert max(map(len, result.out.splitlines())) <= 120
     (folder,) = Path("results").iterdir()
-    assert result.out.rstrip().endswith(str(folder))
+    *_, place, following = result.out.splitlines()
+    assert place.strip() == str(folder)
+    assert following == f"next: samrobust report {folder} --out report"
     manifest = json.loads((folder / "manifest.json").read_text())
     assert manifest["segmenter"]["name"] == "ellipse"
     assert manifest["trials"] == 2
@@ -79,21 +85,27 @@ def test_the_same_command_does_nothing_twice_and_another_is_another_folder(
     assert len(list(Path("results").iterdir())) == 4
 
 
-def test_a_run_that_was_broken_off_ends_with_the_same_rows(shell: Shell, root: Path) -> None:
+def test_a_run_that_was_broken_off_ends_with_the_same_rows(
+    shell: Shell, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail_on_p2(path: Path, **how: Any) -> Image:  # noqa: ANN401
+        if path.stem == "p2":
+            raise DatasetError(f"{path}: cannot be decoded")
+        return read_image(path, **how)
+
     shell(*EVAL, "--data-root", root, "--trials", "2", "--out", "whole")
     (whole,) = Path("whole").iterdir()
-    image = (root / "images/p2.png").read_bytes()
     command = (*EVAL, "--data-root", root, "--trials", "2", "--out", "parts")
-    (root / "images/p2.png").write_bytes(image[:-40] + bytes(40))  # same size: the same run
-    assert "p2.png: cannot be decoded" in shell.refuses(*command)
-    (parts,) = Path("parts").iterdir()
-    assert parts.name == whole.name
-    assert read_run(parts).n_missing == 2
-    assert shell(*command, "--keep-going").code == 0
-    run = read_run(parts)
-    assert list(run.failures) == ["p2"]
-    assert run.n_missing == 0
-    (root / "images/p2.png").write_bytes(image)
+    with monkeypatch.context() as patched:
+        patched.setattr("samrobust.datasets.folder.read_image", fail_on_p2)
+        assert "p2.png: cannot be decoded" in shell.refuses(*command)
+        (parts,) = Path("parts").iterdir()
+        assert parts.name == whole.name
+        assert read_run(parts).n_missing == 2
+        assert shell(*command, "--keep-going").code == 0
+        run = read_run(parts)
+        assert list(run.failures) == ["p2"]
+        assert run.n_missing == 0
     assert shell(*command).code == 0
     pd.testing.assert_frame_equal(_rows(parts), _rows(whole))
 
@@ -269,12 +281,12 @@ def test_what_is_quick_imports_neither_torch_nor_pandas_nor_matplotlib(arguments
 def test_data_check_counts_and_names_what_is_broken(shell: Shell, root: Path) -> None:
     check = ("data", "check", "--dataset", "folder", "--data-root", root)
     result = shell(*check)
-    assert (result.code, result.out) == (0, "folder: 4 images, 4 objects, 0 broken\n")
+    assert (result.code, result.out) == (0, "folder: 4 images, 4 objects, 0 left out, 0 broken\n")
     (root / "masks/p1.png").write_bytes(b"")
     result = shell(*check)
     assert result.code == 1
     assert "masks/p1.png: is no image that can be read" in result.out
-    assert "4 images, 3 objects, 1 broken" in result.out
+    assert "4 images, 3 objects, 0 left out, 1 broken" in result.out
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """The command line: the only place that reads options, prints and exits."""
 
+import contextlib
+import io
 import logging
 import os
 import sys
@@ -14,6 +16,7 @@ from samrobust.cli.draw import app as draw_app
 from samrobust.cli.eval import EXAMPLES as EVAL_EXAMPLES
 from samrobust.cli.eval import evaluate_command
 from samrobust.cli.ls import ls_command
+from samrobust.cli.options import Command
 from samrobust.cli.report import report_command
 from samrobust.cli.show import show_command
 from samrobust.cli.terminal import NoteHandler, error_line, note_line
@@ -36,13 +39,13 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("eval", epilog=EVAL_EXAMPLES)(evaluate_command)
-app.command("train", epilog=TRAIN_EXAMPLES)(train_command)
-app.command("report")(report_command)
-app.command("compare")(compare_command)
-app.command("show")(show_command)
-app.command("verify")(verify_command)
-app.command("ls")(ls_command)
+app.command("eval", cls=Command, epilog=EVAL_EXAMPLES)(evaluate_command)
+app.command("train", cls=Command, epilog=TRAIN_EXAMPLES)(train_command)
+app.command("report", cls=Command)(report_command)
+app.command("compare", cls=Command)(compare_command)
+app.command("show", cls=Command)(show_command)
+app.command("verify", cls=Command)(verify_command)
+app.command("ls", cls=Command)(ls_command)
 app.add_typer(draw_app, name="draw")
 app.add_typer(data_app, name="data")
 
@@ -73,12 +76,28 @@ def main() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     logging.basicConfig(handlers=[NoteHandler()], level=logging.WARNING)
     logging.getLogger("samrobust").setLevel(logging.INFO)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # what a terminal cannot show must not end a run
     sys.argv[1:] = [_current(argument) for argument in sys.argv[1:]]
     try:
-        app()
+        try:
+            app()
+        finally:
+            sys.stdout.flush()
     except SamrobustError as error:
         error_line(str(error))
         sys.exit(1)
+    except OSError as error:
+        _give_up_output()
+        error_line(f"the output cannot be written: {error.strerror}")
+        sys.exit(1)
+
+
+def _give_up_output() -> None:
+    """Let Python end without trying to write the rest of the output once more."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _current(argument: str) -> str:

@@ -5,6 +5,7 @@ import typer
 from samrobust.cli.options import (
     AnnotationFile,
     Categories,
+    Command,
     DataRoots,
     Datasets,
     ExifOption,
@@ -28,7 +29,11 @@ from samrobust.types import Dataset
 app = typer.Typer(no_args_is_help=True, help="Look at data sets.")
 
 
-@app.command("check", epilog="samrobust data check --dataset coco --data-root DIR --split val2017")
+@app.command(
+    "check",
+    cls=Command,
+    epilog="samrobust data check --dataset coco --data-root DIR --split val2017",
+)
 def check_command(
     dataset: Datasets = None,
     data_root: DataRoots = None,

@@ -1,5 +1,6 @@
 """`samrobust eval`: run protocols over data sets with segmenters, and store every score."""
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -46,12 +47,11 @@ from samrobust.cli.options import (
     with_caches,
 )
 from samrobust.cli.report import print_report
-from samrobust.cli.terminal import download_bar, evaluation_progress, note_line
+from samrobust.cli.terminal import download_bar, evaluation_progress, note_line, out
 from samrobust.protocol import load_protocol, with_trials
 from samrobust.registry import one_of
-from samrobust.runs.manifest import Keep, read_manifest
 from samrobust.runs.sharing import WHOLE, Ranks, Shard, parse_shard
-from samrobust.types import EncoderDtype, EvalProtocol, Frame, SegmenterOptions, Selection
+from samrobust.types import EncoderDtype, EvalProtocol, Frame, Keep, SegmenterOptions, Selection
 
 DEFAULT_PROTOCOLS = ["noisy-box"]
 DEFAULT_SEGMENTERS = ["box-fill", "ellipse", "sam-nano"]
@@ -72,15 +72,17 @@ def evaluate_command(
     protocol: Annotated[
         list[str] | None,
         typer.Option(
-            help="Protocol, or path of a TOML file; repeatable.  [default: noisy-box]",
+            help="Protocol, or path of a TOML file; repeatable.",
             rich_help_panel=RUN,
+            show_default="noisy-box",
         ),
     ] = None,
     segmenter: Annotated[
         list[str] | None,
         typer.Option(
-            help="Segmenter, repeatable.  [default: box-fill, ellipse and sam-nano]",
+            help="Segmenter, repeatable.",
             rich_help_panel=RUN,
+            show_default="box-fill, ellipse and sam-nano",
         ),
     ] = None,
     limit: Annotated[
@@ -169,7 +171,7 @@ def evaluate_command(
     ] = False,
     cache: Cache = None,
     cache_size: CacheSize = DEFAULT_CACHE_SIZE,
-    out: ResultsFolder = Path("results"),
+    results: ResultsFolder = Path("results"),
     keep_masks: Annotated[
         str,
         typer.Option(
@@ -242,7 +244,7 @@ def evaluate_command(
         )
         with evaluation_progress(quiet=quiet) as show:
             settings = RunSettings(
-                out,
+                results,
                 limit,
                 options.device,
                 loop,
@@ -272,8 +274,11 @@ def _print_end(folders: Sequence[Path], shard: Shard) -> None:
     """Print the report; of a shard, how many images of each run are stored."""
     if shard == WHOLE:
         print_report(folders)
+        names = shlex.join(str(folder) for folder in folders)
+        out.print(f"next: samrobust report {names} --out report", soft_wrap=True, markup=False)
         return
 
+    from samrobust.runs.manifest import read_manifest
     from samrobust.runs.store import stored_images
 
     for folder in folders:

@@ -24,7 +24,9 @@ KINDS = ("protocols", "expected", "recipes", "segmenters", "datasets", "degradat
 
 
 def ls_command(
-    kind: Annotated[str, typer.Argument(help=f"One of {', '.join(KINDS)}.", show_default=False)],
+    kind: Annotated[
+        str, typer.Argument(help=f"One of {', '.join(KINDS)}; all kinds without one.")
+    ] = "",
 ) -> None:
     """List what there is of a kind, one line each.
 
@@ -33,6 +35,10 @@ def ls_command(
 
     Example: samrobust ls protocols
     """
+    if not kind:
+        for name in KINDS:
+            out.print(f"samrobust ls {name}")
+        return
     rows = _rows(known(kind, KINDS, kind="list"))
     if kind == "segmenters":
         _print_segmenters(rows)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import typer
+from typer.core import TyperCommand, TyperOption
 
 from samrobust.datasets import DATASETS, GROUPS, open_dataset, option_name, set_fields
 from samrobust.errors import SamrobustError
@@ -24,8 +25,9 @@ RUN, DATA, MODEL, SPEED, OUTPUT = "What to run", "Data", "Model", "Speed", "Outp
 Datasets = Annotated[
     list[str] | None,
     typer.Option(
-        help="Data set or group, repeatable. See: samrobust ls datasets  [default: scenes]",
+        help="Data set or group, repeatable. See: samrobust ls datasets",
         rich_help_panel=DATA,
+        show_default="scenes",
     ),
 ]
 DataRoots = Annotated[
@@ -64,8 +66,9 @@ AnnotationFile = Annotated[
 Categories = Annotated[
     list[str] | None,
     typer.Option(
-        help="coco: only objects of this category, repeatable.  [default: all]",
+        help="coco: only objects of this category, repeatable.",
         rich_help_panel=DATA,
+        show_default="all",
     ),
 ]
 MinArea = Annotated[
@@ -83,9 +86,9 @@ Labels = Annotated[
 Void = Annotated[
     list[int] | None,
     typer.Option(
-        help="folder: value of label maps that is neither object nor background, repeatable.  "
-        "[default: 255]",
+        help="folder: value of label maps that is neither object nor background, repeatable.",
         rich_help_panel=DATA,
+        show_default="255",
     ),
 ]
 Recursive = Annotated[
@@ -119,8 +122,9 @@ Variants = Annotated[
 Checkpoints = Annotated[
     list[Path] | None,
     typer.Option(
-        help="Weights file: once, or once per segmenter.  [default: downloaded and cached]",
+        help="Weights file: once, or once per segmenter.",
         rich_help_panel=MODEL,
+        show_default="downloaded and cached",
     ),
 ]
 BaseCheckpoints = Annotated[
@@ -144,8 +148,9 @@ BatchSize = Annotated[
 Workers = Annotated[
     int | None,
     typer.Option(
-        help="Processes that load images.  [default: one per core but one, at most 8]",
+        help="Processes that load images.",
         rich_help_panel=SPEED,
+        show_default="one per core but one, at most 8",
     ),
 ]
 ResultsFolder = Annotated[
@@ -153,6 +158,23 @@ ResultsFolder = Annotated[
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress.", rich_help_panel=OUTPUT)]
 DEFAULT_DATASETS = ["scenes"]
+
+
+class _Flag(TyperOption):
+    """An option without a value, whose help names no type."""
+
+    def display_type_rich(self, ctx: object) -> None:
+        """Return no type."""
+
+
+class Command(TyperCommand):
+    """A command whose flags are shown as such."""
+
+    def __init__(self, *args: Any, **more: Any) -> None:  # noqa: ANN401
+        super().__init__(*args, **more)
+        for parameter in self.params:
+            if isinstance(parameter, TyperOption) and parameter.is_flag:
+                parameter.__class__ = _Flag
 
 
 def typed_command() -> str:
@@ -311,8 +333,9 @@ def for_each(
 Cache = Annotated[
     Path | None,
     typer.Option(
-        help="Folder in which to cache image embeddings of SAMs.  [default: no cache]",
+        help="Folder in which to cache image embeddings of SAMs.",
         rich_help_panel=SPEED,
+        show_default="no cache",
     ),
 ]
 CacheSize = Annotated[

@@ -12,9 +12,9 @@ import numpy as np
 from pycocotools import mask as coco
 
 from samrobust.datasets import COCO_SPLITS, changed_settings
-from samrobust.datasets.images import files_fingerprint, leaves_root, read_image, root_name
+from samrobust.datasets.images import files_fingerprint, read_image, root_name
 from samrobust.errors import DatasetError, NoObjectError
-from samrobust.files import shown
+from samrobust.files import leaves_root, shown
 from samrobust.registry import known
 from samrobust.types import DatasetInfo, DatasetOptions, Instance, Mask, Sample
 

@@ -7,7 +7,7 @@ import struct
 import warnings
 import zlib
 from collections.abc import Collection, Iterable
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -137,12 +137,6 @@ def files_fingerprint(files: Collection[Path]) -> str:
         digest.update(os.fsencode(file.name) + f"\x1f{memory.of(file)}\x1e".encode())
     memory.store()
     return digest.hexdigest()[:16]
-
-
-def leaves_root(name: str) -> bool:
-    """Return whether a path, as a file names it, can lead out of the folder that it starts in."""
-    paths = PurePosixPath(name), PureWindowsPath(name)
-    return any(path.is_absolute() or path.drive or ".." in path.parts for path in paths)
 
 
 def root_name(folder: Path) -> str:

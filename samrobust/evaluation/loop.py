@@ -23,10 +23,10 @@ from samrobust.evaluation.predictor import Predictor
 from samrobust.evaluation.prompts import DrawnSample, Draws, draw_sample
 from samrobust.metrics import METRICS
 from samrobust.metrics.overlap import DILATION_RATIO
-from samrobust.runs.manifest import Keep, Kept, ObjectRow, Score
+from samrobust.runs.manifest import Kept, ObjectRow, Score
 from samrobust.seeding import combined_hash
 from samrobust.segmenters.device import release_memory, says_out_of_memory
-from samrobust.types import Dataset, EvalProtocol, Image, Metric, Segmenter, SegmenterInfo
+from samrobust.types import Dataset, EvalProtocol, Image, Keep, Metric, Segmenter, SegmenterInfo
 
 T = TypeVar("T")
 

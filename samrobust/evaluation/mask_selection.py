@@ -12,8 +12,8 @@ from torch import Tensor
 from samrobust.datasets.coco import encode_mask
 from samrobust.evaluation.prompts import Draws
 from samrobust.metrics.overlap import iou
-from samrobust.runs.manifest import TARGET_TRIAL, Keep, Kept, MaskRow, PhotographRow
-from samrobust.types import Sample
+from samrobust.runs.manifest import TARGET_TRIAL, Kept, MaskRow, PhotographRow
+from samrobust.types import Keep, Sample
 
 FIRST_TRIALS = 3
 """Trials that are kept whatever they are, beside the one of lowest IoU."""

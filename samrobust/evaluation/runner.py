@@ -34,11 +34,11 @@ from samrobust.evaluation.loop import (
     score_images,
 )
 from samrobust.protocol import describe_protocol, load_protocol, protocol_hash, with_trials
-from samrobust.runs.manifest import Keep, RunManifest, run_name
+from samrobust.runs.manifest import RunManifest, run_name
 from samrobust.runs.sharing import WHOLE, Ranks, Shard
 from samrobust.runs.store import Run, RunWriter, read_run
 from samrobust.segmenters import build_segmenter
-from samrobust.types import Dataset, EvalProtocol, Segmenter, SegmenterInfo
+from samrobust.types import Dataset, EvalProtocol, Keep, Segmenter, SegmenterInfo
 
 MAX_WORKERS = 8
 """More loading processes than this do not pay for one model."""

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -16,9 +16,7 @@ from msgspec import Meta
 from samrobust import files
 from samrobust.errors import RunError
 from samrobust.files import convert, errors_at, shown, write_atomic
-from samrobust.types import DatasetInfo, Reported, SegmenterInfo
-
-Keep = Literal["none", "worst", "all"]
+from samrobust.types import DatasetInfo, Keep, Reported, SegmenterInfo
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,6 @@ from samrobust.errors import RunError
 from samrobust.files import write_atomic
 from samrobust.runs.manifest import (
     MANIFEST,
-    Keep,
     Kept,
     MaskRow,
     ObjectRow,
@@ -43,6 +42,7 @@ from samrobust.runs.manifest import (
     write_manifest,
 )
 from samrobust.runs.sharing import WHOLE, Shard, claim, starting
+from samrobust.types import Keep
 
 MOST_ROWS = 5_000_000
 """Of a part: some times as many as a writer keeps in memory. Far more fit into a file of a few

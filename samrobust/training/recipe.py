@@ -11,9 +11,16 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta
 
-from samrobust.datasets.images import leaves_root
 from samrobust.errors import RecipeError
-from samrobust.files import Fraction, NonNegative, convert, errors_at, read_toml, shown
+from samrobust.files import (
+    Fraction,
+    NonNegative,
+    convert,
+    errors_at,
+    leaves_root,
+    read_toml,
+    shown,
+)
 from samrobust.protocol import degradation_of_row, find_file
 from samrobust.segmenters.plugin_settings import PluginSettings
 from samrobust.types import Degradation
