@@ -58,8 +58,9 @@ def clip_box(box: Floats, size_hw: tuple[int, int], *, least_wh: Floats) -> npt.
 def box_sides(box: Floats) -> Floats:
     """Return (2,) the width and height that degradations scale by: x1 - x0 and y1 - y0, at least 1.
 
-    As sam-hq `train/utils/misc.py:box_noise` (facts/hq-sam.md 2.1), whose sides are differences of
-    inclusive indices. Differs: at least one pixel, so that one-pixel objects have noise too.
+    As sam-hq `train/utils/misc.py:box_noise` (docs/sources/hq-sam.md 2.1), whose sides are
+    differences of inclusive indices. Differs: at least one pixel, so that one-pixel objects have
+    noise too.
     """
     return np.maximum(box[2:] - box[:2], 1)
 

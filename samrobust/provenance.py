@@ -9,7 +9,7 @@ ORIGINS: Mapping[str, str] = {
     "scenes": "scenes",
     **{name: row.collection for name, row in FOLDERS.items() if row.collection},
 }
-"""By name of the data set; training and test part have one origin (facts/hq-sam.md 1.2)."""
+"""By name of the data set; training and test part have one origin (docs/sources/hq-sam.md 1.2)."""
 HQSEG_44K = tuple(sorted({ORIGINS[name] for name in GROUPS["hqseg-44k"]}))
 COCO = "MS-COCO"
 

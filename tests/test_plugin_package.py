@@ -1,4 +1,4 @@
-"""A package that registers a segmenter, a data set and a degradation, as the README shows it."""
+"""A package that registers a segmenter, a data set and a degradation, as the guide shows it."""
 
 import os
 import re
@@ -87,6 +87,7 @@ def test_what_a_package_registers_is_listed(
 
 
 @pytest.mark.parametrize("name", SHOWN)
-def test_the_readme_shows_the_package_as_it_is(name: str) -> None:
-    blocks = re.findall(r"```\w+\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+def test_the_guide_shows_the_package_as_it_is(name: str) -> None:
+    guide = (ROOT / "docs" / "guides" / "plugins.md").read_text()
+    blocks = re.findall(r"```\w+\n(.*?)```", guide, flags=re.DOTALL)
     assert (PACKAGE / name).read_text() in blocks

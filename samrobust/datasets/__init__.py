@@ -164,13 +164,13 @@ FOLDERS: Mapping[str, FolderEntry] = {
         ),
     )
 }
-"""One row per data set, as HQ-SAM's data preparation lays them out (facts/hq-sam.md 1.2)."""
+"""One row per data set, as HQ-SAM's data preparation lays them out (docs/sources/hq-sam.md 1.2)."""
 
 GROUPS: dict[str, tuple[str, ...]] = {
     group: tuple(row.name for row in FOLDERS.values() if row.group == group)
     for group in (FOUR_HQ, HQSEG_44K)
 }
-"""Data sets that published tables average, unweighted (facts/hq-sam.md 1.2)."""
+"""Data sets that published tables average, unweighted (docs/sources/hq-sam.md 1.2)."""
 
 DATASETS: Registry[DatasetBuilder] = Registry(
     "dataset",

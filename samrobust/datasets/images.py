@@ -21,7 +21,7 @@ from samrobust.files import cache_folder, write_atomic
 from samrobust.types import Exif, Image, Mask
 
 SOFT_THRESHOLD = 128
-"""Above it a mask pixel is foreground, as in HQ-SAM's evaluation (facts/hq-sam.md 1.3)."""
+"""Above it a mask pixel is foreground, as in HQ-SAM's evaluation (docs/sources/hq-sam.md 1.3)."""
 BLACK, WHITE = 10, 245
 """Grey values up to the one and from the other on are those of a mask's two sides: JPEG blurs."""
 MAX_PLATEAU = 0.002
@@ -86,7 +86,8 @@ def read_mask(path: Path, *, published: bool = False) -> Mask:
 
     Values 0 and 1 alone are read as they are; else black is background and white foreground, and
     the soft edge between is cut at 128. Where the transparency varies, it is the mask.
-    Source: HQ-SAM's threshold (facts/hq-sam.md 1.3). Differs: there a 0/1 file is all background.
+    Source: HQ-SAM's threshold (docs/sources/hq-sam.md 1.3). Differs: there a 0/1 file is all
+    background.
 
     Args:
         path: of the file.

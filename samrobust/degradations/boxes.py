@@ -29,8 +29,8 @@ class BoxNoise:
 
     The centre moves by U(-1, 1) * shift * side / 2, each side changes by U(-1, 1) * scale * side.
     Source: DN-DETR's box noise as in sam-hq `train/utils/misc.py:box_noise`, which the published
-    tables use (facts/hq-sam.md 2.1). Differs: clipped to the image, not to 1024; never less than
-    one pixel wide where the exact box is wider; shift and scale are set apart.
+    tables use (docs/sources/hq-sam.md 2.1). Differs: clipped to the image, not to 1024; never less
+    than one pixel wide where the exact box is wider; shift and scale are set apart.
 
     Attributes:
         shift: of the centre, in half sides, >= 0.

@@ -1,7 +1,7 @@
 """Prompts that mean an object and name a part of it: ambiguous ones.
 
 A wheel is prompted, the car is wanted. Stable-SAM's robust training is against such prompts too
-(facts/stable-sam.md, "Robust training strategy"); how a part is chosen is ours.
+(docs/sources/stable-sam.md, "Robust training strategy"); how a part is chosen is ours.
 """
 
 from dataclasses import dataclass

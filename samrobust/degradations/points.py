@@ -21,11 +21,11 @@ from samrobust.types import BACKGROUND, FOREGROUND, Mask, Prompt, PromptKind
 RING_WIDTH = 0.1
 """Width of the ring of background points, in square roots of the object's area.
 
-As in the training click sampler of RITM (facts/peers.md 1.3)."""
+As in the training click sampler of RITM (docs/sources/peers.md 1.3)."""
 LEAST_RING = 1.0
 """Pixels; below, the ring around a tiny object would hold no pixel."""
 LEAST_BAND = 2.0
-"""Pixels; the least width of the band of border points (facts/peers.md 5.4)."""
+"""Pixels; the least width of the band of border points (docs/sources/peers.md 5.4)."""
 MOST_POINTS = 1_000
 """Of a kind in one prompt: a decoder's memory grows with the square of their number."""
 
@@ -35,7 +35,7 @@ class RandomPoints:
     """Points uniform over the mask, without replacement as long as there are pixels left.
 
     Nested: the first k points of a trial are the same trial's k-point prompt. Facts: 1, 3 and 10
-    such points are Stable-SAM's point prompts (facts/stable-sam.md).
+    such points are Stable-SAM's point prompts (docs/sources/stable-sam.md).
 
     Attributes:
         count: foreground points, >= 1.
@@ -61,8 +61,8 @@ class RandomPoints:
 class BorderPoints:
     """Points uniform over the pixels inside the object that are near its contour. Nested.
 
-    Near is within max(2 px, band * sqrt(area)) of the nearest pixel outside (facts/peers.md 5.4);
-    the image border counts as outside.
+    Near is within max(2 px, band * sqrt(area)) of the nearest pixel outside (docs/sources/peers.md
+    5.4); the image border counts as outside.
 
     Attributes:
         count: foreground points, >= 1.

@@ -18,7 +18,7 @@ DILATION_RATIO = 0.02
 def boundary_width(height: int, width: int) -> int:
     """Return the width of the boundary band of an image in pixels, at least 1.
 
-    Rounded half to even, as boundary-iou-api does (facts/performance.md 1).
+    Rounded half to even, as boundary-iou-api does (docs/sources/performance.md 1).
     """
     return max(1, round(DILATION_RATIO * math.hypot(height, width)))
 
@@ -40,7 +40,8 @@ def boundary_iou(masks: "Tensor", target: "Tensor") -> "Tensor":
     """Return the IoU of the inner boundary bands of each mask and the target.
 
     The band of a mask is what `boundary_width` erosions by a 3x3 square take from it; the image
-    border counts as outside (Cheng et al. 2021, sec. 4; as sam-hq's evaluation, facts/hq-sam.md 2).
+    border counts as outside (Cheng et al. 2021, sec. 4; as sam-hq's evaluation,
+    docs/sources/hq-sam.md 2).
 
     Args:
         masks: (T, H, W) bool.
@@ -76,8 +77,8 @@ BOUNDARY_IOU = Metric("boundary-iou", boundary_iou, label="mBIoU", unit="%")
 def stability_factor(masks: "Tensor", target: "Tensor") -> "Tensor":  # noqa: ARG001
     """Return the mean IoU of an object's masks with their union; mSF is its mean over objects.
 
-    Source: Fan et al. 2025 (facts/stable-sam.md, Evaluation). Not SAM's own "stability score",
-    which thresholds one logit map at two levels.
+    Source: Fan et al. 2025 (docs/sources/stable-sam.md, Evaluation). Not SAM's own "stability
+    score", which thresholds one logit map at two levels.
 
     Args:
         masks: (T, H, W) bool, one a trial.

@@ -23,7 +23,8 @@ FAILED_BELOW = 0.5
 NESTED = ("random-points", "border-points", "part-points")
 """Degradations whose first points of a trial are its prompt of fewer points."""
 FELL_BY = 0.05
-"""IoU that a trial must lose by one more point to count in `iou_fell` (facts/peers.md 5.4)."""
+"""IoU that a trial must lose by one more point to count in `iou_fell` (docs/sources/peers.md
+5.4)."""
 MAX_CELLS = 10**7
 """Of the arrays of one part, unless enough of them have scores."""
 CELLS_PER_SCORE = 200

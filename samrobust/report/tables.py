@@ -49,7 +49,8 @@ def points(difference: float) -> str:
 
 CLASS_STATISTIC = "miou"
 FEW_IMAGES = 30
-"""Below this number of images a footnote says that intervals are rough (facts/peers.md 5.6)."""
+"""Below this number of images a footnote says that intervals are rough (docs/sources/peers.md
+5.6)."""
 IN_DOMAIN = "‡"
 """Marks a segmenter that was trained on images of the data set's own collection."""
 

@@ -86,7 +86,7 @@ ROWS: Mapping[str, SegmenterEntry] = {
         "Segment Anything",
         takes=("--variant", "--checkpoint"),
         licence="Apache-2.0",
-        checkpoints={  # sizes and hashes: facts/hq-sam.md 3.2
+        checkpoints={  # sizes and hashes: docs/sources/hq-sam.md 3.2
             "vit_b": Checkpoint(
                 f"{_META}/sam_vit_b_01ec64.pth",
                 "ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912",
@@ -126,7 +126,7 @@ ROWS: Mapping[str, SegmenterEntry] = {
         "HQ-SAM, the official models or parts that samrobust train wrote",
         takes=("--variant", "--checkpoint", "--base-checkpoint", "--output"),
         licence="Apache-2.0",
-        checkpoints={  # whole models; sizes and hashes: facts/hq-sam.md 3.2
+        checkpoints={  # whole models; sizes and hashes: docs/sources/hq-sam.md 3.2
             "vit_b": Checkpoint(
                 f"{_HQ}/sam_hq_vit_b.pth",
                 "14a9d662cd6f5a9c2dba6d40ab0058d88d287e4a18fd6fdc6ad5fb1a3fdeaa57",

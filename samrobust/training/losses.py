@@ -143,7 +143,7 @@ def uncertain_points(logits: Tensor, side: float, rng: np.random.Generator) -> T
 
     Of three times P random places three quarters of P are those where the mask is least sure, and a
     quarter of P is random (Kirillov et al. 2020, PointRend; the numbers are HQ-SAM's,
-    facts/hq-sam.md 4). Ours: all masks choose among the same random places.
+    docs/sources/hq-sam.md 4). Ours: all masks choose among the same random places.
 
     Args:
         logits: (N, 1, H, W).

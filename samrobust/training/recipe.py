@@ -55,7 +55,7 @@ class Phase:
         warmup: steps in which the learning rate rises from 0.
         source: "data", the recipe's data sets, or "ellipses": drawn masks without an image, behind
             noise in the place of an embedding, from which a decoder learns where boxes and points
-            are (facts/sam-nano.md).
+            are (docs/sources/sam-nano.md).
     """
 
     name: str
@@ -119,7 +119,7 @@ class LossWeights:
 
     Differs: SAM's focal and Dice losses are 20 to 1 with gamma 2 and alpha 0.25 (Kirillov et al.
     2023, app. A). Plain cross-entropy has a larger gradient while all is still wrong, which is most
-    of a short training from nothing (the weights of facts/sam-nano.md).
+    of a short training from nothing (the weights of docs/sources/sam-nano.md).
 
     Attributes:
         cross_entropy: of the pixels.
