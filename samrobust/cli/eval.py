@@ -39,6 +39,7 @@ from samrobust.cli.options import (
     Void,
     Workers,
     build_segmenter,
+    check_folder,
     check_number,
     choose_segmenters,
     chosen_datasets,
@@ -218,6 +219,7 @@ def evaluate_command(
         base_checkpoints=base_checkpoint or [],
         outputs=output or [],
     )
+    check_folder("--out", results)
     ranks = Ranks.from_environment()
     quiet = quiet or ranks.rank > 0
 

@@ -3,6 +3,7 @@
 import os
 import shlex
 import sys
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -215,6 +216,17 @@ def reading(
         exif=one_of(Exif, exif, kind="--exif"),
         strict=strict,
     )
+
+
+def check_folder(option: str, folder: Path) -> None:
+    """Raise a SamrobustError where a folder cannot be written, before hours of work are lost."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        reason = f"{option} {folder}: cannot be written: {error.strerror}"
+        raise SamrobustError(reason) from error
 
 
 def chosen_datasets(

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from samrobust.cli.options import check_number
+from samrobust.cli.options import check_folder, check_number
 from samrobust.cli.terminal import loading, note_line, print_table, training_progress
 from samrobust.datasets import GROUPS
 from samrobust.errors import TrainingError
@@ -109,6 +109,7 @@ def train_command(
     out = out or Path(f"{model}.safetensors")
     if out.is_dir():
         raise TrainingError(f"--out {out}: is a folder; wanted is the path of a weights file")
+    check_folder("--out", out.parent)
     if split and data is None:
         raise TrainingError(f"--split {split}: is the split of --data, which is not given")
 
