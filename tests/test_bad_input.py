@@ -127,7 +127,7 @@ PROTOCOLS: list[tuple[Put, str, str]] = [
             + "".join(PROTOCOL[CONDITIONS:].replace('"points"', f'"{n}"') for n in range(20))
         ),
         OWN,
-        "21000 prompts an object are more than 20000",
+        "21000 prompts per object, at most 20000 are allowed",
     ),
     (
         put.protocol("seed = 3", "seed = 0x" + "f" * 9_999),

@@ -437,7 +437,7 @@ def test_the_command_prints_a_table_and_writes_weights_log_curve_and_ids(shell: 
     Path("short.toml").write_text(recipe, encoding="utf-8")
     result = shell("train", "sam-nano", "--recipe", "short.toml", "--out", "my/own.safetensors")
     assert result.code == 0
-    assert "held-out images: mIoU in %, and rho of quality" in result.out
+    assert "held-out images: mIoU in %, and Spearman's rho of quality and IoU" in result.out
     assert "scenes/3x96x64" in result.out
     assert "my/own.safetensors: written; log and curve in my/own-training" in result.err
     inside = Path("my/own-training")

@@ -73,7 +73,7 @@ def evaluate_command(
     protocol: Annotated[
         list[str] | None,
         typer.Option(
-            help="Protocol, or path of a TOML file; repeatable.",
+            help="Protocol, or path of a TOML file, repeatable. See: samrobust ls protocols",
             rich_help_panel=RUN,
             show_default="noisy-box",
         ),
@@ -81,7 +81,7 @@ def evaluate_command(
     segmenter: Annotated[
         list[str] | None,
         typer.Option(
-            help="Segmenter, repeatable.",
+            help="Segmenter, repeatable. See: samrobust ls segmenters",
             rich_help_panel=RUN,
             show_default="box-fill, ellipse and sam-nano",
         ),
@@ -89,7 +89,7 @@ def evaluate_command(
     limit: Annotated[
         int | None,
         typer.Option(
-            help="Only the first N images in id order; marked in the results.", rich_help_panel=RUN
+            help="Only the first N images by id; marked in the results.", rich_help_panel=RUN
         ),
     ] = None,
     trials: Annotated[
@@ -102,15 +102,15 @@ def evaluate_command(
     selection: Annotated[
         str | None,
         typer.Option(
-            help="Candidate mask that is scored: single, best-quality or oracle; marked in the "
-            "results.",
+            help="Which candidate mask is scored instead of the protocol's choice: single, "
+            "best-quality or oracle; marked in the results.",
             rich_help_panel=RUN,
         ),
     ] = None,
     shard: Annotated[
         str | None,
         typer.Option(
-            help="Only this share of the images, such as 2/8; other processes run the others.",
+            help="Only this share of the images, such as 2/8; other processes run the rest.",
             rich_help_panel=RUN,
         ),
     ] = None,
@@ -140,8 +140,8 @@ def evaluate_command(
     output: Annotated[
         list[str] | None,
         typer.Option(
-            help="Masks of an HQ-SAM: sum (of SAM's and the HQ token's logits) or hq; once, or "
-            "once per segmenter.",
+            help="Output of an HQ-SAM: sum (SAM's logits plus the HQ token's) or hq (only the HQ "
+            "token's); once for all, or once per HQ-SAM, in order.",
             rich_help_panel=MODEL,
         ),
     ] = None,
@@ -157,7 +157,7 @@ def evaluate_command(
     image_batch_size: Annotated[
         int,
         typer.Option(
-            help="Images per forward pass of the encoder; more may be faster on a GPU.",
+            help="Images per forward pass of the encoder; more may be faster on GPUs.",
             rich_help_panel=SPEED,
         ),
     ] = 1,
@@ -166,7 +166,7 @@ def evaluate_command(
         bool,
         typer.Option(
             "--compile",
-            help="Compile ViT encoders: for GPUs, pays off after minutes.",
+            help="Compile ViT encoders: faster on GPUs, after some minutes of compilation.",
             rich_help_panel=SPEED,
         ),
     ] = False,
@@ -176,7 +176,7 @@ def evaluate_command(
     keep_masks: Annotated[
         str,
         typer.Option(
-            help="Masks to store for the gallery of a report: worst, all or none.",
+            help="Masks to store for a report's gallery: worst, all or none.",
             rich_help_panel=OUTPUT,
         ),
     ] = "none",
@@ -184,9 +184,8 @@ def evaluate_command(
 ) -> None:
     """Evaluate every combination of protocols, data sets and segmenters.
 
-    Each image is decoded once for all of them, and encoded once for all segmenters that share an
-    encoder. Scores are stored under --out; rerun the same command to resume. With torchrun, several
-    processes share the images.
+    Scores are stored under --out; rerun the same command to resume. With torchrun, several
+    processes share the images. Segmenters with the same encoder share its embeddings.
     """
     for option, value, least in (
         ("--limit", limit, 1),
@@ -196,7 +195,7 @@ def evaluate_command(
         ("--min-area", min_area, 0),
     ):
         check_number(option, value, least=least)
-    asked = WHOLE if shard is None else parse_shard(shard)
+    chosen_shard = WHOLE if shard is None else parse_shard(shard)
     keep: Keep = one_of(Keep, keep_masks, kind="kind of masks to keep")
     protocols = [_load_protocol(name, trials, selection) for name in protocol or DEFAULT_PROTOCOLS]
     how = reading(
@@ -237,7 +236,8 @@ def evaluate_command(
     )
     with joined_ranks(ranks):
         with download_bar(quiet=quiet) as progress:
-            built = [build_segmenter(each, replace(options, progress=progress)) for each in chosen]
+            options = replace(options, progress=progress)
+            built = [build_segmenter(segmenter, options) for segmenter in chosen]
         loop = LoopOptions(
             batch_size,
             n_workers(workers, ranks=ranks.local_world),
@@ -251,7 +251,7 @@ def evaluate_command(
                 limit,
                 options.device,
                 loop,
-                ranks.part_of(asked),
+                ranks.part_of(chosen_shard),
                 typed_command(),
                 show,
             )
@@ -261,7 +261,7 @@ def evaluate_command(
             except KeyboardInterrupt:
                 raise typer.Exit(130) from None
     if ranks.rank == 0:
-        _print_end(folders, asked)
+        _print_end(folders, chosen_shard)
 
 
 def _load_protocol(name: str, trials: int | None, selection: str | None) -> EvalProtocol:
@@ -274,7 +274,7 @@ def _load_protocol(name: str, trials: int | None, selection: str | None) -> Eval
 
 
 def _print_end(folders: Sequence[Path], shard: Shard) -> None:
-    """Print the report; of a shard, how many images of each run are stored."""
+    """Print the report; for a shard, print how many images of each run are stored."""
     if shard == WHOLE:
         print_report(folders)
         names = shlex.join(str(folder) for folder in folders)
@@ -289,5 +289,5 @@ def _print_end(folders: Sequence[Path], shard: Shard) -> None:
         n_stored = len(stored_images(folder))
         note_line(
             f"{folder}: shard {shard.number}/{shard.count} is done; {n_stored} of {n_samples} "
-            "images are stored; samrobust report shows them"
+            "images are stored; see them with samrobust report"
         )
