@@ -244,10 +244,10 @@ def chosen_datasets(
     ids: list[Path] | None = None,
     how: DatasetOptions | None = None,
 ) -> list[Dataset]:
-    """Return the data sets that the options name, groups opened.
+    """Return the data sets that the options name; a group stands for its members.
 
     Raises:
-        SamrobustError: a name is unknown, options do not match names, or a data set is not there.
+        SamrobustError: a name is unknown, options do not match names, or a data set is missing.
     """
     names = names or DEFAULT_DATASETS
     for name in names:
@@ -275,7 +275,7 @@ def chosen_datasets(
 
 @dataclass(frozen=True)
 class ChosenSegmenter:
-    """A segmenter by name, with those of its options that differ from one to the next."""
+    """A segmenter by name, with its own options."""
 
     name: str
     variant: str = ""
@@ -317,11 +317,11 @@ def build_segmenter(chosen: ChosenSegmenter, options: SegmenterOptions) -> Segme
     """Return a segmenter, ready to run.
 
     Args:
-        chosen: which.
-        options: what it shares with the others.
+        chosen: its name and its own options.
+        options: those that all segmenters share.
 
     Raises:
-        SegmenterError: an option is not one of its own, or its weights cannot be had.
+        SegmenterError: an option is not supported, or the weights cannot be loaded.
     """
     own = {field.name: getattr(chosen, field.name) for field in fields(chosen)}
     return SEGMENTERS.load(own.pop("name"))(replace(options, **own))
@@ -330,12 +330,13 @@ def build_segmenter(chosen: ChosenSegmenter, options: SegmenterOptions) -> Segme
 def for_each(
     names: Sequence[str], values: Sequence[T], *, option: str, registry: Registry[object]
 ) -> list[T | None]:
-    """Return the value of an option for each name: one for all, or one each.
+    """Return the value of an option for each name: the same for all, or one for each.
 
-    Names that take no such option get None, unless such a name stands alone: then it refuses.
+    A name that does not accept the option gets None; if it is the only name, it gets the value, and
+    its builder raises.
 
     Raises:
-        SamrobustError: there is another number of values than of names that take one.
+        SamrobustError: the number of values is neither one nor that of the names that accept one.
     """
     takes = [len(names) == 1 or registry.takes(name, option) for name in names]
     if len(values) <= 1:
