@@ -1,4 +1,4 @@
-"""Scores of masks, by name; the built-ins and how others are added."""
+"""The registry of metrics: built-ins and those of plug-ins."""
 
 from samrobust.registry import Entry, Registry
 from samrobust.types import Metric
