@@ -130,7 +130,7 @@ def test_huge_images_are_predicted_in_small_calls(
     small_dataset: MemoryDataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = _scores(_run(small_dataset, GrownBox()))
-    monkeypatch.setattr(samrobust.evaluation.loop, "MASK_BYTES", 2 * 90 * 33)
+    monkeypatch.setattr(samrobust.evaluation.loop, "MAX_MASK_BYTES", 2 * 90 * 33)
     segmenter = GrownBox()
     assert _scores(_run(small_dataset, segmenter)) == expected
     assert max(segmenter.n_prompts) <= 2
