@@ -179,7 +179,9 @@ def test_ranks_that_do_not_find_each_other_say_so(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(torch.distributed, "init_process_group", fail)
     with (
-        pytest.raises(RunError, match=r"rank 1 does not find the others: .*expected, but not set"),
+        pytest.raises(
+            RunError, match=r"rank 1 cannot connect to the others: .*expected, but not set"
+        ),
         joined_ranks(Ranks(rank=1, world=2)),
     ):
         pass

@@ -222,7 +222,7 @@ def _readings_of(
 def _mask_reading(
     masks: Tensor, target: Mask, read: Sequence[tuple[Tensor, Tensor]]
 ) -> MaskReading:
-    """Return the reading of a mask (1, H, W) from pairs of places (1, h, w, 2), shares (1, h, w)."""
+    """Return the reading of a mask (1, H, W); pairs are places (1, h, w, 2), shares (1, h, w)."""
     places = np.concatenate([xy.reshape(-1, 2).numpy(force=True) for xy, _ in read])
     shares = np.concatenate([share.flatten().numpy(force=True) for _, share in read])
     inside = ((places >= 0) & (places <= np.array(target.shape[::-1]) - 1)).all(axis=1)
