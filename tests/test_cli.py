@@ -285,7 +285,7 @@ def test_data_check_counts_and_names_what_is_broken(shell: Shell, root: Path) ->
     (root / "masks/p1.png").write_bytes(b"")
     result = shell(*check)
     assert result.code == 1
-    assert "masks/p1.png: is no image that can be read" in result.out
+    assert "masks/p1.png: is not an image of a known format" in result.out
     assert "4 images, 3 objects, 0 left out, 1 broken" in result.out
 
 

@@ -370,7 +370,7 @@ def _write_scores(
 
 
 def _title(dataset: Dataset, jobs: Sequence[Job]) -> str:
-    """Return the names of data set, protocol and segmenter, or their number if there are several."""
+    """Return the data set, and names of protocol and segmenter or the number of several."""
     protocols = list(dict.fromkeys(job.protocol.name for job in jobs))
     segmenters = list(dict.fromkeys(job.segmenter.info.label for job in jobs))
     words = [
