@@ -13,7 +13,7 @@ from pycocotools import mask as rle
 from scipy import ndimage
 
 from samrobust.datasets import DATASETS, open_dataset
-from samrobust.datasets.scenes import FAMILIES, LEAST_VISIBLE, Scenes, build_scenes, draw_scene
+from samrobust.datasets.scenes import FAMILIES, MIN_VISIBLE, Scenes, build_scenes, draw_scene
 from samrobust.errors import DatasetError
 from samrobust.types import DatasetOptions, Floats, Image, Mask, Sample
 
@@ -164,7 +164,7 @@ def test_instances_are_one_to_four_numbered_named_and_large_enough() -> None:
         assert numbers == ["1", "2", "3", "4"][: len(numbers)]
         for instance in sample.instances:
             assert instance.category in FAMILIES
-            assert instance.mask.sum() >= LEAST_VISIBLE
+            assert instance.mask.sum() >= MIN_VISIBLE
 
 
 def test_every_family_is_drawn() -> None:
