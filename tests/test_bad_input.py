@@ -278,7 +278,7 @@ WEIGHTS: list[tuple[Put, str, str]] = [
         "eval --segmenter sam --checkpoint w.pth",
         "cut short",
     ),
-    (put.evil_training, TRAIN, "sam-nano-training/state.pt: is no state of a training: remove it"),
+    (put.evil_training, TRAIN, "sam-nano-training/state.pt: is not a training state; remove it"),
     (put.weights({5: torch.zeros(1)}), "eval --segmenter sam --checkpoint w.pth", "something else"),
     (
         put.weights({"x": torch.zeros(3).to_sparse()}),
