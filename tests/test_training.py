@@ -341,7 +341,7 @@ def test_memory_that_ends_is_one_line_and_other_errors_are_not_taken_for_it(
     with pytest.raises(TrainingError) as caught:
         fail_with(torch.OutOfMemoryError("CUDA out of memory."))
     assert str(caught.value) == (
-        f"step 0: out of device memory; what was stored before stays in {tmp_path}; "
+        f"step 0: out of device memory; the last stored state stays in {tmp_path}; "
         "lower images, objects or kinds of phase 'grounding'"
     )
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
@@ -505,7 +505,7 @@ def test_the_former_name_of_scale_steps_still_works_and_says_the_new_one(shell: 
             "sam-nano --recipe sam-nano --recipe photographs",
             "needs --data-root: the folder that contains coco128, bsds500,",
         ),
-        (f"sam-nano --recipe {TINY} --dtype float16", "training in float16 is not offered"),
+        (f"sam-nano --recipe {TINY} --dtype float16", "dtype must be float32 or bfloat16"),
         (f"sam-nano --recipe {TINY} --dtype float64", "unknown dtype 'float64'"),
         (f"sam-nano --recipe {TINY} --device tpu", "unknown device 'tpu'"),
         (f"sam-nano --recipe {TINY} --workers -1", "--workers must be at least 0, got -1"),
