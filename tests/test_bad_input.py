@@ -92,10 +92,18 @@ ANNOTATIONS: list[tuple[Put, str, str]] = [
     ),
     (put.coco(segmentation={"size": [40, 61], "counts": {"0": 1}}), COCO, "cannot be decoded"),
     (put.coco(segmentation={"size": 40, "counts": "0"}), COCO, "cannot be decoded"),
-    (put.coco(segmentation=[[1, 2, float("nan"), 4, 5, 6]]), COCO, "must be at most 100000000 pixels"),
-    (put.coco(segmentation=[[1, 2, float("inf"), 4, 5, 6]]), COCO, "must be at most 100000000 pixels"),
+    (
+        put.coco(segmentation=[[1, 2, float("nan"), 4, 5, 6]]),
+        COCO,
+        "must be at most 100000000 pixels",
+    ),
+    (
+        put.coco(segmentation=[[1, 2, float("inf"), 4, 5, 6]]),
+        COCO,
+        "must be at most 100000000 pixels",
+    ),
     (put.coco(segmentation=[[1, 2, 1e300, 4, 5, 6]]), COCO, "must be at most 100000000 pixels"),
-    (put.coco(segmentation=[[1, 2, 10**30, 4, 5, 6]]), COCO, "x and y of a polygon must be"),
+    (put.coco(segmentation=[[1, 2, 10**30, 4, 5, 6]]), COCO, "a polygon must be a list of x"),
     (put.coco(segmentation=[[0, 0, 9e7, 0, 0, 9e7]]), COCO, "270000003 pixels long, more than 41"),
     (put.coco(segmentation=[[0, 0, 60, 39] * 50_000]), COCO, "pixels long, more than 4194304"),
     (
