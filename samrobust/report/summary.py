@@ -14,9 +14,11 @@ import pandas as pd
 
 from samrobust.provenance import origin
 from samrobust.report.columns import COLUMNS, OF_TRIALS, column_of, statistic_of
+from samrobust.report.glance import glance_of
 from samrobust.report.precision import Precision, precision_of
 from samrobust.report.scores import Group, ObjectScores, comparable_groups
 from samrobust.report.statistics import (
+    INTERVAL,
     N_RESAMPLES,
     Tail,
     bootstrap_weights,
@@ -283,8 +285,6 @@ def _index(keys: Sequence[Any], names: Sequence[str]) -> pd.MultiIndex:
     return pd.MultiIndex.from_tuples(list(keys), names=list(names))
 
 
-INTERVAL = (0.025, 0.975)
-"""Quantiles of the bootstrap samples: a 95 % percentile interval."""
 SIGNIFICANT = 0.05
 """A difference whose corrected p is not below it is a tie."""
 
@@ -368,6 +368,13 @@ class Section:
         breakdown: one a segmenter, condition and class of objects: `segmenter`, `condition`, `kind`
             ("size" or "thinness"), `class`, `n_objects`, `miou` and `mbiou` with their intervals;
             empty where no run says what its objects are.
+        glance: one a segmenter, published ones left out: `segmenter`, `statistic` (the first metric
+            with scores, as "miou"), `n_conditions` (those but the exact prompt in which all
+            segmenters have a score), `exact` (the statistic for the exact prompt, NaN where the
+            protocol has none), `mean` (unweighted over these conditions), `drop` (exact - mean,
+            the other way round where lower is better) and `relative` (drop / exact), fractions in
+            the unit of the statistic, each with the ends of its 95 % interval in `..._low` and
+            `..._high`; empty where no condition is degraded.
         runs: the manifests of all runs, in the order of `segmenters` for each data set.
         segmenters: labels of all runs, in order.
         stored: the runs, in order; none for a group.
@@ -386,6 +393,7 @@ class Section:
     table: pd.DataFrame
     differences: pd.DataFrame
     breakdown: pd.DataFrame
+    glance: pd.DataFrame
     runs: tuple[RunManifest, ...]
     segmenters: tuple[str, ...]
     stored: tuple[Run, ...]
@@ -518,6 +526,13 @@ def _section(measured: Measured, dataset: str, *, published: set[str]) -> Sectio
         table=table.astype(dict.fromkeys(_COUNTS, "Int64") | dict.fromkeys(columns, "float64")),
         differences=paired_differences(measured),
         breakdown=_breakdown(measured),
+        glance=glance_of(
+            measured.estimates,
+            measured.resampled,
+            segmenters=[label for label, _ in _controls_first(measured)],
+            conditions=conditions,
+            statistics=[*COLUMNS.values(), *others],
+        ),
         runs=tuple(measured.manifests),
         segmenters=tuple(measured.segmenters),
         stored=tuple(measured.stored),
@@ -555,11 +570,6 @@ def _measured_rows(measured: Measured) -> list[dict[str, Any]]:
     for end, table in zip(_ENDS, tables, strict=True):
         for (statistic, segmenter, condition), value in zip(table.index, table, strict=True):
             cells.setdefault((segmenter, condition), {})[f"{statistic}{end}"] = value
-    infos = [
-        (label, manifest.segmenter)
-        for label, manifest in zip(measured.segmenters, measured.manifests, strict=False)
-    ]
-    infos.sort(key=lambda pair: not pair[1].is_control)
     return [
         {
             "segmenter": label,
@@ -573,9 +583,16 @@ def _measured_rows(measured: Measured) -> list[dict[str, Any]]:
             "n_trials": condition["trials"],
             **cells.get((label, condition["name"]), {}),
         }
-        for label, segmenter in infos
+        for label, segmenter in _controls_first(measured)
         for condition in measured.manifest.protocol["conditions"]
     ]
+
+
+def _controls_first(measured: Measured) -> list[tuple[str, SegmenterInfo]]:
+    """Return the segmenters with their labels, in the order in which tables show them."""
+    infos = [manifest.segmenter for manifest in measured.manifests]
+    pairs = zip(measured.segmenters, infos, strict=False)
+    return sorted(pairs, key=lambda pair: not pair[1].is_control)
 
 
 def _shared_origins(measured: Measured, segmenter: SegmenterInfo) -> str:
