@@ -13,8 +13,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from samrobust.errors import RunError
+from samrobust.files import shown
 from samrobust.report.columns import column_of
 from samrobust.report.statistics import Tail
+from samrobust.runs.manifest import SCORE_KEY, score_name
 from samrobust.runs.store import Run
 from samrobust.types import Floats
 
@@ -379,7 +381,7 @@ def _block(part: pa.Table, run: Run) -> _Block:
     value_place = np.maximum(row_trial, 0) + row_object * n_trials[row_cell]
     scores[score_starts[row_cell] + value_place] = part["value"].to_numpy()
     if np.count_nonzero(scores == scores) != part.num_rows:
-        raise ValueError("a score is there twice")
+        raise ValueError(_twice(part))
     prompts, prompt_starts = _empty(len(keys), widths, 0, np.uint64)
     prompt_place = 1 + row_trial + row_object * widths[row_condition]
     prompts[prompt_starts[row_condition] + prompt_place] = _hashes(
@@ -394,6 +396,15 @@ def _block(part: pa.Table, run: Run) -> _Block:
         },
         _split(prompts, widths),
     )
+
+
+def _twice(part: pa.Table) -> str:
+    """Return which score of some images is there a second time, and with which values."""
+    rows = part.select(list(SCORE_KEY)).to_pandas()
+    second = int(rows.duplicated().to_numpy().argmax())
+    places = (rows == rows.iloc[second]).all(axis=1).to_numpy().nonzero()[0]
+    one, other = (part["value"][place].as_py() for place in places.tolist()[:2])
+    return f"a score is there twice, as {one:.6g} and {other:.6g}: {score_name(part, second)}"
 
 
 def _keys(part: pa.Table) -> tuple[pa.Table, Places]:
@@ -540,7 +551,12 @@ def _objects(run: Run, keys: Sequence[pa.Table]) -> tuple[pd.DataFrame, Places]:
     table = table.take(order).combine_chunks()
     is_new = [np.asarray(pc.not_equal(table[name][1:], table[name][:-1])) for name in _KEY]
     if not (is_new[0] | is_new[1]).all():
-        raise RunError(f"{run.folder}: is not a valid run: an object has scores in two parts")
+        image, instance = (table[name][1:].filter(~(is_new[0] | is_new[1]))[0] for name in _KEY)
+        raise RunError(
+            f"{run.folder}: is not a valid run: object {shown(instance.as_py())} of image "
+            f"{shown(image.as_py())} has scores in two files of {run.folder / 'scores'}; delete "
+            "one of the two and give the same command again"
+        )
     objects: pd.DataFrame = table.to_pandas()
     objects["image"] = np.concatenate([[0], np.cumsum(is_new[0])])
     return objects, order.to_numpy()
