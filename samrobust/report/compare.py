@@ -32,13 +32,18 @@ class Comparison:
     objects: pd.DataFrame
 
 
-def compare(before: Run, after: Run) -> Comparison:
-    """Return the second run against the first.
+def compare(before: Run, after: Run, *, strict: bool = False) -> Comparison:
+    """Return the second run against the first, on the images that both have.
+
+    Args:
+        before: the first.
+        after: the second.
+        strict: whether an image that only one of them has is an error.
 
     Raises:
         RunError: they are not of one protocol and data set, or their prompts differ.
     """
-    sections = summarise([before, after])
+    sections = summarise([before, after], strict=strict)
     if len(sections) != 1:
         one, other = (_what(run) for run in (before, after))
         raise RunError(f"{before.folder} and {after.folder}: cannot be paired: {one} and {other}")

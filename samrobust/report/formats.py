@@ -253,6 +253,10 @@ def export_run(run: Run) -> dict[str, Any]:
             "n_images": int(rows["n_images"].iloc[0]),
             "n_objects": int(rows["n_objects"].iloc[0]),
             "n_failed": len(run.failures),
+            "n_images_left_out": len(run.left_out.keys() - run.images),
+            "n_objects_left_out": sum(
+                len(why) for name, why in run.left_out.items() if name in run.images
+            ),
             "is_complete": run.n_missing == 0,
             "limit": manifest.limit,
         },
