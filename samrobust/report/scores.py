@@ -203,7 +203,9 @@ def comparable_groups(runs: Sequence[Run], *, strict: bool = False) -> list[Grou
     for run in runs:
         if run.is_empty:
             raise RunError(f"{run.folder}: {NO_SCORES}")
-    labels = _told_apart([run.manifest.segmenter.label for run in runs], runs, by=_settings)
+    labels = _told_apart(
+        [run.label or run.manifest.segmenter.label for run in runs], runs, by=_settings
+    )
     members: dict[Hashable, list[int]] = {}
     for index, run in enumerate(runs):
         manifest = run.manifest
@@ -236,6 +238,7 @@ def _told_apart(
 def _settings(run: Run) -> dict[str, str]:
     segmenter = run.manifest.segmenter
     return {
+        "segmenter": segmenter.label if run.label else "",
         "checkpoint": segmenter.checkpoint_sha256[:8],
         "dtype": segmenter.dtype,
         "frame": segmenter.frame or "",

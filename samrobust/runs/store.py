@@ -236,6 +236,7 @@ class Run:
         failures: sample id -> why the image could not be evaluated.
         left_out: sample id -> why some of its objects, or all, had nothing to score.
         only: the images whose scores are read, None for all.
+        label: what its segmenter is called in tables, "" for the label of the segmenter itself.
     """
 
     folder: Path
@@ -244,6 +245,7 @@ class Run:
     failures: dict[str, str]
     left_out: dict[str, list[str]] = dataclasses.field(default_factory=dict)
     only: frozenset[str] | None = None
+    label: str = ""
 
     @cached_property
     def scores(self) -> pd.DataFrame:
