@@ -1,6 +1,7 @@
 import csv
 import io
 import re
+import resource
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -22,6 +23,7 @@ from samrobust.report.formats import (
     to_latex,
     to_markdown,
     write_tables,
+    write_text,
 )
 from samrobust.report.summary import Section, summarise
 from samrobust.report.tables import Table, terminal_tables
@@ -264,6 +266,30 @@ def test_a_file_that_cannot_be_written_is_one_line(sections: list[Section], tmp_
     with pytest.raises(RunError) as refusal:
         write_tables(sections, tmp_path / "file")
     assert str(refusal.value) == f"{tmp_path}/file/tables.csv: cannot be written: File exists"
+
+
+def test_no_table_is_cut_short(sections: list[Section], tmp_path: Path) -> None:
+    write_tables(sections[:1], tmp_path, formats=["md"])
+    before = (tmp_path / "tables.md").read_text(encoding="utf-8")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, limits[1]))
+    try:
+        with pytest.raises(RunError, match=r"tables\.md: cannot be written: File too large"):
+            write_tables(sections[:1], tmp_path, formats=["md"])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert [path.name for path in tmp_path.iterdir()] == ["tables.md"]
+    assert (tmp_path / "tables.md").read_text(encoding="utf-8") == before
+
+
+def test_links_stay_and_devices_are_written_to(tmp_path: Path) -> None:
+    (tmp_path / "link.csv").symlink_to(tmp_path / "there.csv")
+    write_text(tmp_path / "link.csv", "text")
+    assert (tmp_path / "link.csv").is_symlink()
+    assert (tmp_path / "there.csv").read_text(encoding="utf-8") == "text"
+    (tmp_path / "null").symlink_to("/dev/null")
+    write_text(tmp_path / "null", "text")
+    assert (tmp_path / "null").is_char_device()
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import pandas as pd
 
 from samrobust.errors import RunError
+from samrobust.files import write_atomic
 from samrobust.report.columns import DETAILS, NO_VALUE, statistic_of
 from samrobust.report.summary import MEASURED, Section, summarise
 from samrobust.report.tables import (
@@ -204,14 +205,19 @@ def write_tables(
 
 
 def write_text(path: Path, text: str) -> Path:
-    """Write a file, its folder made where there is none, and return its path.
+    """Write a file atomically, its folder made where there is none, and return its path.
+
+    A link keeps its place, and what is no file, as /dev/stdout, is written to.
 
     Raises:
-        RunError: it cannot be written.
+        RunError: it cannot be written; what was there before still is.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
+        if path.exists() and not path.is_file():
+            path.write_text(text, encoding="utf-8")
+        else:
+            write_atomic(path.resolve(), text.encode())
     except OSError as error:
         raise RunError(f"{path}: cannot be written: {error.strerror}") from error
     return path
