@@ -154,7 +154,7 @@ def _difference_table(found: Comparison) -> Table:
     )
     header = ("condition", "", "A", "B", "B - A", "p", "higher")
     names = f"A: {first}. B: {second}."
-    return Table(found.section.title, header, tuple(rows), (names, about))
+    return Table(found.section.title, header, tuple(rows), (names, about), dispensable=(2, 3, 5))
 
 
 def _object_table(title: str, objects: pd.DataFrame) -> Table:
@@ -169,7 +169,7 @@ def _object_table(title: str, objects: pd.DataFrame) -> Table:
         for row in records(objects)
     )
     header = ("image", "object", "category", "condition", "A", "B", "B - A")
-    return Table(title, header, rows, (), n_names=4)
+    return Table(title, header, rows, (), n_names=4, dispensable=(4, 5, 2))
 
 
 def _objects(section: Section) -> pd.DataFrame:

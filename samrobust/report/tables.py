@@ -66,6 +66,8 @@ class Table:
         bold: (row, column) of the best values, where they are not ties.
         n_names: columns that are names, before those of numbers.
         segmenters: those that each row is about.
+        dispensable: columns that may go where there is no room, the first ones first; () for all
+            numbers but the first, the last ones first.
     """
 
     title: str
@@ -75,12 +77,13 @@ class Table:
     bold: frozenset[tuple[int, int]] = frozenset()
     n_names: int = 2
     segmenters: tuple[tuple[str, ...], ...] = ()
+    dispensable: tuple[int, ...] = ()
 
 
 def terminal_tables(sections: Sequence[Section], *, details: bool = False) -> list[Table]:
     """Return the tables of all sections, with half widths of intervals: "57.3 ±2.1".
 
-    They are for 80 columns, as long as names are short.
+    They are for 80 columns, as long as names are short; `print_tables` makes them fit into fewer.
 
     Args:
         sections: the summaries.
