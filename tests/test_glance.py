@@ -3,7 +3,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from samrobust.report.formats import to_markdown
 from samrobust.report.summary import summarise
+from samrobust.report.tables import glance_table
+from samrobust.runs.store import read_run
+from tests.conftest import Shell
 from tests.runs import CONTROL, PAIR, SAM, STABLE, MadeUp, described, member
 
 NOISY = described("noisy-box", conditions=("exact-box", "box-noise-0.2", "box-noise-0.4"))
@@ -51,3 +55,34 @@ def test_other_metrics_and_groups_have_a_glance_too(tmp_path: Path) -> None:
     *members, mean = summarise(runs)
     expected = np.mean([section.glance["mean"].iloc[0] for section in members])
     assert mean.glance["mean"].iloc[0] == pytest.approx(expected)
+
+
+def test_a_small_table_stands_above_the_main_one(shell: Shell) -> None:
+    for segmenter in (SAM, CONTROL):
+        RUN.but(segmenter=segmenter).store(Path("results"))
+    (section,) = summarise([read_run(folder) for folder in sorted(Path("results").iterdir())])
+    row = section.glance.iloc[0]
+    half = (row["drop_high"] - row["drop_low"]) / 2
+    text = shell("report").out
+    glance, main = text.index("at a glance"), text.index("condition ")
+    assert glance < main
+    assert "exact mIoU" in text[glance:main]
+    assert "mean of 2" in text[glance:main]
+    assert f"{100 * row['drop']:.1f} ±{100 * half:.1f}" in text[glance:main]
+    assert f"{100 * row['relative']:.1f} ±" in text[glance:main]
+    interval = f"[{100 * row['mean_low']:.1f}, {100 * row['mean_high']:.1f}]"
+    markdown = to_markdown([section])
+    assert f"| {100 * row['mean']:.1f} {interval} |" in markdown.partition("condition")[0]
+
+
+def test_a_metric_in_its_own_unit_drops_in_it(tmp_path: Path) -> None:
+    protocol = {**NOISY, "metrics": ["hausdorff"]}
+    (section,) = summarise([RUN.but(protocol=protocol).store(tmp_path)])
+    table = glance_table(section)
+    assert table is not None
+    row = section.glance.iloc[0]
+    assert table.rows[0][3].startswith(f"{row['drop']:.4g} ±")
+    assert table.rows[0][4].startswith(f"{100 * row['relative']:.1f} ±")
+    assert (
+        glance_table(summarise([MadeUp(protocol=described("gt-box")).store(tmp_path)])[0]) is None
+    )

@@ -96,10 +96,13 @@ def print_report(folders: Sequence[Path]) -> None:
 
 
 def print_sections(sections: "Sequence[Section]", *, details: bool = False) -> None:
-    """Print the tables of summaries."""
-    from samrobust.report.tables import terminal_tables
+    """Print the tables of summaries, each after what it says at a glance."""
+    from samrobust.report.tables import glance_table, terminal_tables
 
-    print_tables(terminal_tables(sections, details=details))
+    for section in sections:
+        if (glance := glance_table(section)) is not None:
+            print_tables([glance])
+        print_tables(terminal_tables([section], details=details))
 
 
 def _write(

@@ -17,6 +17,7 @@ from samrobust.report.tables import (
     Table,
     bold_note,
     footnotes,
+    glance_table,
     interval_text,
     mark_of,
     page_tables,
@@ -65,8 +66,16 @@ _MARKDOWN = re.compile(r"[\\|`*~<]|(?<!\w)_|_(?!\w)")
 
 
 def to_markdown(sections: Sequence[Section]) -> str:
-    """Return a heading, a table and footnotes for each table of each section; with intervals."""
-    tables = [table for section in sections for table in page_tables(section)]
+    """Return a heading, a table and footnotes for each table of each section; with intervals.
+
+    The first of a section is that at a glance, where there are degraded prompts.
+    """
+    tables = [
+        table
+        for section in sections
+        for table in (glance_table(section, brackets=True), *page_tables(section))
+        if table is not None
+    ]
     return "\n".join(map(_markdown_table, tables))
 
 

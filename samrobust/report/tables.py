@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from samrobust.report.columns import DETAILS, NO_VALUE, statistic_of
+from samrobust.report.columns import DETAILS, NO_VALUE, Statistic, statistic_of
 from samrobust.report.precision import Precision
 from samrobust.report.statistics import KINDS
 from samrobust.report.summary import MEASURED, Section
@@ -25,20 +25,27 @@ def value_text(row: Row, statistic: str) -> str:
     return statistic_of(statistic).text(row[statistic])
 
 
-def interval_text(row: Row, statistic: str) -> str:
-    """Return the interval of a statistic in brackets, nothing where there is none."""
+def interval_text(row: Row, statistic: str, shown_as: Statistic | None = None) -> str:
+    """Return the interval of a statistic in brackets, nothing where there is none.
+
+    Args:
+        row: with the ends in `..._low` and `..._high`.
+        statistic: name of the column.
+        shown_as: how it is shown, None for as it is called.
+    """
     low, high = row[f"{statistic}_low"], row[f"{statistic}_high"]
     if math.isnan(low):
         return ""
-    return f"[{statistic_of(statistic).text(low)}, {statistic_of(statistic).text(high)}]"
+    shown_as = shown_as or statistic_of(statistic)
+    return f"[{shown_as.text(low)}, {shown_as.text(high)}]"
 
 
-def half_width(row: Row, statistic: str) -> str:
+def half_width(row: Row, statistic: str, shown_as: Statistic | None = None) -> str:
     """Return half of the interval of a statistic after a sign, nothing where there is none."""
     half = (row[f"{statistic}_high"] - row[f"{statistic}_low"]) / 2
     if math.isnan(half):
         return ""
-    shown_as = statistic_of(statistic)
+    shown_as = shown_as or statistic_of(statistic)
     return f"±{shown_as.text(half)}" if shown_as.unit else f"±{half:.2g}"
 
 
@@ -95,6 +102,51 @@ def terminal_tables(sections: Sequence[Section], *, details: bool = False) -> li
         tables.append(_table(section, spread, where=where))
         tables += _details(section, spread, where=where) if details else []
     return tables
+
+
+_RELATIVE = Statistic("relative", "drop in %", "%", higher_is_better=False)
+
+
+def glance_table(section: Section, *, brackets: bool = False) -> Table | None:
+    """Return the table of `Section.glance`, one row a segmenter; None where that is empty.
+
+    Args:
+        section: the summary.
+        brackets: whether intervals stand in brackets, else half widths after a sign.
+    """
+    rows = records(section.glance)
+    if not rows:
+        return None
+    unit, count = statistic_of(rows[0]["statistic"]), rows[0]["n_conditions"]
+    columns = {"exact": (f"exact {unit.label}", unit), "mean": (f"mean of {count}", unit)}
+    columns |= {"drop": ("drop", unit), "relative": (_RELATIVE.label, _RELATIVE)}
+    has_exact = not math.isnan(rows[0]["exact"])
+    if not has_exact:
+        columns = {"mean": columns["mean"]}
+    spread = interval_text if brackets else half_width
+    texts = [
+        (
+            row["segmenter"],
+            *(
+                f"{shown_as.text(row[name])} {spread(row, name, shown_as)}".rstrip()
+                for name, (_, shown_as) in columns.items()
+            ),
+        )
+        for row in rows
+    ]
+    over = "the one condition" if count == 1 else f"the {count} conditions"
+    about = f"Mean {unit.label} over {over}{' with degraded prompts' if has_exact else ''}"
+    if has_exact:
+        about += ", and the drop to it from the exact prompt, in points and in % of the exact one"
+    about += f"; {'in brackets' if brackets else '± half of'} the 95 % interval over images."
+    return Table(
+        f"{section.title}; at a glance",
+        ("segmenter", *(head for head, _ in columns.values())),
+        tuple(texts),
+        (about,),
+        n_names=1,
+        segmenters=tuple((row["segmenter"],) for row in rows),
+    )
 
 
 def page_tables(section: Section) -> list[Table]:
