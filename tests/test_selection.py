@@ -84,3 +84,11 @@ def test_strictly_all_runs_have_the_same_images(shell: Shell) -> None:
     assert "images that all runs have: 5 of 6" in " ".join(shell("compare").out.split())
     for command in ("report", "compare"):
         assert "lacks 1 of the 6 images" in shell.refuses(command, "--strict")
+
+
+def test_columns_are_chosen(shell: Shell, results: Path) -> None:
+    noisy = ("report", results, "--protocol", "noisy-box")
+    table = shell(*noisy, "--columns", "mSF, mIoU").out.partition("over images.")[2]
+    assert table.index("mSF") < table.index("mIoU")
+    assert "mBIoU" not in table
+    assert "unknown column 'x'" in shell.refuses(*noisy, "--columns", "x")

@@ -51,6 +51,13 @@ def report_command(
         Path | None,
         typer.Option("--out", help=f"Folder for tables, figures, {PAGE} and exports."),
     ] = None,
+    columns: Annotated[
+        str | None,
+        typer.Option(
+            help="Statistics that tables show, as mIoU,mSF; CSV and JSON have all.",
+            metavar="NAME,...",
+        ),
+    ] = None,
     *,
     strict: StrictImages = False,
     details: Annotated[
@@ -70,10 +77,13 @@ def report_command(
     formats = [known(name, FORMATS, kind="format") for name in table_format or []]
 
     from samrobust.report.summary import summarise
+    from samrobust.report.tables import with_columns
 
     folders = run_folders(runs, Wanted(protocol or (), dataset or (), segmenter or ()))
     read = with_labels(_read_runs(folders, quiet=quiet), label)
     sections = summarise(read, strict=strict)
+    if columns is not None:
+        sections = with_columns(sections, [name.strip() for name in columns.split(",")])
     if folder is not None:
         paths = _write(read, sections, folder, formats or FORMATS, quiet=quiet)
         print_sections(sections, details=details)

@@ -395,6 +395,7 @@ class Section:
         precisions: what is known of the runs that are not in float32.
         objects: what the objects are; none for a group.
         scores: of the segmenters by object; none for a group.
+        columns: statistics that its tables show, in this order; () for all that have values.
     """
 
     protocol: str
@@ -414,6 +415,7 @@ class Section:
     precisions: tuple[Precision, ...]
     objects: pd.DataFrame
     scores: tuple[ObjectScores, ...]
+    columns: tuple[str, ...] = ()
 
     @property
     def title(self) -> str:

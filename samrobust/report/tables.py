@@ -2,11 +2,12 @@
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
 
+from samrobust.registry import known
 from samrobust.report.columns import DETAILS, NO_VALUE, Statistic, statistic_of
 from samrobust.report.precision import Precision
 from samrobust.report.statistics import KINDS
@@ -181,7 +182,8 @@ def _table(
         segmenters.append((row["segmenter"],))
         rows.append((f"{row['segmenter']}{mark_of(section, row)}", row["condition"], *cells))
     header = ("segmenter", "condition", *(statistic_of(name).label for name in names))
-    notes = trial_footnotes(section, where) if statistics else footnotes(section, where)
+    about, *others = footnotes(section, where)
+    notes = (" ".join([about, *trial_terms(names)]), *([] if statistics else others))
     title = f"{section.title}; over trials" if statistics else section.title
     notes = (*notes, *bold_note(bold))
     of = tuple(segmenters)
@@ -257,16 +259,42 @@ def records(frame: pd.DataFrame) -> list[Row]:
     return [{str(key): row[key] for key in row} for row in frame.to_dict("records")]
 
 
+def with_columns(sections: Sequence[Section], names: Sequence[str]) -> list[Section]:
+    """Return the sections with tables of some statistics only.
+
+    Args:
+        sections: the summaries.
+        names: columns or what stands above them ("miou", "mIoU", "low 10 %"), in any case.
+
+    Raises:
+        UnknownNameError: a name is that of no statistic of any section.
+    """
+    columns = dict.fromkeys(name for section in sections for name in section.statistics)
+    named = {statistic_of(column).label.casefold(): column for column in columns}
+    named |= {column.casefold(): column for column in columns}
+    labels = [statistic_of(column).label for column in columns]
+    for name in names:
+        if name.casefold() not in named:
+            known(name, labels, kind="column")
+    chosen = tuple(dict.fromkeys(named[name.casefold()] for name in names))
+    return [replace(section, columns=chosen) for section in sections]
+
+
 def shown(section: Section) -> list[str]:
     """Return the statistics of the main table that have any value."""
     filled = section.table.notna().any()
+    if section.columns:
+        return [name for name in section.columns if filled.get(name)]
     return [name for name in section.statistics if filled[name] and name not in DETAILS]
 
 
 def shown_over_trials(section: Section) -> list[str]:
-    """Return the statistics over trials that there are, where any condition has several trials."""
+    """Return the statistics over trials that there are, where any condition has several trials.
+
+    There are none where columns are chosen: the main table has what is wanted of them.
+    """
     filled = section.table.notna().any()
-    if not filled["iou_var"]:
+    if section.columns or not filled["iou_var"]:
         return []
     return [name for name in DETAILS if filled[name]]
 
@@ -321,16 +349,22 @@ def _precision_note(precision: Precision) -> str:
     )
 
 
-def trial_footnotes(section: Section, where: str) -> tuple[str, ...]:
-    """Return what the numbers of the table over trials are."""
-    fell = "; fell: trials that lose more than 5 points by one more point"
-    return (
-        (
-            f"{footnotes(section, where)[0]} Low 10 %: mean IoU of the lowest tenth of all trials; "
-            "var: variance of IoU in percent squared, between objects and between the trials of one"
-            f"{fell if 'iou_fell' in shown_over_trials(section) else ''}."
-        ),
-    )
+def trial_terms(names: Iterable[str]) -> tuple[str, ...]:
+    """Return what statistics over trials are, in one sentence; nothing where none is named."""
+    terms = {
+        "iou_low": "low 10 %: mean IoU of the lowest tenth of all trials",
+        "iou_failed": "IoU < 0.5: trials with such an IoU",
+        "iou_var": "var: variance of IoU in percent squared, between objects and between the "
+        "trials of one",
+        "iou_var_between": "var: variance of IoU in percent squared, between objects and between "
+        "the trials of one",
+        "iou_fell": "fell: trials that lose more than 5 points by one more point",
+    }
+    found = list(dict.fromkeys(terms[name] for name in names if name in terms))
+    if not found:
+        return ()
+    sentence = "; ".join(found)
+    return (f"{sentence[0].upper()}{sentence[1:]}.",)
 
 
 def bold_note(bold: Iterable[object]) -> tuple[str, ...]:
