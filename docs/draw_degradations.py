@@ -1,7 +1,8 @@
 """Draw one picture per registered degradation: `python docs/draw_degradations.py [FOLDER]`.
 
 Every picture shows the same object of a drawn scene (data set `scenes`), one panel per setting of
-the degradation, and several trials in each panel. No external photograph is needed.
+the degradation: the outline of the target, its exact box, and 20 trials, of which the first three
+stand out. No external photograph is needed.
 """
 
 import argparse
@@ -12,18 +13,21 @@ from typing import Any
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
+import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 from PIL import Image
 
 from samrobust.datasets.scenes import draw_scene
 from samrobust.degradations import DEGRADATIONS
+from samrobust.geometry import mask_to_box
 from samrobust.types import Instance, Mask, Prompt, Sample
 
 SCENE, INSTANCE = 21, 1
-TRIALS = 6
-COLOURS = ("#d81b60", "#1e88e5", "#ff8f00", "#00897b", "#7b1fa2", "#5d4037")
-"""One colour per trial."""
+TRIALS = 20
+COLOURS = ("#d81b60", "#1e88e5", "#00796b")
+"""Of the first trials, the same in every panel."""
+OTHERS = "#8a8a8a"
 MAX_BYTES = 60_000
 
 PANELS: dict[str, list[dict[str, Any]]] = {
@@ -50,10 +54,10 @@ def draw_degradation(name: str, sample: Sample, instance: Instance) -> bytes:
         degradation = DEGRADATIONS.load(name)(**parameters)
         trials = TRIALS if degradation.is_random else 1
         _draw_scene(axis, sample, instance.mask)
-        for trial in range(trials):
+        for trial in reversed(range(trials)):  # the first ones are drawn on top
             # One seed per trial: panels of one picture share their noise, as in an evaluation.
             prompt = degradation(instance.mask, np.random.default_rng(trial))
-            _draw_prompt(axis, prompt, COLOURS[trial])
+            _draw_prompt(axis, prompt, trial)
         settings = ", ".join(f"{key} = {value}" for key, value in parameters.items())
         axis.set_title(settings or "no parameters", fontsize=9)
     buffer = io.BytesIO()
@@ -68,22 +72,28 @@ def _draw_scene(axis: Axes, sample: Sample, mask: Mask) -> None:
     target = np.array([255, 214, 102]) * (0.7 + 0.3 * grey / 255)
     axis.imshow(np.where(mask[..., None], target, 0.2 * grey + 0.8 * 255).astype(np.uint8))
     axis.contour(mask, levels=[0.5], colors="#222222", linewidths=0.9)
+    _draw_box(axis, mask_to_box(mask), edgecolor="#222222", lw=1.1, ls=(0, (3, 2)), zorder=4)
     axis.set_xlim(-6, mask.shape[1] + 5)
     axis.set_ylim(mask.shape[0] + 5, -6)
     axis.set_xticks([])
     axis.set_yticks([])
 
 
-def _draw_prompt(axis: Axes, prompt: Prompt, colour: str) -> None:
+def _draw_prompt(axis: Axes, prompt: Prompt, trial: int) -> None:
+    stands_out = trial < len(COLOURS)
+    colour = COLOURS[trial] if stands_out else OTHERS
     if prompt.box is not None:
-        x0, y0, x1, y1 = prompt.box.tolist()
-        frame = Rectangle(
-            (x0 - 0.5, y0 - 0.5), x1 - x0 + 1, y1 - y0 + 1, fill=False, edgecolor=colour, lw=1.6
-        )
-        axis.add_patch(frame)
+        _draw_box(axis, prompt.box, edgecolor=colour, lw=1.8 if stands_out else 0.7, zorder=3)
     for (x, y), label in zip(prompt.points, prompt.labels, strict=True):
         marker = "o" if label else "X"
-        axis.plot(x, y, marker, color=colour, markersize=6.5, markeredgecolor="white", mew=0.9)
+        size = 6.5 if stands_out else 4
+        axis.plot(x, y, marker, color=colour, ms=size, mec="white", mew=0.7, zorder=5)
+
+
+def _draw_box(axis: Axes, box: npt.ArrayLike, **style: Any) -> None:  # noqa: ANN401
+    x0, y0, x1, y1 = np.asarray(box).tolist()
+    corner = (x0 - 0.5, y0 - 0.5)
+    axis.add_patch(Rectangle(corner, x1 - x0 + 1, y1 - y0 + 1, fill=False, **style))
 
 
 def _small_png(buffer: io.BytesIO) -> bytes:

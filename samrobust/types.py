@@ -1,5 +1,6 @@
 """Data types and interfaces that the modules share; shapes are checked on construction."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -388,6 +389,8 @@ class Metric:
         label: name of its mean in tables and figures ("mIoU"), "" for the metric's name.
         unit: "%" for a fraction that is shown in percent, "" for a plain number.
         higher_is_better: whether the segmenter with the higher mean is the better one.
+        low: the smallest value that there can be; None for 0 of a fraction, else for no bound.
+        high: the largest, likewise; None for 1 of a fraction. Stored values outside are refused.
     """
 
     name: str
@@ -396,6 +399,14 @@ class Metric:
     label: str = ""
     unit: Literal["%", ""] = ""
     higher_is_better: bool = True
+    low: float | None = None
+    high: float | None = None
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """Return the smallest and the largest value; infinite where there is no bound."""
+        low, high = (0.0, 1.0) if self.unit == "%" else (-math.inf, math.inf)
+        return low if self.low is None else self.low, high if self.high is None else self.high
 
 
 @dataclass(frozen=True)

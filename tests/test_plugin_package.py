@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -25,10 +26,20 @@ SHOWN = (
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder into which the package is installed, without the network."""
-    target = tmp_path_factory.mktemp("site")
-    options = ("--quiet", "--no-deps", "--no-build-isolation", "--no-index", "--target", target)
-    command = (sys.executable, "-m", "pip", "install", *options, PACKAGE)
-    subprocess.run(command, check=True, capture_output=True)
+    target, built = tmp_path_factory.mktemp("site"), tmp_path_factory.mktemp("built")
+    command = (
+        sys.executable,
+        "-m",
+        "hatchling",
+        "build",
+        "--target",
+        "wheel",
+        "--directory",
+        built,
+    )
+    subprocess.run(command, check=True, capture_output=True, cwd=PACKAGE)
+    (wheel,) = built.iterdir()
+    shutil.unpack_archive(wheel, target, "zip")
     return target
 
 

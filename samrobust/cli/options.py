@@ -228,9 +228,9 @@ def reading(
 
 def check_folder(option: str, folder: Path) -> None:
     """Raise a SamrobustError where a folder cannot be written, before hours of work are lost."""
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=folder):
+        with tempfile.TemporaryFile(dir=there):
             pass
     except OSError as error:
         reason = f"{option} {folder}: cannot be written: {error.strerror}"

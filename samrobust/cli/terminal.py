@@ -1,6 +1,7 @@
 """What every command prints with: tables and progress on a terminal, plain text elsewhere."""
 
 import logging
+import re
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -8,6 +9,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE_HEAD
+from rich.cells import cell_len
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import (
@@ -181,11 +183,18 @@ def download_bar(*, quiet: bool) -> Iterator[Callable[[int, int], None]]:
 
 
 def print_tables(tables: "Sequence[ReportTable]") -> None:
-    """Print tables of a report on stdout, each with its footnotes."""
+    """Print tables of a report on stdout, each with its footnotes and what there was no room for.
+
+    Where a table is wider than the terminal, names fold, then intervals go, then columns.
+    """
     for table in tables:
-        print_table(table.title, table.header, table.rows, bold=table.bold)
-        for footnote in table.footnotes:
-            out.print(footnote.translate(_ESCAPED), style="dim", markup=False)
+        header, rows, columns, left_out = _fitted(table, out.width)
+        bold = {(row, columns.index(each)) for row, each in table.bold if each in columns}
+        n_names = sum(column < table.n_names for column in columns)
+        print_table(table.title, header, rows, bold=bold, n_names=n_names)
+        notes = [f"Left out, as there is no room: {', '.join(left_out)}."] if left_out else []
+        for footnote in (*table.footnotes, *notes):
+            _print_without_blanks(Text(footnote.translate(_ESCAPED), style="dim"))
         out.print()
 
 
@@ -195,32 +204,93 @@ def print_table(
     rows: Sequence[Sequence[str]],
     *,
     bold: Collection[tuple[int, int]] = (),
+    n_names: int = 1,
 ) -> None:
-    """Print a table on stdout; all columns but the first are kept whole.
+    """Print a table on stdout, without blanks at the ends of lines; nothing is cut off.
 
     Args:
         title: above it.
         header: of the columns.
         rows: texts.
         bold: (row, column) of texts in bold.
+        n_names: columns that fold where there is no room, as do long texts; others are kept whole.
     """
-    table = Table(
-        title=escape(title.translate(_ESCAPED)),
-        title_justify="left",
-        title_style="bold",
-        box=SIMPLE_HEAD,
-        pad_edge=False,
-        collapse_padding=True,
-    )
-    for position, name in enumerate(header):
-        table.add_column(escape(name.translate(_ESCAPED)), overflow="fold", no_wrap=position > 0)
+    grid = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    widths = _widths(header, rows)
+    fold = [place < n_names or width > _LONG for place, width in enumerate(widths)]
+    least = [min(width, _LEAST) if may else width for may, width in zip(fold, widths, strict=True)]
+    fits = _total(least) <= out.width
+    for name, may_fold, width in zip(header, fold, least, strict=True):
+        text = escape(name.translate(_ESCAPED))
+        whole = fits and not may_fold
+        grid.add_column(text, overflow="fold", no_wrap=whole, min_width=width if fits else None)
     for place, row in enumerate(rows):
         cells = (
             Text(cell.translate(_ESCAPED), style="bold" if (place, column) in bold else "")
             for column, cell in enumerate(row)
         )
-        table.add_row(*cells)
-    out.print(table)
+        grid.add_row(*cells)
+    _print_without_blanks(Text(title.translate(_ESCAPED), style="bold"))
+    _print_without_blanks(grid)
+
+
+def _print_without_blanks(what: Text | Table) -> None:
+    """Print a text or table without blanks at the ends of its lines."""
+    with out.capture() as drawn:
+        out.print(what)
+    lines = (line.rstrip(" ") for line in drawn.get().splitlines())
+    out.print(Text.from_ansi("\n".join(lines)), soft_wrap=True)
+
+
+_LEAST, _LONG = 14, 40
+"""Characters to which a name may be folded, and from which on any text may be."""
+_INTERVAL = re.compile(r" (±\S+|\[[^\]]*\])$")
+
+
+def _fitted(
+    table: "ReportTable", width: int
+) -> tuple[list[str], list[list[str]], list[int], list[str]]:
+    """Return header, rows and places of the columns that have room, and what was left out."""
+    columns = list(range(len(table.header)))
+    rows = [list(row) for row in table.rows]
+    left_out: list[str] = []
+
+    def is_too_wide() -> bool:
+        widths = _widths(table.header, rows)
+        return width < _total(
+            [min(widths[place], _LEAST if place < table.n_names else _LONG) for place in columns]
+        )
+
+    if is_too_wide():
+        without = [
+            [
+                cell if place < table.n_names else _INTERVAL.sub("", cell)
+                for place, cell in enumerate(row)
+            ]
+            for row in rows
+        ]
+        left_out += ["intervals"] if without != rows else []
+        rows = without
+    for place in table.dispensable or range(len(columns) - 1, table.n_names, -1):
+        if not is_too_wide():
+            break
+        columns.remove(place)
+        left_out.append(table.header[place])
+    header = [table.header[place] for place in columns]
+    return header, [[row[place] for place in columns] for row in rows], columns, left_out
+
+
+def _widths(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[int]:
+    """Return the width of each column, as the terminal counts characters."""
+    return [
+        max(cell_len(text.translate(_ESCAPED)) for text in column)
+        for column in zip(header, *rows, strict=True)
+    ]
+
+
+def _total(widths: Sequence[int]) -> int:
+    """Return the width of a table: one blank on both sides, and two between columns."""
+    return sum(widths) + 2 * len(widths)
 
 
 def one_line(message: str) -> str:

@@ -24,7 +24,7 @@ from samrobust.cli.options import (
     typed_command,
     with_caches,
 )
-from samrobust.cli.report import only_folders
+from samrobust.cli.selection import only_folders
 from samrobust.cli.terminal import download_bar, evaluation_progress, out, print_table
 from samrobust.errors import SamrobustError
 from samrobust.protocol import load_protocol

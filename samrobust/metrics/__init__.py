@@ -1,5 +1,8 @@
 """The registry of metrics: built-ins and those of plug-ins."""
 
+import math
+from functools import cache
+
 from samrobust.registry import Entry, Registry
 from samrobust.types import Metric
 
@@ -18,3 +21,9 @@ METRICS: Registry[Metric] = Registry(
     },
     group="samrobust.metrics",
 )
+
+
+@cache
+def bounds_of(name: str) -> tuple[float, float]:
+    """Return the smallest and largest value of a metric; infinite for one that is not installed."""
+    return METRICS.load(name).bounds if name in METRICS.names() else (-math.inf, math.inf)

@@ -13,6 +13,8 @@ from samrobust.types import Floats
 
 N_RESAMPLES = 2000
 """Bootstrap samples; each end of an interval then varies by about 1.5 % of its width."""
+INTERVAL = (0.025, 0.975)
+"""Quantiles of the bootstrap samples: a 95 % percentile interval."""
 N_FLIPS = 10_000
 """Sign flips of the test, the observed signs included: the smallest p is one in so many."""
 TAIL = 0.1

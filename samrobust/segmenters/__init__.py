@@ -37,7 +37,7 @@ class SegmenterEntry(Entry):
     """
 
     prompts: tuple[PromptKind, ...] = ("box", "points")
-    licence: str = "that of this package"
+    licence: str = "Apache-2.0"
     checkpoints: Mapping[str, Checkpoint] = field(default_factory=dict)
     packaged: Mapping[str, str] = field(default_factory=dict)
     weights: str = ""
@@ -48,6 +48,7 @@ class SegmenterEntry(Entry):
 
 _META = "https://dl.fbaipublicfiles.com/segment_anything"
 _HQ = "https://huggingface.co/lkeab/hq-sam/resolve/main"
+_RESEARCH = "Apache-2.0; some of its training photographs are for research only"
 _OF_BASE, _TRAINED = "of its base", "a file that samrobust train writes, and its base"
 
 ROWS: Mapping[str, SegmenterEntry] = {
@@ -78,6 +79,7 @@ ROWS: Mapping[str, SegmenterEntry] = {
         "samrobust.segmenters.nano:build_sam_nano",
         "a small SAM that comes with the package",
         takes=(),
+        licence=_RESEARCH,
         packaged={"": "sam-nano.safetensors"},
         is_base=True,
     ),
@@ -163,6 +165,7 @@ ROWS: Mapping[str, SegmenterEntry] = {
         "samrobust.segmenters.stable_sam:build_stable_sam",
         "Stable-SAM; comes with plugins for sam-nano",
         takes=("--checkpoint", "--base-checkpoint"),
+        licence=_RESEARCH,
         packaged={"": "stable-sam.safetensors"},
     ),
     "transformers": SegmenterEntry(
