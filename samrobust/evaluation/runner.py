@@ -287,8 +287,8 @@ def _runnable(
                 pairs.append((protocol, segmenter))
     if not pairs:
         raise errors[0]
-    for error in errors:
-        _LOG.warning("left out: %s", error)
+    for reason in errors:
+        _LOG.warning("left out: %s", reason)
     return pairs
 
 
