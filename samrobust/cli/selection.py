@@ -20,8 +20,8 @@ _PANEL = "Which runs"
 RunFolders = Annotated[
     list[Path] | None,
     typer.Argument(
-        metavar="[RUNS]...",
-        help="Folders of runs, or a folder that holds some.  [default: results]",
+        metavar="RUN",
+        help="Folders of runs, or a folder that holds some; without any: results.",
         show_default=False,
     ),
 ]
