@@ -332,3 +332,50 @@ def test_reports_refuse_what_is_no_run_and_what_cannot_be_compared(
     shell(*EVAL, "--data-root", root, "--protocol", "gt-box")
     shell(*EVAL, "--data-root", root, "--protocol", "gt-box", "--selection", "oracle")
     assert "selection" in shell.refuses("report", *Path("results").iterdir())
+
+
+def test_names_of_the_first_version_work_and_say_what_they_are_now(shell: Shell) -> None:
+    command = ("eval", "--protocol", "gt-box", "--segmenter", "ellipse", "--split", "1x64x48")
+    result = shell(*command, "--prompts-at-once=8", "--no-cache", "--images-at-once", "1")
+    assert result.code == 0
+    assert "--prompts-at-once is now called --batch-size" in result.err
+    assert "--images-at-once is now called --image-batch-size" in result.err
+    assert "--no-cache is not needed any more" in result.err
+    assert shell("gate", "--segmenter", "sam-nano").err == (
+        "error: gate is now: samrobust compare RUN_A RUN_B --tolerance default\n"
+    )
+
+
+def test_an_output_that_is_full_is_one_line(root: Path, shell: Shell) -> None:
+    shell(*EVAL, "--data-root", root, "--protocol", "gt-box", "--quiet")
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "samrobust", "report"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+        )
+    assert done.returncode == 1
+    assert done.stderr == "error: the output cannot be written: No space left on device\n"
+
+
+def test_what_a_terminal_cannot_show_is_replaced(root: Path, shell: Shell) -> None:
+    shell(*EVAL, "--data-root", root, "--protocol", "gt-box", "--quiet")
+    done = subprocess.run(
+        [sys.executable, "-m", "samrobust", "report"],
+        capture_output=True,
+        check=False,
+        env={
+            **os.environ,
+            "PYTHONPATH": str(Path(__file__).parents[1]),
+            "PYTHONIOENCODING": "ascii",
+        },
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"ellipse" in done.stdout
+
+
+def test_ls_alone_lists_its_kinds(shell: Shell) -> None:
+    assert "samrobust ls protocols" in shell("ls").out.splitlines()

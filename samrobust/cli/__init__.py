@@ -1,6 +1,7 @@
 """The command line: the only place that reads options, prints and exits."""
 
 import contextlib
+import errno
 import io
 import logging
 import os
@@ -34,6 +35,8 @@ RENAMED = {
     "--prompts-at-once": "--batch-size",
 }
 """Options of 0.1.0 that still work under their old names."""
+OUTPUT_ENDS = (errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENOSPC, errno.EPIPE)
+"""Errors by which standard output says that it takes no more."""
 
 app = typer.Typer(
     name="samrobust",
@@ -82,7 +85,12 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # what a terminal cannot show must not end a run
-    sys.argv[1:] = [_with_new_name(argument) for argument in sys.argv[1:]]
+    if sys.argv[1:2] == ["gate"]:
+        error_line("gate is now: samrobust compare RUN_A RUN_B --tolerance default")
+        sys.exit(2)
+    sys.argv[1:] = [
+        _with_new_name(argument) for argument in sys.argv[1:] if not _is_obsolete(argument)
+    ]
     try:
         try:
             app()
@@ -92,9 +100,18 @@ def main() -> None:
         error_line(str(error))
         sys.exit(1)
     except OSError as error:
+        if error.filename is not None or error.errno not in OUTPUT_ENDS:
+            raise
         _discard_output()
         error_line(f"the output cannot be written: {error.strerror}")
         sys.exit(1)
+
+
+def _is_obsolete(argument: str) -> bool:
+    """Return whether an argument has no meaning any more, and print so."""
+    if argument == "--no-cache":
+        note_line("--no-cache is not needed any more: embeddings are cached only with --cache")
+    return argument == "--no-cache"
 
 
 def _discard_output() -> None:

@@ -34,6 +34,8 @@ class FolderEntry(Entry):
         image_suffixes: of image files, lower case.
         mask_suffixes: of mask files, lower case.
         home: where to get the data set.
+        published: whether its layout is a published one: its masks may hold areas of grey, which
+            are cut at 128 instead of being refused as a label map, and its folders other files.
     """
 
     name: str = ""
@@ -44,6 +46,7 @@ class FolderEntry(Entry):
     image_suffixes: tuple[str, ...] = (".jpg",)
     mask_suffixes: tuple[str, ...] = (".png",)
     home: str = _HOME
+    published: bool = False
 
     def load(self) -> Any:  # noqa: ANN401
         """Import and return the builder."""
@@ -62,6 +65,7 @@ def _folder(
         masks=masks or images,
         collection=collection,
         group=group,
+        published=True,
     )
 
 

@@ -18,8 +18,6 @@ from samrobust.datasets.images import (
 from samrobust.errors import DatasetError, NoObjectError
 from samrobust.types import Dataset, DatasetInfo, DatasetOptions, Instance, Mask, Sample
 
-OWN = "folder"
-"""Name of the layout of a user's own files."""
 MAX_OBJECTS = 10_000
 """Per label map."""
 MAX_NAMES = 10
@@ -47,7 +45,7 @@ class FolderDataset:
         if options.root is None:
             raise DatasetError(f"{name} needs --data-root: a folder with {wanted}")
         self._options = options
-        self._published = name != OWN
+        self._published = row.published
         images, masks = options.root / row.images, options.root / row.masks
         self._images = _by_stem(images, row.image_suffixes, wanted, options.recursive)
         self._masks = _by_stem(masks, row.mask_suffixes, wanted, options.recursive)

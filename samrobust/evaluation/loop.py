@@ -21,7 +21,7 @@ from samrobust.errors import DatasetError, NoObjectError, ProtocolError, Segment
 from samrobust.evaluation.mask_selection import MaskSelector
 from samrobust.evaluation.predictor import Predictor
 from samrobust.evaluation.prompts import DrawnSample, Draws, draw_sample
-from samrobust.metrics import METRICS
+from samrobust.metrics import load_metric
 from samrobust.metrics.overlap import DILATION_RATIO
 from samrobust.runs.manifest import Kept, ObjectRow, Score
 from samrobust.seeding import combined_hash
@@ -116,7 +116,7 @@ def check_can_run(info: SegmenterInfo, protocol: EvalProtocol) -> None:
         SegmenterError: it does not; the message names both.
         ProtocolError: all metrics need two trials, and every condition has one.
     """
-    metrics = [METRICS.load(name) for name in protocol.metrics]
+    metrics = [load_metric(name) for name in protocol.metrics]
     max_trials = max(condition.trials for condition in protocol.conditions)
     if max_trials < 2 and all(metric.over_trials for metric in metrics):
         raise ProtocolError(
@@ -290,7 +290,7 @@ class _Scorer:
     def __init__(self, job: Job, options: LoopOptions) -> None:
         self._segmenter = job.segmenter
         self._selection = job.protocol.selection
-        self._metrics = [METRICS.load(name) for name in job.protocol.metrics]
+        self._metrics = [load_metric(name) for name in job.protocol.metrics]
         self._options = options
 
     @torch.inference_mode()
@@ -370,7 +370,12 @@ def _scores(
 
     if metric.over_trials and len(masks) < 2:
         return []
-    values = metric.fn(masks, target).tolist()
+    scored = metric.fn(masks, target)
+    wanted = (1,) if metric.over_trials else (len(masks),)
+    if tuple(scored.shape) != wanted:
+        shape = tuple(scored.shape)
+        raise ProtocolError(f"metric '{metric.name}' gave values of shape {shape}, not {wanted}")
+    values = scored.tolist()
     if metric.over_trials:
         return [score(ALL_TRIALS, values[0], combined_hash(draws.hashes))]
     return [

@@ -3,6 +3,7 @@
 import math
 from functools import cache
 
+from samrobust.errors import SamrobustError
 from samrobust.registry import Entry, Registry
 from samrobust.types import Metric
 
@@ -23,7 +24,22 @@ METRICS: Registry[Metric] = Registry(
 )
 
 
+def load_metric(name: str) -> Metric:
+    """Return a metric by its registered name.
+
+    Raises:
+        UnknownNameError: no metric has that name.
+        SamrobustError: it goes by another name, under which its scores could not be found again.
+    """
+    metric = METRICS.load(name)
+    if metric.name != name:
+        raise SamrobustError(
+            f"metric '{name}' calls itself '{metric.name}'; its name must be the registered one"
+        )
+    return metric
+
+
 @cache
 def bounds_of(name: str) -> tuple[float, float]:
     """Return the smallest and largest value of a metric; infinite for one that is not installed."""
-    return METRICS.load(name).bounds if name in METRICS.names() else (-math.inf, math.inf)
+    return load_metric(name).bounds if name in METRICS.names() else (-math.inf, math.inf)

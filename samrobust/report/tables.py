@@ -317,8 +317,11 @@ def footnotes(section: Section, where: str) -> tuple[str, ...]:
     """Return what the numbers are, and the sources of published rows."""
     measured = section.measured.iloc[0]
     few = measured["n_images"] < FEW_IMAGES
+    statistics = [statistic_of(name) for name in shown(section)]
+    others = [statistic.label for statistic in statistics if statistic.unit != "%"]
+    but = f", but {' and '.join(others)} in its own unit" if others else ""
     about = (
-        f"Percent; {where} the 95 % interval, bootstrap over {measured['n_images']} images, "
+        f"Percent{but}; {where} the 95 % interval, bootstrap over {measured['n_images']} images, "
         f"{measured['n_objects']} objects{'; with so few images it is rough' if few else ''}."
     )
     sources = (
