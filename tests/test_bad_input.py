@@ -239,7 +239,7 @@ RECIPES: list[tuple[Put, str, str]] = [
     (
         put.nothing,
         "train sam-nano --scale-steps 1e300",
-        "longer by a factor above 0, got 1e+300; at most",
+        "the factor of steps must be above 0 and at most 1e+06",
     ),
 ]
 EVIL = put.weights({"x": Evil()})

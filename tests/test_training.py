@@ -489,7 +489,7 @@ def test_the_former_name_of_scale_steps_still_works_and_says_the_new_one(shell: 
             "unknown trainable model 'sam'. Did you mean 'hq-sam'? Known: decoder-tuned,",
         ),
         (f"sam-nano --recipe {TINY} --base sam", "is trained without a base: it takes no --base"),
-        (f"sam-nano --recipe {TINY} --split val", "--split val: is the split of --data, which is"),
+        (f"sam-nano --recipe {TINY} --split val", "--split val: needs --data"),
         (
             "stable-sam --data scenes --split 2x64x48 --base sama",
             "unknown base 'sama'. Did you mean",
