@@ -247,17 +247,17 @@ WEIGHTS: list[tuple[Put, str, str]] = [
     (
         EVIL,
         "eval --segmenter sam --checkpoint w.pth",
-        "w.pth: cut short, or not a file of torch.save",
+        "w.pth: holds more than tensors, such as an object",
     ),
     (
         EVIL,
         "eval --segmenter hq-sam --checkpoint w.pth",
-        "w.pth: cut short, or not a file of torch.s",
+        "w.pth: holds more than tensors",
     ),
     (
         EVIL,
         "eval --segmenter mobile-sam --checkpoint w.pth",
-        "w.pth: cut short, or not a file of tor",
+        "w.pth: holds more than tensors",
     ),
     *(
         (
@@ -279,7 +279,7 @@ WEIGHTS: list[tuple[Put, str, str]] = [
             ("lora-tuned", "lora-tuned-weights"),
         )
     ),
-    (EVIL, "train stable-sam --base sam --checkpoint w.pth", "w.pth: cut short, or not a file of"),
+    (EVIL, "train stable-sam --base sam --checkpoint w.pth", "w.pth: holds more than tensors"),
     (EVIL, "draw reading --checkpoint w.pth", "w.pth: cut short, or not a safetensors file"),
     (
         put.text(pickle.dumps(Evil()), "w.pth"),

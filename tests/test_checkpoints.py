@@ -1,3 +1,4 @@
+import argparse
 import contextlib
 import gc
 import hashlib
@@ -5,7 +6,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -362,7 +363,8 @@ def saved(model: nn.Module, path: Path) -> Path:
 def test_weights_and_their_hash_are_loaded(tmp_path: Path) -> None:
     source, model = TinyModel(8), TinyModel(8)
     path = saved(source, tmp_path / "my.pth")
-    state, sha256 = load_state(path, variant="small", published=PUBLISHED)
+    state, sha256, unwrapped = load_state(path, variant="small", published=PUBLISHED)
+    assert unwrapped == ""
     fill_model(model, state, path=path)
     assert torch.equal(model.get_parameter(_POSITIONS), source.get_parameter(_POSITIONS))
     assert sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
@@ -411,6 +413,64 @@ def test_another_kind_of_file_is_said_so(tmp_path: Path) -> None:
         load_state(path, variant="small", published=PUBLISHED)
     with pytest.raises(CheckpointError, match="there is no such checkpoint"):
         load_state(tmp_path / "none.pth", variant="small", published=PUBLISHED)
+
+
+@pytest.mark.parametrize(
+    ("wrap", "unwrapped"),
+    [
+        (lambda state: {"model": state}, "model"),
+        (lambda state: {"model": state, "optimizer": {"state": {}}, "epoch": 3}, "model"),
+        (lambda state: {"state_dict": state, "hyper_parameters": {"lr": 0.1}}, "state_dict"),
+        (lambda state: _prefixed("module.", state), "module."),
+        (lambda state: _prefixed("sam.", state), "sam."),
+        (lambda state: {"state_dict": _prefixed("model.", state)}, "state_dict model."),
+        (lambda state: {"model": _prefixed("module.net.", state)}, "model module. net."),
+        (lambda state: _prefixed("_orig_mod.", state), "_orig_mod."),
+    ],
+)
+def test_the_weights_in_a_checkpoint_of_a_training_are_found(
+    tmp_path: Path, wrap: Callable[[object], object], unwrapped: str
+) -> None:
+    source, path = TinyModel(8), tmp_path / "last.ckpt"
+    torch.save(wrap(source.state_dict()), path)
+    found = load_state(path, variant="small", published=PUBLISHED)
+    assert found.unwrapped == unwrapped
+    assert found.settings == {"unwrapped": unwrapped}
+    model = TinyModel(8)
+    fill_model(model, found.state, path=path)
+    assert torch.equal(model.get_parameter(_POSITIONS), source.get_parameter(_POSITIONS))
+
+
+def _prefixed(prefix: str, state: Mapping[str, object]) -> dict[str, object]:
+    return {prefix + name: tensor for name, tensor in state.items()}
+
+
+@pytest.mark.parametrize("is_zip", [True, False])
+@pytest.mark.parametrize(
+    ("extra", "name"),
+    [
+        (argparse.Namespace(lr=1), "argparse.Namespace"),
+        (np.float64(0.5), "numpy._core.multiarray.scalar"),
+        (torch.optim.SGD([torch.zeros(1)]), "torch.optim.sgd.SGD"),
+        (nn.Identity(), "torch.nn.modules.linear.Identity"),
+    ],
+)
+def test_a_file_that_holds_more_than_tensors_is_said_so(
+    tmp_path: Path, extra: object, name: str, *, is_zip: bool
+) -> None:
+    path = tmp_path / "last.pth"
+    content = {"model": TinyModel(8).state_dict(), "extra": extra}
+    torch.save(content, path, _use_new_zipfile_serialization=is_zip)
+    with pytest.raises(CheckpointError) as caught:
+        load_state(path, variant="small", published=PUBLISHED)
+    assert str(caught.value) == (
+        f"last.pth: holds more than tensors, such as an object {name}, and reading that could run "
+        "code of the file; where you trust it, save its weights alone: "
+        "torch.save(model.state_dict(), FILE)"
+    )
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(CheckpointError, match=r"cut short, or not a file of torch\.save"):
+        load_state(path, variant="small", published=PUBLISHED)
 
 
 def test_no_code_in_a_file_is_run(tmp_path: Path) -> None:

@@ -235,6 +235,51 @@ def test_other_families_frames_and_outputs_are_refused(
         build_transformers(SegmenterOptions(checkpoint=folders["sam"], output="hq"))
 
 
+@pytest.mark.parametrize("family", FOLDERS)
+def test_a_processor_of_another_size_is_refused(
+    folders: dict[str, Path], tmp_path: Path, family: str
+) -> None:
+    folder = Path(shutil.copytree(folders[family], tmp_path / "model"))
+    name = "processor_config.json"
+    if not (folder / name).exists():
+        name = "preprocessor_config.json"
+    (folder / name).write_text((folder / name).read_text().replace(f": {SIDE}", f": {2 * SIDE}"))
+    with pytest.raises(CheckpointError) as caught:
+        build_transformers(SegmenterOptions(checkpoint=folder))
+    message = str(caught.value)
+    assert message.startswith(f"{folder}: its processor makes images of 128 x 128 pixels, but ")
+    assert " of its model wants 64 x 64; wanted are a model and a processor" in message
+
+
+def test_a_model_that_contradicts_itself_is_one_line(tmp_path: Path) -> None:
+    folder = sam_folder(tmp_path / "model", hq=False)
+    config = transformers.SamConfig.from_pretrained(folder)
+    config.vision_config.num_pos_feats = 128  # the prompt encoder has 2 x 16 channels
+    model = transformers.SamModel(config)
+    model.save_pretrained(folder)
+    segmenter = build_transformers(SegmenterOptions(checkpoint=folder))
+    (embedding,) = segmenter.encode([random_image(SIZE_HW)])
+    with pytest.raises(SegmenterError) as caught:
+        segmenter.predict(embedding, random_prompts(SIZE_HW, 2, 0, boxes=True))
+    message = str(caught.value)
+    assert message.startswith("transformers model: the library cannot run the model: RuntimeError")
+    assert "config.json" in message
+    assert "\n" not in message
+
+
+def test_running_out_of_memory_is_left_to_who_can_halve_the_batch(
+    folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    segmenter = build_transformers(SegmenterOptions(checkpoint=folders["sam"]))
+
+    def fill_memory(_pixels: Tensor) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(segmenter._model, "get_image_embeddings", fill_memory)
+    with pytest.raises(torch.OutOfMemoryError):
+        segmenter.encode([random_image(SIZE_HW)])
+
+
 def test_weights_that_are_missing_are_no_random_ones(
     folders: dict[str, Path], tmp_path: Path
 ) -> None:

@@ -229,8 +229,8 @@ def _official(options: SegmenterOptions, output: HqOutput) -> HqSam:
     path = options.checkpoint or fetch(HQ_CHECKPOINTS[variant], progress=options.progress)
     tiny = variant == "vit_tiny"
     family: Family = "Light HQ-SAM" if tiny else "HQ-SAM"
-    state, sha256 = load_family(path, family, variant=variant, published=HQ_CHECKPOINTS)
-    own, added = split_hq(state)
+    weights = load_family(path, family, variant=variant, published=HQ_CHECKPOINTS)
+    own, added = split_hq(weights.state)
     if tiny:
         model = tiny_sam_model()
         own = with_timm_names(own)
@@ -240,7 +240,7 @@ def _official(options: SegmenterOptions, output: HqOutput) -> HqSam:
     parts = untrained_parts(model)
     fill_model(parts, added, path=path)
     name = MOBILE if tiny else "sam"
-    base = sam_of(model.to(device), options, variant=variant, checkpoint_sha256=sha256, name=name)
-    hq = HqSam(base, parts, output=output, checkpoint_sha256=sha256)
+    base = sam_of(model.to(device), options, variant=variant, weights=weights, name=name)
+    hq = HqSam(base, parts, output=output, checkpoint_sha256=weights.sha256)
     hq.info = replace(hq.info, trained_on=ROWS[NAME].trained_on)
     return hq

@@ -52,10 +52,10 @@ def build_mobile_sam(options: SegmenterOptions) -> Sam:
             "GitHub, with --checkpoint"
         )
     device = resolve_device(options.device)
-    state, sha256 = load_family(path, "MobileSAM", variant="", published={})
+    weights = load_family(path, "MobileSAM", variant="", published={})
     model = tiny_sam_model()
-    fill_model(model, with_timm_names(split_hq(state)[0]), path=path)
-    return sam_of(model.to(device), options, variant="", checkpoint_sha256=sha256, name=NAME)
+    fill_model(model, with_timm_names(split_hq(weights.state)[0]), path=path)
+    return sam_of(model.to(device), options, variant="", weights=weights, name=NAME)
 
 
 def tiny_sam_model() -> SamModel:

@@ -1,7 +1,7 @@
 """Segment Anything (Kirillov et al. 2023) as a segmenter: one image, many prompts, no state."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -30,7 +30,7 @@ from samrobust.segmenters.sam_decoder import (
     StockDecoder,
     prompt_tokens,
 )
-from samrobust.segmenters.weights import fill_model, load_family, split_hq
+from samrobust.segmenters.weights import Weights, fill_model, load_family, split_hq
 from samrobust.types import (
     EncoderDtype,
     Frame,
@@ -247,10 +247,10 @@ def build_sam(options: SegmenterOptions) -> Sam:
     variant = known(options.variant or DEFAULT_VARIANT, SAM_CHECKPOINTS, kind="variant of sam")
     device = resolve_device(options.device)
     path = options.checkpoint or fetch(SAM_CHECKPOINTS[variant], progress=options.progress)
-    state, sha256 = load_family(path, "SAM", variant=variant, published=SAM_CHECKPOINTS)
+    weights = load_family(path, "SAM", variant=variant, published=SAM_CHECKPOINTS)
     model: SamModel = sam_model_registry[variant]()  # type: ignore[no-untyped-call]
-    fill_model(model, split_hq(state)[0], path=path)
-    return sam_of(model.to(device), options, variant=variant, checkpoint_sha256=sha256)
+    fill_model(model, split_hq(weights.state)[0], path=path)
+    return sam_of(model.to(device), options, variant=variant, weights=weights)
 
 
 def sam_of(
@@ -258,7 +258,7 @@ def sam_of(
     options: SegmenterOptions,
     *,
     variant: str,
-    checkpoint_sha256: str,
+    weights: Weights,
     name: str = "sam",
 ) -> Sam:
     """Return a published SAM run in the way that suits its device, of a model that is on it."""
@@ -269,11 +269,13 @@ def sam_of(
         attention = "stock"
     elif model.device.type == "cpu" and options.dtype == "float32":
         attention = "blocked"
-    return Sam(
+    sam = Sam(
         model,
         SamOptions(options.frame, options.dtype, attention, compiled=options.compile and is_vit),
         name=name,
         variant=variant,
-        checkpoint_sha256=checkpoint_sha256,
+        checkpoint_sha256=weights.sha256,
         trained_on=ROWS[name].trained_on,
     )
+    sam.info = replace(sam.info, settings={**sam.info.settings, **weights.settings})
+    return sam

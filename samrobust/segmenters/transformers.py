@@ -20,7 +20,7 @@ from torch import Tensor
 
 from samrobust.errors import CheckpointError, SegmenterError
 from samrobust.registry import one_of
-from samrobust.segmenters.device import resolve_device
+from samrobust.segmenters.device import resolve_device, says_out_of_memory
 from samrobust.segmenters.frames import MASK_THRESHOLD, input_scale, quality_or_nan
 from samrobust.segmenters.weights import UNREADABLE
 from samrobust.types import (
@@ -40,6 +40,8 @@ LibraryObject = Any
 _EXTRA = "pip install 'samrobust[transformers]'"
 _OF_CONFIG = (ArithmeticError, ImportError, SafetensorError)
 """What a stranger's configuration makes the library raise, besides what damaged weights do."""
+_OF_RUNNING = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+"""What a model raises whose configuration contradicts itself."""
 
 
 @dataclass(frozen=True)
@@ -131,23 +133,32 @@ class TransformersSegmenter:
         )
 
     def encode(self, images: Sequence[Image]) -> list[TransformersEmbedding]:
-        """Return the embeddings of images, each encoded alone."""
+        """Return the embeddings of images, each encoded alone.
+
+        Raises:
+            SegmenterError: the library cannot prepare an image, or cannot run the model.
+        """
         return [self._encode(image) for image in images]
 
     def predict(
         self, embedding: TransformersEmbedding, prompts: PromptBatch, *, multimask: bool = False
     ) -> Prediction:
-        """Return M masks a prompt: 1, or the library's candidates with `multimask`."""
-        found = self._model(
-            **embedding.inputs,
-            **self._embed_prompts(embedding, prompts),
-            **self._options,
-            multimask_output=multimask,
-        )
+        """Return M masks a prompt: 1, or the library's candidates with `multimask`.
+
+        Raises:
+            SegmenterError: the library cannot run the model.
+        """
         sizes = [torch.tensor([each]) for each in (embedding.size_hw, embedding.input_size_hw)]
         if self._squashes:
             sizes.pop()
-        (masks,) = self._processor.post_process_masks(found.pred_masks, *sizes)
+        with _running(self.info.label):
+            found = self._model(
+                **embedding.inputs,
+                **self._embed_prompts(embedding, prompts),
+                **self._options,
+                multimask_output=multimask,
+            )
+            (masks,) = self._processor.post_process_masks(found.pred_masks, *sizes)
         quality = found.iou_scores[0].float()
         if masks.shape[1] == 1:  # SAM-HQ's own mask comes with the qualities of SAM's candidates
             quality = quality.amax(dim=1, keepdim=True)
@@ -162,7 +173,8 @@ class TransformersSegmenter:
                 f"{self.info.label}: the library cannot prepare an image of {size}: {error}"
             ) from error
         pixels = prepared["pixel_values"].to(self._model.device)
-        found = self._model.get_image_embeddings(pixels)
+        with _running(self.info.label):
+            found = self._model.get_image_embeddings(pixels)
         inputs = {"image_embeddings": found}
         if isinstance(found, tuple):  # of SAM-HQ
             inputs = {"image_embeddings": found[0], "intermediate_embeddings": found[1]}
@@ -224,6 +236,7 @@ def build_transformers(options: SegmenterOptions) -> TransformersSegmenter:
         missing = sorted(map(str, {*loading["missing_keys"], *loading["mismatched_keys"]}))
         raise CheckpointError(f"{source}: lacks {len(missing)} weights, as {missing[0]}")
     _check_frame(options.frame, family, source)
+    _check_side(model, processor, source)
     output = _chosen_output(options.output, kind, source)
     label = options.variant or Path(source).resolve().name
     return TransformersSegmenter(model.to(device), processor, label=label, output=output)
@@ -254,6 +267,37 @@ def _in_one_line(source: str) -> Iterator[None]:
     finally:
         logging.set_verbosity(verbosity)
         logging.enable_progress_bar()
+
+
+@contextlib.contextmanager
+def _running(label: str) -> Iterator[None]:
+    """Say in one line why a model that was loaded cannot be run; out of memory stays as it is."""
+    try:
+        yield
+    except _OF_RUNNING as error:
+        if says_out_of_memory(error):
+            raise
+        reason = str(error).strip().partition("\n")[0]
+        raise SegmenterError(
+            f"{label}: the library cannot run the model: {type(error).__name__}: {reason}; does "
+            "its config.json fit its weights and its preprocessor_config.json?"
+        ) from error
+
+
+def _check_side(model: LibraryObject, processor: LibraryObject, source: str) -> None:
+    """Raise a CheckpointError where the processor makes other squares than the model reads."""
+    with _in_one_line(source):
+        blank = np.zeros((8, 8, 3), np.uint8)
+        made = tuple(processor(images=blank, return_tensors="pt")["pixel_values"].shape[-2:])
+    for part in ("vision_config", "prompt_encoder_config"):
+        side = getattr(getattr(model.config, part, None), "image_size", None)
+        read = (side, side) if isinstance(side, int) else tuple(side or made)
+        if read != made:
+            raise CheckpointError(
+                f"{source}: its processor makes images of {made[1]} x {made[0]} pixels, but "
+                f"{part} of its model wants {read[1]} x {read[0]}; wanted are a model and a "
+                "processor that were saved together"
+            )
 
 
 def _check_frame(frame: Frame, family: Family, source: str) -> None:

@@ -2,11 +2,12 @@
 
 import contextlib
 import pickle
+import re
 import struct
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -50,12 +51,37 @@ UNREADABLE = (
     ValueError,
 )
 """What `torch.load` raises on damaged files, as found by damaging some thousands."""
+WRAPPERS = ("model", "state_dict", "model_state_dict", "module", "net")
+"""Keys under which training scripts store the weights beside epochs, optimizers and the like."""
+PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "sam.")
+"""What DistributedDataParallel, torch.compile and training scripts put before every name."""
+_FOREIGN = re.compile(r"GLOBAL (\S+)")
+"""How `torch.load` names the first object that is no tensor, which it does not make."""
+
+
+class Weights(NamedTuple):
+    """The weights of a file.
+
+    Attributes:
+        state: on the CPU, under the names of the model's own.
+        sha256: of the file.
+        unwrapped: the keys and prefixes that were taken off, as "model module.", "" for none.
+    """
+
+    state: State
+    sha256: str
+    unwrapped: str
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """Return what a run stores of the way in which they were read."""
+        return {"unwrapped": self.unwrapped} if self.unwrapped else {}
 
 
 def load_family(
     path: Path, family: Family, *, variant: str, published: Mapping[str, Checkpoint]
-) -> tuple[State, str]:
-    """Return the weights of a file of one family, on the CPU, and its SHA-256.
+) -> Weights:
+    """Return the weights of a file of one family.
 
     Args:
         path: of the file.
@@ -67,26 +93,26 @@ def load_family(
         CheckpointError: it is missing, broken, or of another family or variant; the message says of
             which.
     """
-    state, sha256 = load_state(path, variant=variant, published=published)
-    found = family_of(state)
+    weights = load_state(path, variant=variant, published=published)
+    found = family_of(weights.state)
     if found in ACCEPTED[family]:
-        return state, sha256
+        return weights
     wanted = f"{published[variant].file_name} or alike" if variant in published else f"a {family}"
-    raise CheckpointError(f"{path.name}: is {_words(state, found)}; wanted is {wanted}")
+    raise CheckpointError(f"{path.name}: is {_words(weights.state, found)}; wanted is {wanted}")
 
 
-def load_state(
-    path: Path, *, variant: str, published: Mapping[str, Checkpoint]
-) -> tuple[State, str]:
-    """Return the weights in a file, on the CPU, and its SHA-256; no code in the file is run.
+def load_state(path: Path, *, variant: str, published: Mapping[str, Checkpoint]) -> Weights:
+    """Return the weights in a file; no code in the file is run.
 
     Args:
-        path: of a state dict that `torch.save` wrote.
+        path: of a state dict that `torch.save` wrote, alone or in a checkpoint of a training
+            (`WRAPPERS`, `PREFIXES`).
         variant: what it must be.
         published: the files of all variants, which tell whose file it is instead.
 
     Raises:
-        CheckpointError: the file is missing, broken or of another variant.
+        CheckpointError: the file is missing, broken, of another variant, or holds objects that
+            are no tensors.
     """
     if not path.is_file():
         raise CheckpointError(f"{path}: there is no such checkpoint")
@@ -96,14 +122,14 @@ def load_state(
             raise CheckpointError(
                 f"{path.name}: is the published {owner}, not {variant}; is it --variant {owner}?"
             )
-    state = _read(path)
+    state, unwrapped = _unwrapped(_read(path), path)
     sides = state[_VIT].shape if _VIT in state else ()
     for owner, checkpoint in published.items():
         if owner != variant and sides[-1:] == (checkpoint.embed_dim,):
             raise CheckpointError(
                 f"{path.name}: looks like {owner}, not like {variant}; is it --variant {owner}?"
             )
-    return state, sha256
+    return Weights(state, sha256, unwrapped)
 
 
 def family_of(state: State) -> Family | None:
@@ -183,16 +209,49 @@ def _opened(path: Path) -> Iterator[None]:
         raise CheckpointError(f"{path.name}: cut short, or not a safetensors file") from error
 
 
-def _read(path: Path) -> State:
+def _read(path: Path) -> object:
+    """Return what `torch.save` wrote, made of tensors, numbers, texts and containers alone."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what is no dense tensor is refused below
-            state = torch.load(path, map_location="cpu", weights_only=True)
+            content: object = torch.load(path, map_location="cpu", weights_only=True)
     except UNREADABLE as error:
-        raise CheckpointError(f"{path.name}: cut short, or not a file of torch.save") from error
-    if not isinstance(state, dict) or not all(map(_is_weight, state.items())):
+        foreign = _FOREIGN.search(str(error))
+        if foreign is None and "TorchScript" not in str(error):
+            raise CheckpointError(f"{path.name}: cut short, or not a file of torch.save") from error
+        what = "a TorchScript program" if foreign is None else f"an object {foreign[1]}"
+        raise CheckpointError(
+            f"{path.name}: holds more than tensors, such as {what}, and reading that could run "
+            "code of the file; where you trust it, save its weights alone: "
+            "torch.save(model.state_dict(), FILE)"
+        ) from error
+    return content
+
+
+def _unwrapped(content: object, path: Path) -> tuple[State, str]:
+    """Return weights under their model's own names, and what was taken off for that."""
+    off = []
+    while isinstance(content, dict) and not _is_state(content):
+        key = next((key for key in WRAPPERS if isinstance(content.get(key), dict)), None)
+        if key is None:
+            break
+        off.append(key)
+        content = content[key]
+    if not isinstance(content, dict) or not _is_state(content):
         raise CheckpointError(f"{path.name}: holds something else than the weights of a model")
-    return state
+    while content and (prefix := _common_prefix(content)):
+        off.append(prefix)
+        content = {name.removeprefix(prefix): tensor for name, tensor in content.items()}
+    return content, " ".join(off)
+
+
+def _is_state(content: dict[object, object]) -> bool:
+    return all(map(_is_weight, content.items()))
+
+
+def _common_prefix(state: State) -> str:
+    """Return the one of `PREFIXES` that all names begin with, "" where there is none."""
+    return next((each for each in PREFIXES if all(name.startswith(each) for name in state)), "")
 
 
 def _is_weight(item: tuple[object, object]) -> bool:
