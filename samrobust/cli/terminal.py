@@ -78,7 +78,8 @@ def evaluation_progress(*, quiet: bool) -> "Iterator[Callable[[Evaluating], None
 
         def show(now: "Evaluating") -> None:
             elapsed = max(now.elapsed_s, 1e-9)
-            speed = f"{now.n_prompts / elapsed:,.0f} prompts/s, {now.busy_s / elapsed:.0%} busy"
+            rate = now.n_prompts / elapsed
+            speed = f"{rate:,.{0 if rate > 10 else 1}f} prompts/s, {now.busy_s / elapsed:.0%} busy"
             if now.title not in tasks:
                 tasks[now.title] = bar.add_task(now.title, total=now.total, speed="")
             bar.update(tasks[now.title], completed=now.done, speed=speed)
@@ -121,7 +122,7 @@ class _Lines:
         now = time.monotonic()
         if self._first is None:  # what an earlier command did is not counted as fast
             self._first, self._started = done, now
-        if not self._is_shown or now - self._last < LINE_SECONDS:
+        if not self._is_shown or done == total or now - self._last < LINE_SECONDS:
             return
         self._last = now
         rate = (done - self._first) / max(now - self._started, 1e-9)

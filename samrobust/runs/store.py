@@ -134,7 +134,8 @@ def _parts(folder: Path) -> list[Path]:
 def _read_part(part: Path, wanted: pa.Schema) -> pa.Table:
     try:
         coded = [field.name for field in wanted if pa.types.is_dictionary(field.type)]
-        with pq.ParquetFile(part, read_dictionary=coded) as file:
+        # opened by Python, as Arrow opens no path that is not UTF-8
+        with part.open("rb") as source, pq.ParquetFile(source, read_dictionary=coded) as file:
             about = file.metadata
             groups = (about.row_group(group) for group in range(about.num_row_groups))
             n_bytes = sum(group.total_byte_size for group in groups)
@@ -146,7 +147,7 @@ def _read_part(part: Path, wanted: pa.Schema) -> pa.Table:
     except (OSError, KeyError, ValueError, pa.ArrowException) as error:
         raise RunError(
             f"{part}: cannot be read, perhaps it was cut off; delete it and give the same command "
-            "again, which evaluates its images anew"
+            "again, which evaluates its images again"
         ) from error
 
 
