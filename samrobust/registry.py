@@ -1,8 +1,9 @@
 """Find segmenters, datasets, degradations and metrics by name: built-ins and installed plug-ins."""
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Generic, TypeVar, get_args
@@ -20,11 +21,14 @@ class Entry:
         target: `module:attribute`, imported when the name is first used.
         summary: what it is and what it accepts, in one line, known without importing it.
         takes: the options that say where its files are, or which of them; None for all.
+        hints: what to type instead, by the beginning, in small letters and digits, of names that
+            are not registered but that people know it by.
     """
 
     target: str
     summary: str
     takes: tuple[str, ...] | None = None
+    hints: Mapping[str, str] = field(default_factory=dict)
 
     def load(self) -> Any:  # noqa: ANN401
         """Import and return what the entry stands for."""
@@ -50,11 +54,27 @@ class Registry(Generic[T_co]):
         """Return every known name: built-ins in the order of their table, then plug-ins by name."""
         return [*self._builtin, *sorted(self._plugins())]
 
+    def known(self, name: str) -> str:
+        """Return a name that somebody owns.
+
+        Raises:
+            UnknownNameError: nobody does; the message says what to type instead, where a row knows,
+                or has a near miss and the list.
+        """
+        names = self.names()
+        if name not in names:
+            plain = re.sub(r"[^a-z0-9]", "", name.lower().rpartition("/")[2])
+            for entry in self._builtin.values():
+                for beginning, hint in entry.hints.items():
+                    if plain.startswith(beginning):
+                        raise UnknownNameError(f"unknown {self.kind} '{name}'. Is it {hint}?")
+        return known(name, names, kind=self.kind)
+
     def summary(self, name: str) -> str:
         """Return the one-line description of a name, without importing what it stands for."""
         if name in self._builtin:
             return self._builtin[name].summary
-        plugin = self._plugins()[known(name, self.names(), kind=self.kind)]
+        plugin = self._plugins()[self.known(name)]
         return f"plug-in {plugin.value}" + (f" of {plugin.dist.name}" if plugin.dist else "")
 
     def takes(self, name: str, option: str) -> bool:
@@ -69,7 +89,7 @@ class Registry(Generic[T_co]):
             UnknownNameError: nobody owns the name; the message has a near miss and the list.
             SamrobustError: two packages own the name, or a plug-in cannot be imported.
         """
-        known(name, self.names(), kind=self.kind)
+        self.known(name)
         plugins = self._plugins()
         if name in self._builtin:
             found: T_co = self._builtin[name].load()

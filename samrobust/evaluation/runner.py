@@ -1,10 +1,8 @@
 """Evaluate segmenters on data sets under protocols; each combination is a run on disk."""
 
-import hashlib
 import logging
 import os
 import platform
-import re
 import signal
 import threading
 import time
@@ -38,7 +36,8 @@ from samrobust.runs.manifest import Keep, RunManifest, run_name
 from samrobust.runs.sharing import WHOLE, Ranks, Shard
 from samrobust.runs.store import Run, RunWriter, read_run
 from samrobust.segmenters import build_segmenter
-from samrobust.types import Dataset, EvalProtocol, Segmenter, SegmenterInfo
+from samrobust.segmenters.user_models import as_segmenter
+from samrobust.types import Dataset, EvalProtocol, Segmenter
 
 MAX_WORKERS = 8
 """More loading processes than this do not pay for one model."""
@@ -123,9 +122,9 @@ def evaluate(
     reads them.
 
     Args:
-        segmenters: registered names or objects with `encode` and `predict`, as
-            `samrobust.types.Segmenter`; an object without `info` is taken to accept boxes and
-            points, and goes by the name of its class and a hash of its weights.
+        segmenters: registered names, places such as "my_model.py:build", or objects with `encode`
+            and `predict`, as `samrobust.types.Segmenter`; an object without `info` is taken to
+            accept boxes and points, and goes by the name of its class and a hash of its weights.
         data: a registered name, a `Dataset`, or pairs of an image, (H, W, 3) uint8 RGB, and its
             masks, (N, H, W) bool: a list of them or a torch Dataset.
         protocols: names, paths of TOML files, or protocols.
@@ -203,22 +202,6 @@ def n_workers(asked: int | None, *, ranks: int = 1) -> int:
     return max(1, min(MAX_WORKERS, (cores or 1) // ranks - 1))
 
 
-def as_segmenter(model: Any) -> Segmenter[Any]:  # noqa: ANN401
-    """Return an object with `encode` and `predict` as a segmenter, with an `info` if it has none.
-
-    Raises:
-        SegmenterError: it has no `encode` or no `predict`.
-    """
-    for method in ("encode", "predict"):
-        if not callable(getattr(model, method, None)):
-            raise SegmenterError(
-                f"{type(model).__name__} has no method '{method}'; a segmenter needs encode(images)"
-                " and predict(embedding, prompts, *, multimask=False)"
-            )
-    segmenter: Segmenter[Any] = model if hasattr(model, "info") else _WithInfo(model)
-    return segmenter
-
-
 @contextmanager
 def joined_ranks(ranks: Ranks) -> Iterator[None]:
     """Join the processes that `torchrun` started; in the end, wait until all have done their share.
@@ -244,28 +227,6 @@ def joined_ranks(ranks: Ranks) -> Iterator[None]:
             ) from error
     finally:
         distributed.destroy_process_group()
-
-
-class _WithInfo:
-    """A model of the user's that does not say what it is."""
-
-    def __init__(self, model: Any) -> None:  # noqa: ANN401
-        self.model = model
-        name = re.sub(r"(?<!^)(?=[A-Z])", "-", type(model).__name__).lower()
-        self.info = SegmenterInfo(
-            name, frozenset({"box", "points"}), checkpoint_sha256=_weights_sha256(model)
-        )
-        self.encode, self.predict = model.encode, model.predict
-
-
-def _weights_sha256(model: object) -> str:
-    """Return a hash of a torch model's weights, "" for what is none."""
-    if not isinstance(model, torch.nn.Module):
-        return ""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _as_list(given: Any) -> list[Any]:  # noqa: ANN401
