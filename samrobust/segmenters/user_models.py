@@ -68,9 +68,12 @@ class UserModel:
             SegmenterError: its code raises, or what it returns is no segmenter.
         """
         handed = [options] if self.takes_options else []
-        with _in_one_line(self.place):
+        with _in_one_line(self.place, done="built"):
             model = self.found(*handed) if self.is_built else self.found
-        segmenter = as_segmenter(model)
+        try:
+            segmenter = as_segmenter(model)
+        except SegmenterError as error:
+            raise SegmenterError(f"{self.place}: {error}") from error
         info = segmenter.info
         if segmenter is not model:
             info = replace(info, name=self.name)
@@ -122,7 +125,7 @@ def plugin_model(point: EntryPoint, load: Callable[[], object]) -> UserModel:
     Raises:
         SegmenterError: importing it raises.
     """
-    with _in_one_line(f"plug-in {point.value}"):
+    with _in_one_line(f"plug-in {point.value}", done="imported"):
         found = load()
     code = {"source_sha256": _module_sha256(point.module)}
     if point.dist is not None:
@@ -216,7 +219,7 @@ def _import_file(path: Path) -> tuple[ModuleType, str]:
         _search_too(path.resolve().parent)
         sys.modules[name] = module  # dataclasses look their module up
         try:
-            with _in_one_line(str(path)):
+            with _in_one_line(str(path), done="imported"):
                 exec(compile(source, str(path), "exec"), vars(module))  # noqa: S102
         except SamrobustError:
             del sys.modules[name]
@@ -226,7 +229,7 @@ def _import_file(path: Path) -> tuple[ModuleType, str]:
 
 def _import_module(name: str) -> tuple[ModuleType, str]:
     _search_too(Path.cwd())
-    with _in_one_line(name or "''"):
+    with _in_one_line(f"module '{name}'", done="imported"):
         module = import_module(name)
     return module, _module_sha256(name)
 
@@ -243,20 +246,23 @@ def _search_too(folder: Path) -> None:
 
 
 @contextmanager
-def _in_one_line(place: str) -> Iterator[None]:
-    """Say in one line what a user's code raises, and where."""
+def _in_one_line(place: str, *, done: str) -> Iterator[None]:
+    """Say in one line what a user's code raises, which may be anything, and where."""
     try:
         yield
     except SamrobustError:
         raise
     except Exception as error:
         reason = str(error).strip().partition("\n")[0]
-        last = extract_tb(error.__traceback__)[-1]
-        at = f"{Path(last.filename).name}, line {last.lineno}"
+        frames = [frame for frame in extract_tb(error.__traceback__) if _is_users(frame.filename)]
+        at = [f"{Path(frame.filename).name}, line {frame.lineno}" for frame in frames]
         if isinstance(error, SyntaxError):
-            at, reason = f"line {error.lineno}", error.msg
-        if isinstance(error, ModuleNotFoundError) and last.filename.startswith("<frozen importlib"):
-            at = ""
-        where = f" ({at})" if at else ""
+            at, reason = [f"{Path(error.filename or place).name}, line {error.lineno}"], error.msg
+        where = f" ({at[-1]})" if at else ""
         kind = type(error).__name__
-        raise SegmenterError(f"{place}: cannot be built: {kind}: {reason}{where}") from error
+        raise SegmenterError(f"{place}: cannot be {done}: {kind}: {reason}{where}") from error
+
+
+def _is_users(file_name: str) -> bool:
+    """Return whether a line of a traceback is neither of this file nor of Python's importing."""
+    return "importlib" not in file_name and file_name != __file__
