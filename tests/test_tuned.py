@@ -262,7 +262,7 @@ def test_train_and_eval_on_the_command_line(shell: Shell) -> None:
     evaluated = shell(
         *("eval", "--protocol", "gt-box", "--dataset", "scenes", "--split", "1x64x48", "--quiet"),
         *("--workers", "0"),
-        *("--segmenter", "sam-nano"),
+        *("--segmenter", "sam-nano", "--checkpoint", "default"),
         *("--segmenter", "stable-sam", "--checkpoint", "stable-sam-own.safetensors"),
         *("--segmenter", "token-tuned", "--checkpoint", "token-tuned-own.safetensors"),
     )

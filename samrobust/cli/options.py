@@ -120,7 +120,8 @@ Variants = Annotated[
 Checkpoints = Annotated[
     list[Path] | None,
     typer.Option(
-        help="Weights file: once, or once per segmenter.  [default: downloaded and cached]",
+        help="Weights file: once for all segmenters that take one, or once for each of them; the "
+        "word default for a segmenter's own.  [default: downloaded and cached]",
         rich_help_panel=MODEL,
     ),
 ]
@@ -154,6 +155,8 @@ ResultsFolder = Annotated[
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress.", rich_help_panel=OUTPUT)]
 DEFAULT_DATASETS = ["scenes"]
+DEFAULT_FILE = "default"
+"""In place of a weights file: the segmenter's own."""
 _LOG = logging.getLogger(__name__)
 
 
@@ -266,7 +269,7 @@ def choose_segmenters(
         _of_each(names, outputs, "--output"),
     )
     return [
-        ChosenSegmenter(name, variant or "", checkpoint, base, output or "")
+        ChosenSegmenter(name, variant or "", _own_file(checkpoint), _own_file(base), output or "")
         for name, variant, checkpoint, base, output in zip(names, *of_each, strict=True)
     ]
 
@@ -310,6 +313,10 @@ def for_each(
         )
     left = iter(values)
     return [next(left) if take else None for take in takes]
+
+
+def _own_file(path: Path | None) -> Path | None:
+    return None if path == Path(DEFAULT_FILE) else path
 
 
 def _of_each(names: Sequence[str], values: Sequence[T], option: str) -> list[T | None]:
