@@ -1,8 +1,9 @@
 """Find segmenters, data sets, degradations and metrics by name: built-ins and plug-ins."""
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Generic, TypeVar, get_args
@@ -18,13 +19,16 @@ class Entry:
 
     Attributes:
         target: `module:attribute`, imported when the name is first used.
-        summary: one line, shown by `samrobust ls`.
-        takes: command-line options that it accepts; None for all.
+        summary: what it is and what it accepts, in one line, shown by `samrobust ls`.
+        takes: the options that say where its files are, or which of them; None for all.
+        hints: what to type instead, by the beginning, in small letters and digits, of names that
+            are not registered but that people know it by.
     """
 
     target: str
     summary: str
     takes: tuple[str, ...] | None = None
+    hints: Mapping[str, str] = field(default_factory=dict)
 
     def load(self) -> Any:  # noqa: ANN401
         """Import and return the target."""
@@ -50,11 +54,27 @@ class Registry(Generic[T_co]):
         """Return all names: built-ins in the order of their table, then plug-ins, sorted."""
         return [*self._builtin, *sorted(self._plugins())]
 
+    def known(self, name: str) -> str:
+        """Return a name that somebody owns.
+
+        Raises:
+            UnknownNameError: nobody does; the message says what to type instead, where a row knows,
+                or has a near miss and the list.
+        """
+        names = self.names()
+        if name not in names:
+            plain = re.sub(r"[^a-z0-9]", "", name.lower().rpartition("/")[2])
+            for entry in self._builtin.values():
+                for beginning, hint in entry.hints.items():
+                    if plain.startswith(beginning):
+                        raise UnknownNameError(f"unknown {self.kind} '{name}'. Is it {hint}?")
+        return known(name, names, kind=self.kind)
+
     def summary(self, name: str) -> str:
         """Return the one-line description of a name, without importing its target."""
         if name in self._builtin:
             return self._builtin[name].summary
-        plugin = self._plugins()[known(name, self.names(), kind=self.kind)]
+        plugin = self._plugins()[self.known(name)]
         return f"plug-in {plugin.value}" + (f" of {plugin.dist.name}" if plugin.dist else "")
 
     def takes(self, name: str, option: str) -> bool:
@@ -69,7 +89,7 @@ class Registry(Generic[T_co]):
             UnknownNameError: the name is unknown; the message lists all, with the nearest first.
             SamrobustError: two packages use the name, or a plug-in cannot be imported.
         """
-        known(name, self.names(), kind=self.kind)
+        self.known(name)
         plugins = self._plugins()
         target: T_co
         if name in self._builtin:

@@ -100,10 +100,10 @@ def test_grabcut_survives_boxes_with_too_little_on_one_side(
 
 
 def test_controls_say_what_they_do_not_take() -> None:
-    with pytest.raises(SegmenterError, match="ellipse has no variants, got 'vit_b'"):
-        build_ellipse(SegmenterOptions(variant="vit_b"))
-    with pytest.raises(SegmenterError, match=r"grabcut has no weights, got the checkpoint a\.pth"):
-        build_grabcut(SegmenterOptions(checkpoint=Path("a.pth")))
+    with pytest.raises(SegmenterError, match="ellipse takes no --variant, got vit_b"):
+        SEGMENTERS.load("ellipse")(SegmenterOptions(variant="vit_b"))
+    with pytest.raises(SegmenterError, match=r"grabcut takes no --checkpoint, got a\.pth"):
+        SEGMENTERS.load("grabcut")(SegmenterOptions(checkpoint=Path("a.pth")))
     segmenter = build_box_fill(OPTIONS)
     (embedding,) = segmenter.encode([_photograph()])
     with pytest.raises(SegmenterError, match="box-fill needs boxes"):

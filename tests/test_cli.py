@@ -312,7 +312,7 @@ def test_data_check_counts_and_names_what_is_broken(shell: Shell, root: Path) ->
         ("--dataset coco --dataset scenes --split a --split b --split c", "given 3 times, for 2"),
         ("--dataset coco --dataset four-hq --data-root . --split val", "val: there is no such"),
         ("--protocol points --segmenter ellipse", "protocol points: condition 'points-1' gives"),
-        ("--segmenter ellipse --variant vit_b", "ellipse has no variants, got 'vit_b'"),
+        ("--segmenter ellipse --variant vit_b", "ellipse takes no --variant, got vit_b"),
         ("--segmenter sam --variant vit_x", "'vit_x'"),
         ("--segmenter sam --checkpoint none.pth", "none.pth"),
         ("--out /dev/null/x", "cannot be written: Not a directory"),

@@ -15,6 +15,7 @@ from segment_anything.predictor import SamPredictor
 from torch import Tensor
 
 from samrobust.errors import CheckpointError, SegmenterError, TrainingError
+from samrobust.segmenters import build_segmenter
 from samrobust.segmenters.nano import (
     CHANNELS,
     SIDE,
@@ -256,7 +257,7 @@ def test_another_file_is_refused_in_one_line(
 
 
 def test_variants_and_other_devices_are_refused(weights: Path) -> None:
-    with pytest.raises(SegmenterError, match="sam-nano has no variants, got --variant vit_b"):
-        build_sam_nano(SegmenterOptions(variant="vit_b", checkpoint=weights))
+    with pytest.raises(SegmenterError, match="sam-nano takes no --variant, got vit_b"):
+        build_segmenter("sam-nano", variant="vit_b", checkpoint=weights)
     with pytest.raises(SegmenterError, match="unknown device 'tpu'"):
         build_sam_nano(SegmenterOptions(device="tpu", checkpoint=weights))

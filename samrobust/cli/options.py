@@ -1,6 +1,7 @@
 """Options that several commands share, and what is built from them."""
 
 import inspect
+import logging
 import os
 import shlex
 import sys
@@ -123,7 +124,8 @@ Variants = Annotated[
 Checkpoints = Annotated[
     list[Path] | None,
     typer.Option(
-        help="Weights file: once for all, or once per segmenter that has weights, in order.",
+        help="Weights file: once for all segmenters that take one, or once for each of them; the "
+        "word default for a segmenter's own.",
         rich_help_panel=MODEL,
         show_default="downloaded and cached",
     ),
@@ -161,6 +163,9 @@ ResultsFolder = Annotated[
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress.", rich_help_panel=OUTPUT)]
 DEFAULT_DATASETS = ["scenes"]
+DEFAULT_FILE = "default"
+"""In place of a weights file: the segmenter's own."""
+_LOG = logging.getLogger(__name__)
 
 
 class _Flag(TyperOption):
@@ -298,17 +303,15 @@ def choose_segmenters(
         SamrobustError: a name is unknown, or options do not match names.
     """
     for name in names:
-        known(name, SEGMENTERS.names(), kind="segmenter")
-        if outputs and len(names) == 1 and not SEGMENTERS.takes(name, "--output"):
-            raise SamrobustError(f"{name} has one output, got --output {outputs[0]}")
+        SEGMENTERS.known(name)
     of_each = (
-        for_each(names, variants, option="--variant", registry=SEGMENTERS),
-        for_each(names, checkpoints, option="--checkpoint", registry=SEGMENTERS),
-        for_each(names, base_checkpoints, option="--base-checkpoint", registry=SEGMENTERS),
-        for_each(names, outputs, option="--output", registry=SEGMENTERS),
+        _of_each(names, variants, "--variant"),
+        _of_each(names, checkpoints, "--checkpoint"),
+        _of_each(names, base_checkpoints, "--base-checkpoint"),
+        _of_each(names, outputs, "--output"),
     )
     return [
-        ChosenSegmenter(name, variant or "", checkpoint, base, output or "")
+        ChosenSegmenter(name, variant or "", _own_file(checkpoint), _own_file(base), output or "")
         for name, variant, checkpoint, base, output in zip(names, *of_each, strict=True)
     ]
 
@@ -332,16 +335,19 @@ def for_each(
 ) -> list[T | None]:
     """Return the value of an option for each name: the same for all, or one for each.
 
-    A name that does not accept the option gets None; if it is the only name, it gets the value, and
-    its builder raises.
+    Names that take no such option get None.
 
     Raises:
-        SamrobustError: the number of values is neither one nor that of the names that accept one.
+        SamrobustError: no name takes one, or there is another number of values than of names that
+            do.
     """
-    takes = [len(names) == 1 or registry.takes(name, option) for name in names]
-    if len(values) <= 1:
-        value = values[0] if values else None
-        return [value if take else None for take in takes]
+    if not values:
+        return [None] * len(names)
+    takes = [registry.takes(name, option) for name in names]
+    if not any(takes):
+        raise SamrobustError(f"{', '.join(names)} takes no {option}, got {values[0]}")
+    if len(values) == 1:
+        return [values[0] if take else None for take in takes]
     if len(values) != sum(takes):
         raise SamrobustError(
             f"{option} is given {len(values)} times, for {sum(takes)} {registry.kind}s; "
@@ -349,6 +355,19 @@ def for_each(
         )
     left = iter(values)
     return [next(left) if take else None for take in takes]
+
+
+def _own_file(path: Path | None) -> Path | None:
+    return None if path == Path(DEFAULT_FILE) else path
+
+
+def _of_each(names: Sequence[str], values: Sequence[T], option: str) -> list[T | None]:
+    """Return an option's value for each segmenter, and note whom one that is given once reaches."""
+    found = for_each(names, values, option=option, registry=SEGMENTERS)
+    if len(names) > 1 and len(values) == 1:
+        reached = [name for name, value in zip(names, found, strict=True) if value is not None]
+        _LOG.info("%s %s is given to %s", option, values[0], ", ".join(reached))
+    return found
 
 
 Cache = Annotated[

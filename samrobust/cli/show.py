@@ -1,7 +1,6 @@
 """`samrobust show`: draw the masks that a photograph's box and its degradations give."""
 
 import math
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -14,13 +13,13 @@ from samrobust.cli.options import (
     Device,
     Quiet,
     Variants,
+    build_segmenter,
     check_number,
-    for_each,
+    choose_segmenters,
 )
 from samrobust.cli.terminal import download_bar, note_line
 from samrobust.errors import SamrobustError
 from samrobust.protocol import load_protocol, with_trials
-from samrobust.segmenters import SEGMENTERS
 from samrobust.types import SegmenterOptions
 
 DEFAULT_SEGMENTERS = ["sam-nano"]
@@ -74,10 +73,13 @@ def show_command(
     corners = _corners(box)
     chosen = with_trials(load_protocol(protocol), trials)
     names = segmenter or DEFAULT_SEGMENTERS
-    builders = [SEGMENTERS.load(name) for name in names]
-    variants = for_each(names, variant or [], option="--variant", registry=SEGMENTERS)
-    weights = for_each(names, checkpoint or [], option="--checkpoint", registry=SEGMENTERS)
-    bases = for_each(names, base_checkpoint or [], option="--base-checkpoint", registry=SEGMENTERS)
+    segmenters = choose_segmenters(
+        names,
+        variants=variant or [],
+        checkpoints=checkpoint or [],
+        base_checkpoints=base_checkpoint or [],
+        outputs=[],
+    )
 
     import numpy as np
 
@@ -90,11 +92,9 @@ def show_command(
     sample = box_sample(photograph, np.array(corners))
     with download_bar(quiet=quiet) as progress:
         options = SegmenterOptions(device=resolve_device(device), progress=progress)
-        built = [
-            build(replace(options, variant=name or "", checkpoint=file, base_checkpoint=base))
-            for build, name, file, base in zip(builders, variants, weights, bases, strict=True)
-        ]
-    draw_answers(photograph, np.array(corners), list(answers(built, sample, chosen)), to)
+        built = [build_segmenter(each, options) for each in segmenters]
+    found = list(answers(built, sample, chosen))
+    draw_answers(photograph, np.array(corners), found, to)
     note_line(f"{to}: written")
 
 

@@ -1,10 +1,8 @@
 """Evaluate segmenters on data sets with protocols; each combination is a run on disk."""
 
-import hashlib
 import logging
 import os
 import platform
-import re
 import signal
 import threading
 import time
@@ -38,7 +36,8 @@ from samrobust.runs.manifest import RunManifest, run_name
 from samrobust.runs.sharing import WHOLE, Ranks, Shard
 from samrobust.runs.store import Run, RunWriter, read_run
 from samrobust.segmenters import build_segmenter
-from samrobust.types import Dataset, EvalProtocol, Keep, Segmenter, SegmenterInfo
+from samrobust.segmenters.user_models import as_segmenter
+from samrobust.types import Dataset, EvalProtocol, Keep, Segmenter
 
 MAX_WORKERS = 8
 """More loading processes do not make an evaluation faster."""
@@ -123,11 +122,11 @@ def evaluate(
     the scores of a complete one.
 
     Args:
-        segmenters: registered names, or objects with `encode` and `predict` as in
-            `samrobust.types.Segmenter`. An object without `info` must accept boxes and points; its
-            name is that of its class, and a hash of its weights is stored.
-        data: a registered name, a `Dataset`, or a list or torch Dataset of pairs of an image,
-            (H, W, 3) uint8 RGB, and its masks, (N, H, W) bool.
+        segmenters: registered names, places such as "my_model.py:build", or objects with `encode`
+            and `predict`, as `samrobust.types.Segmenter`; an object without `info` is taken to
+            accept boxes and points, and goes by the name of its class and a hash of its weights.
+        data: a registered name, a `Dataset`, or pairs of an image, (H, W, 3) uint8 RGB, and its
+            masks, (N, H, W) bool: a list of them or a torch Dataset.
         protocols: names, paths of TOML files, or protocols.
         results: folder of all runs.
         limit: only the first images, None for all.
@@ -204,22 +203,6 @@ def n_workers(requested: int | None, *, ranks: int = 1) -> int:
     return max(1, min(MAX_WORKERS, (cores or 1) // ranks - 1))
 
 
-def as_segmenter(model: Any) -> Segmenter[Any]:  # noqa: ANN401
-    """Return an object with `encode` and `predict` as a segmenter, with `info` added if missing.
-
-    Raises:
-        SegmenterError: it has no `encode` or no `predict`.
-    """
-    for method in ("encode", "predict"):
-        if not callable(getattr(model, method, None)):
-            raise SegmenterError(
-                f"{type(model).__name__} has no method '{method}'; a segmenter needs encode(images)"
-                " and predict(embedding, prompts, *, multimask=False)"
-            )
-    segmenter: Segmenter[Any] = model if hasattr(model, "info") else _WithInfo(model)
-    return segmenter
-
-
 @contextmanager
 def joined_ranks(ranks: Ranks) -> Iterator[None]:
     """Join the processes that `torchrun` started; on leaving, wait until all have finished.
@@ -246,30 +229,8 @@ def joined_ranks(ranks: Ranks) -> Iterator[None]:
         distributed.destroy_process_group()
 
 
-class _WithInfo:
-    """A user's model without `info`, with one made from its class and weights."""
-
-    def __init__(self, model: Any) -> None:  # noqa: ANN401
-        self.model = model
-        name = re.sub(r"(?<!^)(?=[A-Z])", "-", type(model).__name__).lower()
-        self.info = SegmenterInfo(
-            name, frozenset({"box", "points"}), checkpoint_sha256=_weights_sha256(model)
-        )
-        self.encode, self.predict = model.encode, model.predict
-
-
-def _weights_sha256(model: object) -> str:
-    """Return the SHA-256 of a torch model's weights, "" for other objects."""
-    if not isinstance(model, torch.nn.Module):
-        return ""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
-
-
-def _as_list(value: Any) -> list[Any]:  # noqa: ANN401
-    return list(value) if isinstance(value, list | tuple) else [value]
+def _as_list(given: Any) -> list[Any]:  # noqa: ANN401
+    return list(given) if isinstance(given, list | tuple) else [given]
 
 
 def _runnable(

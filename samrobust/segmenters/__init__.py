@@ -5,9 +5,11 @@ To add one, write a file that has its builder, and a row here; packages add thei
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from samrobust.errors import SegmenterError
 from samrobust.provenance import HQSEG_44K
 from samrobust.registry import Entry, Registry
 from samrobust.segmenters.published import Checkpoint
@@ -19,6 +21,9 @@ from samrobust.types import (
     SegmenterBuilder,
     SegmenterOptions,
 )
+
+if TYPE_CHECKING:
+    from samrobust.segmenters.user_models import UserModel
 
 
 @dataclass(frozen=True)
@@ -78,7 +83,7 @@ ROWS: Mapping[str, SegmenterEntry] = {
     "sam-nano": SegmenterEntry(
         "samrobust.segmenters.nano:build_sam_nano",
         "a small SAM that comes with the package",
-        takes=(),
+        takes=("--checkpoint",),
         licence=_RESEARCH,
         packaged={"": "sam-nano.safetensors"},
         is_base=True,
@@ -87,6 +92,10 @@ ROWS: Mapping[str, SegmenterEntry] = {
         "samrobust.segmenters.sam:build_sam",
         "Segment Anything",
         takes=("--variant", "--checkpoint"),
+        hints={
+            "vit": "--segmenter sam --variant vit_b",
+            "samvit": "--segmenter sam --variant vit_b",
+        },
         licence="Apache-2.0",
         checkpoints={  # sizes and hashes: docs/sources/hq-sam.md 3.2
             "vit_b": Checkpoint(
@@ -127,6 +136,7 @@ ROWS: Mapping[str, SegmenterEntry] = {
         "samrobust.segmenters.hq_sam:build_hq_sam",
         "HQ-SAM, the official models or parts that samrobust train wrote",
         takes=("--variant", "--checkpoint", "--base-checkpoint", "--output"),
+        hints={"samhq": "--segmenter hq-sam"},
         licence="Apache-2.0",
         checkpoints={  # whole models; sizes and hashes: docs/sources/hq-sam.md 3.2
             "vit_b": Checkpoint(
@@ -172,6 +182,11 @@ ROWS: Mapping[str, SegmenterEntry] = {
         "samrobust.segmenters.transformers:build_transformers",
         "SAM, SAM-HQ, SAM 2, EdgeTAM, SAM 3 by model id or folder",
         takes=("--variant", "--checkpoint", "--output"),
+        hints={
+            "sam2": "--segmenter transformers --variant facebook/sam2.1-hiera-tiny",
+            "edgetam": "--segmenter transformers --variant yonigozlan/EdgeTAM-hf",
+            "sam3": "--segmenter transformers --variant facebook/sam3",
+        },
         licence="of the model",
         weights="any model id or folder; the library keeps its own cache",
     ),
@@ -198,7 +213,59 @@ ROWS: Mapping[str, SegmenterEntry] = {
     ),
 }
 
-SEGMENTERS: Registry[SegmenterBuilder] = Registry("segmenter", ROWS, group="samrobust.segmenters")
+OPTIONS = {
+    "--variant": "variant",
+    "--checkpoint": "checkpoint",
+    "--base-checkpoint": "base_checkpoint",
+    "--output": "output",
+}
+"""Options of single segmenters, which a row's `takes` is made of, and their `SegmenterOptions`."""
+
+
+class SegmenterRegistry(Registry[SegmenterBuilder]):
+    """Segmenters by name, or by where a user's own is: my_model.py:build or package.module:build.
+
+    A built-in's builder is reached only with options that its row takes. The info of all others is
+    completed by what was handed over and by the hash of their code: a run depends on both.
+    """
+
+    def known(self, name: str) -> str:
+        """Return a name that somebody owns, or a place, which is looked at later."""
+        return name if _is_place(name) else super().known(name)
+
+    def takes(self, name: str, option: str) -> bool:
+        """Return whether a name is told the value of an option; others than built-ins: of all."""
+        return super().takes(name, option) if name in ROWS else self._model(name).takes_options
+
+    def load(self, name: str) -> SegmenterBuilder:
+        """Import and return the builder of a name or place; it refuses what the name does not take.
+
+        Raises:
+            UnknownNameError: nobody owns the name.
+            SegmenterError: the place, or what a package registers, cannot be imported.
+        """
+        builder = super().load(name) if name in ROWS else self._model(name).build
+        return partial(self._build, name, builder)
+
+    def _model(self, name: str) -> "UserModel":
+        from samrobust.segmenters.user_models import find_model, plugin_model
+
+        if _is_place(name):
+            return find_model(name)
+        self.known(name)
+        return plugin_model(self._plugins()[name], partial(super().load, name))
+
+    def _build(
+        self, name: str, builder: SegmenterBuilder, options: SegmenterOptions
+    ) -> Segmenter[Any]:
+        for option, field_name in OPTIONS.items():
+            value = getattr(options, field_name)
+            if value and not self.takes(name, option):
+                raise SegmenterError(f"{name} takes no {option}, got {value}")
+        return builder(options)
+
+
+SEGMENTERS = SegmenterRegistry("segmenter", ROWS, group="samrobust.segmenters")
 
 
 def build_segmenter(
@@ -215,7 +282,8 @@ def build_segmenter(
     """Return a segmenter, ready to run; published weights are downloaded and cached.
 
     Args:
-        name: as registered; `samrobust ls segmenters` lists all with their variants.
+        name: as registered; `samrobust ls segmenters` lists all with their variants. Or where one
+            of your own is: "my_model.py:build", "package.module:build".
         variant: one of its models, as "vit_b"; "" for its default.
         checkpoint: a weights file, None for the published or packaged one.
         base_checkpoint: weights file of the SAM that `checkpoint` is a part of.
@@ -246,3 +314,7 @@ def published_sha256(segmenter: str, variant: str) -> str:
     """Return the SHA-256 of the published weights of a segmenter's variant, "" where none are."""
     checkpoints = ROWS[segmenter].checkpoints if segmenter in ROWS else {}
     return checkpoints[variant].sha256 if variant in checkpoints else ""
+
+
+def _is_place(name: str) -> bool:
+    return ":" in name or name.endswith(".py")

@@ -63,8 +63,8 @@ class PartFile:
         name, variant = self.header.get("base-name", ""), self.header.get("base-variant", "")
         if name not in BASES:
             raise CheckpointError(f"{self.path.name}: is for '{name}'; allowed: {', '.join(BASES)}")
-        checkpoint = options.base_checkpoint
-        return build_base(name, replace(options, variant=variant, checkpoint=checkpoint))
+        own = replace(options, checkpoint=options.base_checkpoint, base_checkpoint=None, output="")
+        return build_base(name, replace(own, variant=variant))
 
     def check_base(self, base: Sam) -> None:
         """Raise a CheckpointError where the file is for another SAM, or does not say for which."""

@@ -107,24 +107,20 @@ class GrabCut:
 
 def build_box_fill(options: SegmenterOptions) -> BoxShape:
     """Return the control that fills the box."""
-    return BoxShape(_control("box-fill", options), resolve_device(options.device))
+    return BoxShape(_control("box-fill"), resolve_device(options.device))
 
 
 def build_ellipse(options: SegmenterOptions) -> BoxShape:
     """Return the control that draws the ellipse inscribed in the box."""
-    return BoxShape(_control("ellipse", options), resolve_device(options.device))
+    return BoxShape(_control("ellipse"), resolve_device(options.device))
 
 
 def build_grabcut(options: SegmenterOptions) -> GrabCut:
     """Return the control that colours alone decide."""
-    return GrabCut(_control("grabcut", options), resolve_device(options.device))
+    return GrabCut(_control("grabcut"), resolve_device(options.device))
 
 
-def _control(name: str, options: SegmenterOptions) -> SegmenterInfo:
-    if options.variant:
-        raise SegmenterError(f"{name} has no variants, got '{options.variant}'")
-    if options.checkpoint is not None:
-        raise SegmenterError(f"{name} has no weights, got the checkpoint {options.checkpoint}")
+def _control(name: str) -> SegmenterInfo:
     if name != "grabcut":
         return SegmenterInfo(name, frozenset({"box"}), is_control=True)
     settings: dict[str, str | float] = {

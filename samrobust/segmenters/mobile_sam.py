@@ -40,11 +40,9 @@ def build_mobile_sam(options: SegmenterOptions) -> Sam:
     """Return MobileSAM with the weights of a file: its own, or those in a Light HQ-SAM's.
 
     Raises:
-        SegmenterError: no file is named, a variant is asked for, or timm is not installed.
+        SegmenterError: no file is named, or timm is not installed.
         CheckpointError: the file is missing, damaged or of another family.
     """
-    if options.variant:
-        raise SegmenterError(f"{NAME} has no variants, got --variant {options.variant}")
     path = options.checkpoint
     if path is None:
         raise SegmenterError(

@@ -17,7 +17,6 @@ from segment_anything.modeling.sam import Sam as SamModel
 from segment_anything.modeling.transformer import Attention, TwoWayTransformer
 from torch import nn
 
-from samrobust.errors import SegmenterError
 from samrobust.provenance import origins_of_training
 from samrobust.segmenters.device import resolve_device
 from samrobust.segmenters.nano_encoder import NanoEncoder, with_spatial_blocks
@@ -100,11 +99,9 @@ def build_sam_nano(options: SegmenterOptions) -> Sam:
     """Return SAM-nano with the weights of the package, or of a file that training wrote.
 
     Raises:
-        SegmenterError: a variant is asked for, or the device is not here.
+        SegmenterError: the device is not here.
         CheckpointError: the weights are not SAM-nano's.
     """
-    if options.variant:
-        raise SegmenterError(f"{NAME} has no variants, got --variant {options.variant}")
     device = resolve_device(options.device)
     path = options.checkpoint or WEIGHTS
     model = nano_model()
