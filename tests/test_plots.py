@@ -12,7 +12,7 @@ from PIL import Image
 
 from samrobust.errors import RunError
 from samrobust.report import plots
-from samrobust.report.plots import COLUMN_INCHES, line_styles, write_plots
+from samrobust.report.plots import BESIDE_POINTS, COLUMN_INCHES, line_styles, write_plots
 from samrobust.report.summary import Section, summarise
 from samrobust.types import SegmenterInfo
 from tests.runs import CONTROL, SAM, STABLE, MadeUp, described
@@ -36,7 +36,7 @@ def line_of(axes: Axes, section: Section, segmenter: str) -> tuple[Any, Any]:
     """Return x and y of a segmenter's line; lines stand in the order of the rows."""
     place = list(section.table["segmenter"].unique()).index(segmenter)
     line = axes.get_lines()[place]
-    return np.asarray(line.get_xdata()), np.asarray(line.get_ydata())
+    return np.asarray(line.get_xdata(), np.float64), np.asarray(line.get_ydata(), np.float64)
 
 
 def test_figures_are_written_as_png_and_pdf(tmp_path: Path) -> None:
@@ -62,7 +62,7 @@ def test_lines_are_scores_against_levels(tmp_path: Path) -> None:
     (section,) = summary(tmp_path, described("noisy-box", conditions=SHORT), SAM, STABLE)
     panels = drawn([section])["level"].axes
     assert [axes.get_ylabel() for axes in panels] == ["mIoU (%)", "mBIoU (%)", "mSF (%)"]
-    assert panels[0].get_xlabel() == "box-noise (shift, scale)"
+    assert panels[0].get_xlabel() == "box noise (fraction of side)"
     rows = section.table[section.table["segmenter"] == "stable-sam vit_b"]
     for axes, name in zip(panels, ("miou", "mbiou", "msf"), strict=True):
         x, y = line_of(axes, section, "stable-sam vit_b")
@@ -70,8 +70,25 @@ def test_lines_are_scores_against_levels(tmp_path: Path) -> None:
         np.testing.assert_allclose(x, with_score["level"])
         np.testing.assert_allclose(y, 100 * with_score[name])
         low, high = (100 * with_score[f"{name}_{end}"] for end in ("low", "high"))
-        band = np.asarray(axes.collections[1].get_paths()[0].vertices)
-        assert (band[:, 1].min(), band[:, 1].max()) == pytest.approx((low.min(), high.max()))
+        bars = np.array([path.vertices for path in axes.collections[1].get_paths()])
+        np.testing.assert_allclose(bars[:, :, 1], np.column_stack([low, high]))
+
+
+def test_intervals_of_segmenters_stand_beside_each_other_and_inside_the_axes(
+    tmp_path: Path,
+) -> None:
+    (section,) = summary(tmp_path, described("noisy-box", conditions=SHORT), SAM, STABLE)
+    figure = drawn([section])["level"]
+    figure.draw_without_rendering()
+    axes = figure.axes[0]
+    first, second = (
+        bars.get_transform().transform(bars.get_paths()[0].vertices) for bars in axes.collections
+    )
+    assert 72 * (second[0, 0] - first[0, 0]) / figure.dpi == pytest.approx(BESIDE_POINTS)
+    ends = np.concatenate([path.vertices for path in axes.collections[0].get_paths()])
+    bottom, top = axes.get_ylim()
+    assert bottom < ends[:, 1].min() < ends[:, 1].max() < top
+    assert axes.get_xlim()[1] > 0.4
 
 
 def test_stability_stands_against_accuracy_in_order_of_level(tmp_path: Path) -> None:
@@ -90,8 +107,26 @@ def test_conditions_without_a_level_are_numbered(tmp_path: Path) -> None:
     assert list(figures) == ["stability", *SPREADS]
     (axes,) = figures["stability"].axes
     assert [text.get_text() for text in axes.texts] == ["(1)", "(2)", "(3)", "(4)"]
-    title = figures["stability"].get_suptitle().replace("\N{NO-BREAK SPACE}", " ")
-    assert "(1) box-noise-0.4, (2) points-1," in title.replace("\n", " ")
+    (legend,) = figures["stability"].legends
+    names = [text.get_text() for text in legend.get_texts()]
+    assert names == [
+        *("sam vit_b", "(1) box-noise-0.4", "(2) points-1", "(3) points-3", "(4) points-10")
+    ]
+
+
+def test_figures_have_a_title_where_one_is_asked_for(tmp_path: Path) -> None:
+    sections = summary(tmp_path / "runs", described("noisy-box", conditions=SHORT))
+    plain, titled = (
+        next(write_plots(sections, tmp_path / name, titles=name == "titled"))
+        for name in ("plain", "titled")
+    )
+    with Image.open(plain) as without, Image.open(titled) as image:
+        assert image.width == without.width
+        assert image.height > without.height
+    (figure,) = [drawn(sections)["level"]]
+    assert figure.get_suptitle() == ""
+    plots.add_title(figure, sections[0].title)
+    assert figure.get_suptitle().replace("\n", " ") == sections[0].title
 
 
 def test_one_statistic_makes_a_narrow_figure(tmp_path: Path) -> None:
@@ -100,7 +135,7 @@ def test_one_statistic_makes_a_narrow_figure(tmp_path: Path) -> None:
     assert list(figures) == ["level", *SPREADS]
     assert figures["level"].get_figwidth() == COLUMN_INCHES
     (axes,) = figures["level"].axes
-    assert axes.get_xlabel() == "random-points (count)"
+    assert axes.get_xlabel() == "points"
 
 
 @pytest.mark.parametrize(
@@ -129,7 +164,7 @@ def test_two_degradations_have_an_axis_each_and_share_the_exact_box(tmp_path: Pa
     assert list(figures) == ["level-box-noise", "level-box-shift", "stability", *SPREADS]
     axes = figures["level-box-shift"].axes[0]
     np.testing.assert_allclose(np.asarray(axes.get_lines()[0].get_xdata()), [0.0, 0.05, 0.1])
-    assert axes.get_xlabel() == "box-shift (amount)"
+    assert axes.get_xlabel() == "box shift (fraction of side)"
     assert len(figures["stability"].axes[0].get_lines()) == 2
 
 
@@ -212,7 +247,9 @@ def test_reports_load_neither_pyplot_nor_torch() -> None:
 def test_each_object_has_its_quartiles_in_order_of_the_median(tmp_path: Path) -> None:
     (section,) = summary(tmp_path, described("noisy-box", conditions=SHORT), SAM, CONTROL)
     figure = drawn([section])["objects"]
-    assert "box-noise-0.4" in figure.get_suptitle()
+    (legend,) = figure.legends
+    names = [text.get_text() for text in legend.get_texts()]
+    assert names == ["median", "quartiles", "range of trials", "at box-noise-0.4"]
     axes = next(axes for axes in figure.axes if axes.get_title(loc="left") == "sam vit_b")
     scores = section.stored[section.segmenters.index("sam vit_b")].scores
     rows = scores[(scores["metric"] == "iou") & (scores["condition"] == "box-noise-0.4")]
@@ -235,10 +272,26 @@ def test_bars_are_the_two_parts_of_the_variance(tmp_path: Path) -> None:
 
 def test_the_heat_map_says_each_miou(tmp_path: Path) -> None:
     (section,) = summary(tmp_path, described("noisy-box", conditions=SHORT), SAM, CONTROL)
-    (axes,) = drawn([section])["heat"].axes
+    axes, bar = drawn([section])["heat"].axes
+    assert bar.get_ylabel() == "mIoU (%)"
     texts = sorted(text.get_text() for text in axes.texts)
     assert texts == sorted(f"{100 * value:.1f}" for value in section.table["miou"])
     assert [tick.get_text() for tick in axes.get_yticklabels()] == ["box-as-mask", "sam vit_b"]
+
+
+@pytest.mark.parametrize(
+    ("values", "ends"),
+    [
+        ([[51.0, 53.0]], (42.0, 62.0)),
+        ([[99.0, 100.0]], (80.0, 100.0)),
+        ([[0.5, 1.5]], (0.0, 20.0)),
+        ([[30.0, np.nan, 80.0]], (30.0, 80.0)),
+    ],
+)
+def test_small_differences_have_nearly_one_colour(
+    values: list[list[float]], ends: tuple[float, float]
+) -> None:
+    assert plots.heat_range(np.array(values)) == pytest.approx(ends)
 
 
 def test_many_conditions_make_a_wide_heat_map(tmp_path: Path) -> None:

@@ -31,15 +31,18 @@ def test_the_box_is_degraded_as_the_protocol_says() -> None:
         assert agreement == pytest.approx(box_iou(inside, BOX), abs=1e-9)
 
 
-@pytest.mark.parametrize("box", [(50, 10, 20, 40), (120, 10, 130, 40), (-9, -9, -1, -1)])
+@pytest.mark.parametrize(
+    "box",
+    [(50, 10, 20, 40), (120, 10, 130, 40), (-9, -9, -1, -1), (100, -5, 300, 9), (0, 0, 113, 70)],
+)
 def test_a_box_that_is_inverted_or_outside_is_refused(box: tuple[int, ...]) -> None:
     with pytest.raises(SegmenterError, match="is not inside an image of 113x71"):
         box_sample(IMAGE, np.array(box, np.float64))
 
 
-def test_a_box_that_leaves_the_image_is_cut_off() -> None:
-    (instance,) = box_sample(IMAGE, np.array([100.0, -5.0, 300.0, 9.0])).instances
-    assert instance.mask.sum() == 13 * 10
+def test_a_box_may_be_the_whole_image() -> None:
+    (instance,) = box_sample(IMAGE, np.array([0.0, -0.4, 112.0, 70.0])).instances
+    assert instance.mask.all()
 
 
 def test_an_answer_that_is_not_finite_is_refused() -> None:

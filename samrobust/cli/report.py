@@ -60,6 +60,10 @@ def report_command(
     ] = None,
     *,
     strict: StrictImages = False,
+    title: Annotated[
+        bool,
+        typer.Option("--title", help="Write a title above each figure; papers have captions."),
+    ] = False,
     details: Annotated[
         bool,
         typer.Option("--details", help="Print also trials, classes of objects and differences."),
@@ -85,7 +89,7 @@ def report_command(
     if columns is not None:
         sections = with_columns(sections, [name.strip() for name in columns.split(",")])
     if folder is not None:
-        paths = _write(read, sections, folder, formats or FORMATS, quiet=quiet)
+        paths = _write(read, sections, folder, formats or FORMATS, titles=title, quiet=quiet)
         print_sections(sections, details=details)
         names = ", ".join(str(path.relative_to(folder)) for path in paths)
         note_line(f"written: {names} in {folder}")
@@ -121,6 +125,7 @@ def _write(
     folder: Path,
     formats: Sequence[str],
     *,
+    titles: bool,
     quiet: bool,
 ) -> list[Path]:
     """Write figures and what is asked for, and return the paths."""
@@ -131,7 +136,7 @@ def _write(
     endings = [_ENDINGS[name] for name in formats if name in _ENDINGS]
     paths = write_tables(sections, folder, formats=endings)
     with _counted("figures", None, quiet=quiet) as advance:
-        for path in write_plots(sections, folder):
+        for path in write_plots(sections, folder, titles=titles):
             paths.append(path)
             advance()
     if "html" in formats:

@@ -13,7 +13,6 @@ from samrobust.errors import SegmenterError
 from samrobust.evaluation.loop import check_can_run
 from samrobust.evaluation.predictor import check_finite
 from samrobust.evaluation.prompts import draw_prompts
-from samrobust.geometry import clip_box
 from samrobust.metrics.overlap import iou
 from samrobust.types import (
     EvalProtocol,
@@ -59,18 +58,18 @@ def box_sample(image: Image, box: Floats) -> Sample:
         box: (4,) xyxy with inclusive last pixels.
 
     Raises:
-        SegmenterError: the box is inverted, or outside the image.
+        SegmenterError: the box is inverted, or reaches outside the image.
     """
     height, width = image.shape[:2]
-    x0, y0, x1, y1 = clip_box(box, (height, width), least_wh=np.zeros(2)).round().astype(int)
-    is_outside = box[0] > width - 1 or box[1] > height - 1 or box[2] < 0 or box[3] < 0
-    if is_outside or box[0] > box[2] or box[1] > box[3]:
+    x0, y0, x1, y1 = box.round()
+    if not (0 <= x0 <= x1 < width and 0 <= y0 <= y1 < height):
         raise SegmenterError(
             f"the box {', '.join(f'{value:g}' for value in box)} is not inside an image of "
-            f"{width}x{height}; it must be x0, y0, x1, y1 with x0 <= x1 and y0 <= y1"
+            f"{width}x{height}; it must be x0, y0, x1, y1 with 0 <= x0 <= x1 <= {width - 1} and "
+            f"0 <= y0 <= y1 <= {height - 1}"
         )
     mask = np.zeros((height, width), np.bool_)
-    mask[y0 : y1 + 1, x0 : x1 + 1] = True
+    mask[int(y0) : int(y1) + 1, int(x0) : int(x1) + 1] = True
     return Sample("photograph", image, [Instance("box", mask)])
 
 

@@ -29,7 +29,7 @@ from samrobust.runs.manifest import RunManifest
 
 TEMPLATES = Path(__file__).parent / "templates"
 CAPTIONS = {
-    "level": "Scores against the level, with 95 % bands.",
+    "level": "Scores against the level, with 95 % intervals.",
     "stability": "Stability against accuracy.",
     "objects": "Distribution of IoU over the trials of each object.",
     "variance": "Variance of IoU between objects and between trials of one.",

@@ -18,7 +18,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
+from matplotlib.transforms import ScaledTranslation
 
+from samrobust.degradations import DEGRADATION_ENTRIES
 from samrobust.errors import RunError
 from samrobust.report.columns import OF_TRIALS, statistic_of
 from samrobust.report.scores import iou_of_trials
@@ -61,32 +63,41 @@ STYLE: dict[Any, Any] = {
 LineStyle = Mapping[str, Any]
 
 
-def figure_text(
-    title: str, *, size: tuple[float, float], styles: Mapping[str, LineStyle] | None = None
+def empty_figure(
+    *,
+    size: tuple[float, float],
+    styles: Mapping[str, LineStyle] | None = None,
+    notes: Sequence[str] = (),
 ) -> Figure:
-    """Return an empty figure with a title above and, of `styles`, a legend below.
+    """Return an empty figure with a legend below, where there is something to say in one.
 
     Args:
-        title: broken into lines.
-        size: width and height in inches of what is between.
+        size: width and height in inches of what is above the legend.
         styles: name -> the style of its line.
+        notes: entries of the legend without a line.
     """
     width, height = size
-    text = textwrap.fill(title, int(width * _LETTERS_AN_INCH * 1.17), break_on_hyphens=False)
-    height += _LINE_INCHES * (text.count("\n") + 1)
+    handles = [Line2D([], [], label=name, **style) for name, style in (styles or {}).items()]
+    handles += [Line2D([], [], label=note, linestyle="none") for note in notes]
     n_columns = 1
-    if styles:
-        longest = max(map(len, styles))
-        n_columns = min(len(styles), max(1, int(width / (0.5 + longest / _LETTERS_AN_INCH))))
-        height += _LINE_INCHES * math.ceil(len(styles) / n_columns)
+    if handles:
+        longest = max(len(str(handle.get_label())) for handle in handles)
+        n_columns = min(len(handles), max(1, int(width / (0.5 + longest / _LETTERS_AN_INCH))))
+        height += _LINE_INCHES * math.ceil(len(handles) / n_columns)
     figure = Figure(figsize=(width, height), layout="constrained")
-    figure.suptitle(text, x=0.01, horizontalalignment="left", fontsize=6, color="#444444")
-    if styles:
-        handles = [Line2D([], [], label=name, **style) for name, style in styles.items()]
+    if handles:
         figure.legend(
             handles=handles, loc="outside lower center", ncols=n_columns, fontsize=7, frameon=False
         )
     return figure
+
+
+def add_title(figure: Figure, title: str) -> None:
+    """Write a title, broken into lines, above a figure, which becomes higher by it."""
+    width, height = figure.get_size_inches()
+    text = textwrap.fill(title, int(width * _LETTERS_AN_INCH * 1.17), break_on_hyphens=False)
+    figure.set_size_inches(width, height + _LINE_INCHES * (text.count("\n") + 1))
+    figure.suptitle(text, x=0.01, horizontalalignment="left", fontsize=6, color="#444444")
 
 
 def shortened(name: str) -> str:
@@ -135,9 +146,17 @@ def save_figure(figure: Figure, path: Path) -> None:
 BETWEEN, WITHIN = "#0072B2", "#E69F00"
 HEAT = "cividis"
 """A map for all kinds of colour vision, from dark to light."""
+RANGE_ALPHA, QUARTILES_ALPHA = 0.2, 0.45
+_OF_TRIALS: Mapping[str, LineStyle] = {
+    "median": {"color": "#555555"},
+    "quartiles": {"color": "#555555", "alpha": QUARTILES_ALPHA, "linewidth": 6},
+    "range of trials": {"color": "#555555", "alpha": RANGE_ALPHA, "linewidth": 6},
+}
 PANELS_A_ROW = 2
 SPREAD_INCHES, BAR_INCHES, CELL_INCHES = 1.25, 0.115, 0.2
 """Heights: of a panel of spreads, of a bar, of a row of the heat map."""
+HEAT_POINTS = 20.0
+"""Percent that the colours of a heat map span at least: small differences look small."""
 MOST_CONDITIONS = 9
 """Conditions of a heat map that is one column wide; with more it is two columns wide."""
 
@@ -162,11 +181,8 @@ def _object_figure(section: Section, condition: str, styles: Mapping[str, LineSt
     order = list(section.measured["segmenter"].unique())
     n_rows = -(-len(order) // PANELS_A_ROW)
     n_columns = min(PANELS_A_ROW, len(order))
-    title = (
-        f"{section.title}; {condition}, where trials differ most: median (line), quartiles (dark) "
-        "and range (light) of each object's trials"
-    )
-    figure = figure_text(title, size=(COLUMN_INCHES, SPREAD_INCHES * n_rows))
+    size = (COLUMN_INCHES, SPREAD_INCHES * n_rows)
+    figure = empty_figure(size=size, styles=_OF_TRIALS, notes=[f"at {condition}"])
     grid = figure.subplots(n_rows, n_columns, sharex=True, sharey=True, squeeze=False)
     for axes in grid.flat[len(order) :]:
         axes.set_axis_off()
@@ -177,12 +193,13 @@ def _object_figure(section: Section, condition: str, styles: Mapping[str, LineSt
         low, first, middle, third, high = _quantiles(trials)
         rank = np.linspace(0, 100, len(middle)) if len(middle) > 1 else np.zeros(1)
         colour = styles[segmenter]["color"]
-        axes.fill_between(rank, low, high, color=colour, alpha=0.2, lw=0)
-        axes.fill_between(rank, first, third, color=colour, alpha=0.45, lw=0)
+        axes.fill_between(rank, low, high, color=colour, alpha=RANGE_ALPHA, lw=0)
+        axes.fill_between(rank, first, third, color=colour, alpha=QUARTILES_ALPHA, lw=0)
         axes.plot(rank, middle, color=colour, linewidth=1.0)
         axes.set_title(shortened(segmenter), fontsize=7, loc="left", pad=2)
         axes.set(xlim=(0, 100), ylim=(0, 100))
-    figure.supxlabel("objects, by median (%)", fontsize=8)
+    for axes in grid[-1]:
+        axes.set_xlabel("objects, by median (%)")
     figure.supylabel("IoU (%)", fontsize=8)
     return figure
 
@@ -201,7 +218,7 @@ def _variance_figure(section: Section, order: Sequence[str]) -> Figure:
     conditions = list(rows["condition"].unique())
     step = len(order) + 1.4
     size = (COLUMN_INCHES, BAR_INCHES * (step * len(conditions) + 4))
-    figure = figure_text(f"{section.title}; variance of IoU, in percent squared", size=size)
+    figure = empty_figure(size=size)
     axes = figure.subplots()
     ticks, names = [], []
     for number, condition in enumerate(conditions):
@@ -228,6 +245,7 @@ def _variance_figure(section: Section, order: Sequence[str]) -> Figure:
     for colour, text in ((BETWEEN, "between objects"), (WITHIN, "between trials of one object")):
         axes.bar(0, 0, color=colour, label=text)
     axes.set_xlim(left=0)
+    axes.set_xlabel("variance of IoU (percent squared)")
     figure.legend(loc="outside lower center", ncols=2, fontsize=7, frameon=False)
     return figure
 
@@ -244,11 +262,12 @@ def _heat_figure(section: Section, order: Sequence[str]) -> Figure:
     width = COLUMN_INCHES * (1 if n_conditions <= MOST_CONDITIONS else 2.07)
     longest = max(map(len, table.columns))
     size = (width, CELL_INCHES * len(order) + 0.052 * longest + 0.1)
-    figure = figure_text(f"{section.title}; mIoU (%)", size=size)
+    figure = empty_figure(size=size)
     axes = figure.subplots()
     values = table.to_numpy()
-    scale = Normalize(np.nanmin(values), np.nanmax(values))
-    axes.imshow(values, cmap=HEAT, norm=scale, aspect="auto")
+    scale = Normalize(*heat_range(values))
+    image = axes.imshow(values, cmap=HEAT, norm=scale, aspect="auto")
+    figure.colorbar(image, ax=axes, pad=0.02, aspect=12).set_label("mIoU (%)", fontsize=7)
     for (y, x), value in np.ndenumerate(values):
         if not np.isnan(value):
             ink = "black" if scale(value) > 0.5 else "white"
@@ -261,8 +280,18 @@ def _heat_figure(section: Section, order: Sequence[str]) -> Figure:
     return figure
 
 
+def heat_range(values: Floats) -> tuple[float, float]:
+    """Return the values of the darkest and the lightest colour, `HEAT_POINTS` apart or more."""
+    low, high = float(np.nanmin(values)), float(np.nanmax(values))
+    missing = max(0.0, HEAT_POINTS - (high - low))
+    low = max(0.0, min(low - missing / 2, 100 - max(HEAT_POINTS, high - low)))
+    return low, max(high, low + HEAT_POINTS)
+
+
 PANEL_INCHES = 2.35
 """Width of each of several panels; three make a page's width."""
+BESIDE_POINTS = 1.6
+"""Points that a segmenter is drawn beside the one before, so that no interval hides another."""
 LEVEL_INCHES, STABILITY_INCHES = 1.9, 2.4
 """Heights of a panel with its axis labels."""
 
@@ -282,14 +311,21 @@ class _Ladder:
     suffix: str = ""
 
 
-def write_plots(sections: Sequence[Section], folder: Path) -> Iterator[Path]:
+def write_plots(
+    sections: Sequence[Section], folder: Path, *, titles: bool = False
+) -> Iterator[Path]:
     """Write the figures of all sections as PNG and PDF, and yield each path when it is written.
 
-    `<protocol>--<data set>--level` shows all metrics against the level, with 95 % bands;
+    `<protocol>--<data set>--level` shows all metrics against the level, with 95 % intervals;
     `...--stability` mSF against mIoU; `...--objects` IoU of each object over its trials;
     `...--variance` its variance split; `...--heat` mIoU of segmenters x conditions. A figure that
     would be empty is not written. Published values are not drawn. A segmenter has one style in all
     figures.
+
+    Args:
+        sections: the summaries.
+        folder: made where there is none.
+        titles: write the title of the section above each figure; papers have captions.
 
     Raises:
         RunError: a file cannot be written.
@@ -298,6 +334,8 @@ def write_plots(sections: Sequence[Section], folder: Path) -> Iterator[Path]:
     with mpl.rc_context(STYLE):
         for section in sections:
             for name, figure in figures_of(section, styles):
+                if titles:
+                    add_title(figure, section.title)
                 for ending in ("png", "pdf"):
                     path = folder / f"{stem_of(section)}--{name}.{ending}"
                     save_figure(figure, path)
@@ -335,15 +373,22 @@ def _level_figure(section: Section, ladder: _Ladder, *, styles: Mapping[str, Lin
     rows = rows[rows["condition"].isin(list(ladder.levels))].sort_values("level")
     panels = [name for name in _metrics(section) if rows[name].notna().any()]
     width = COLUMN_INCHES if len(panels) == 1 else PANEL_INCHES * len(panels)
-    figure = figure_text(section.title, styles=styles, size=(width, LEVEL_INCHES))
+    figure = empty_figure(styles=styles, size=(width, LEVEL_INCHES))
     grid = figure.subplots(1, len(panels), sharex=True, squeeze=False)
     for axes, name in zip(grid[0], panels, strict=True):
-        for segmenter, style in styles.items():
+        factor = statistic_of(name).factor
+        for number, (segmenter, style) in enumerate(styles.items()):
             line = rows[rows["segmenter"] == segmenter].dropna(subset=[name])
-            factor = statistic_of(name).factor
-            axes.plot(line["level"], factor * line[name], **style)
-            ends = factor * line[f"{name}_low"], factor * line[f"{name}_high"]
-            axes.fill_between(line["level"], *ends, color=style["color"], alpha=0.15, lw=0)
+            score = factor * line[name]
+            ends = [score - factor * line[f"{name}_low"], factor * line[f"{name}_high"] - score]
+            aside = (number - (len(styles) - 1) / 2) * BESIDE_POINTS / 72
+            moved = axes.transData + ScaledTranslation(aside, 0, figure.dpi_scale_trans)
+            sides = np.maximum(ends, 0)  # an interval holds its score, but for rounding
+            levels = line["level"].to_numpy(np.float64)
+            axes.errorbar(levels, score, sides, elinewidth=0.6, transform=moved, **style)
+            for end in (score - sides[0], score + sides[1]):
+                axes.update_datalim(np.column_stack([levels, end]))
+        axes.autoscale_view()
         whole = all(level.is_integer() for level in ladder.levels.values())
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=whole, steps=[1, 2, 5, 10]))
         axes.set(xlabel=ladder.axis, ylabel=statistic_of(name).axis)
@@ -358,10 +403,9 @@ def _stability_figure(
     ladders = [ladder for ladder in ladders if rows["condition"].isin(list(ladder.levels)).any()]
     on_ladders = {name for ladder in ladders for name in ladder.levels}
     alone = [name for name in rows["condition"].unique() if name not in on_ladders]
-    key = [f"at line ends: {ladder.axis}" for ladder in ladders]
-    key += [f"({number})\N{NO-BREAK SPACE}{name}" for number, name in enumerate(alone, start=1)]
-    title = f"{section.title}; {', '.join(key)}"
-    figure = figure_text(title, styles=styles, size=(COLUMN_INCHES, STABILITY_INCHES))
+    notes = [f"at line ends: {ladder.axis}" for ladder in ladders]
+    notes += [f"({number}) {name}" for number, name in enumerate(alone, start=1)]
+    figure = empty_figure(styles=styles, size=(COLUMN_INCHES, STABILITY_INCHES), notes=notes)
     axes = figure.subplots()
     for segmenter, style in styles.items():
         points = rows[rows["segmenter"] == segmenter]
@@ -415,13 +459,18 @@ def _ladders(section: Section) -> list[_Ladder]:
 
 
 def _axis(kind: str, rungs: Sequence[Mapping[str, Any]]) -> str:
-    """Return a degradation with those of its parameters that are the level."""
+    """Return what the level of a degradation is: in words, where its row has them."""
     names = [
         name
         for name in rungs[0]["parameters"]
         if all(row["parameters"][name] == row["level"] for row in rungs)
     ]
-    return f"{kind} ({', '.join(names)})" if names else f"level of {kind}"
+    if not names:
+        return f"level of {kind}"
+    entry = DEGRADATION_ENTRIES.get(kind)
+    together = ", ".join(names)
+    words = entry.axes.get(together) if entry else None
+    return words or f"{kind} ({together})"
 
 
 def stem_of(section: Section) -> str:
