@@ -50,6 +50,7 @@ MODEL = """
 
     READY = Fill(1)
     number = 3
+    dict_type = dict
 
     def broken():
         raise KeyError("weights")
@@ -175,6 +176,7 @@ def test_built_ins_are_what_they_were() -> None:
 @pytest.mark.parametrize(
     ("place", "message"),
     [
+        ("my_model.py:dict_type", "my_model.py:dict_type: dict has no method 'encode'"),
         ("none.py:build", "none.py: cannot be read: No such file or directory"),
         ("my_model.py:biuld", "my_model.py: has no 'biuld'. Did you mean 'build'? Known: "),
         ("my_model.py:", "my_model.py: has no ''. Known: "),
@@ -193,7 +195,7 @@ def test_built_ins_are_what_they_were() -> None:
         ),
         (
             "my_model.py:broken",
-            "my_model.py:broken: cannot be built: KeyError: 'weights' (my_model.py, line 36)",
+            "my_model.py:broken: cannot be built: KeyError: 'weights' (my_model.py, line 37)",
         ),
         (
             "syntax.py:build",
