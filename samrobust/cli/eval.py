@@ -79,7 +79,8 @@ def evaluate_command(
     segmenter: Annotated[
         list[str] | None,
         typer.Option(
-            help="Segmenter, repeatable.  [default: box-fill, ellipse and sam-nano]",
+            help="Segmenter, or my_model.py:build of your own; repeatable.  [default: box-fill, "
+            "ellipse and sam-nano]",
             rich_help_panel=RUN,
         ),
     ] = None,
