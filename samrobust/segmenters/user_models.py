@@ -48,8 +48,9 @@ class UserModel:
 
     @property
     def is_built(self) -> bool:
-        """Return whether it has to be called first: a function or a class."""
-        return inspect.isroutine(self.found) or isinstance(self.found, type | functools.partial)
+        """Return whether it has to be called first: a class, or what is callable and no model."""
+        is_model = isinstance(self.found, torch.nn.Module) or hasattr(self.found, "encode")
+        return isinstance(self.found, type) or (callable(self.found) and not is_model)
 
     @property
     def takes_options(self) -> bool:
