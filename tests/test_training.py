@@ -495,7 +495,7 @@ def test_the_former_name_of_scale_steps_still_works_and_says_the_new_one(shell: 
             "unknown base 'sama'. Did you mean",
         ),
         ("stable-sam --data scenes --split 2x64x48 --variant x", "sam-nano takes no --variant"),
-        ("stable-sam --data scenes --split 1x64x48 --data-root x", "scenes needs no --data-root"),
+        ("stable-sam --data scenes --split 1x64x48 --data-root x", "scenes takes no --data-root"),
         (
             "decoder-tuned --recipe robust --recipe decay.toml",
             "weight_decay must be 0 for a part of",
