@@ -1,6 +1,6 @@
 """Draw masks on held-out photographs, chosen by a fixed rule: good and bad ones alike.
 
-python -m benchmarks.gallery --data-root DATA --out docs/sam-nano.png
+python -m benchmarks.gallery --data-root DATA --out docs/experiments/img/sam-nano.jpg
 
 Of each photograph set that a recipe holds out, photographs at even distances in the order of their
 ids, and of each the object of median area among those of at least 1,024 pixels.

@@ -1,16 +1,16 @@
-"""The errors that a user can cause; the command line prints each as one line and exits with 1."""
+"""Errors that a user can cause; the command line prints each as one line and exits with 1."""
 
 
 class SamrobustError(Exception):
-    """What the user asked for cannot be done; the message says where, what and what is allowed."""
+    """Base of all errors that a user can cause; messages say where, what and what is allowed."""
 
 
 class UnknownNameError(SamrobustError):
-    """A name that no registry knows."""
+    """A name that is not registered."""
 
 
 class ProtocolError(SamrobustError):
-    """A protocol file, or a change asked of it, that cannot be used."""
+    """A protocol file, or a change to its protocol, that cannot be used."""
 
 
 class DatasetError(SamrobustError):
@@ -18,15 +18,15 @@ class DatasetError(SamrobustError):
 
 
 class NoObjectError(DatasetError):
-    """An image of which every object was left out; it is recorded, and the others go on."""
+    """An image with no object left to score; it is recorded, and the evaluation continues."""
 
 
 class SegmenterError(SamrobustError):
-    """A segmenter that cannot be built, or cannot run what is asked of it."""
+    """A segmenter that cannot be built, or cannot run with a protocol or an image."""
 
 
 class CheckpointError(SegmenterError):
-    """A weights file that is missing, damaged or of another model."""
+    """A weights file that is missing, damaged or belongs to another model."""
 
 
 class RunError(SamrobustError):
@@ -38,4 +38,4 @@ class RecipeError(SamrobustError):
 
 
 class TrainingError(SamrobustError):
-    """A training that cannot start, go on or be stored."""
+    """A training that cannot start, continue or be stored."""

@@ -5,7 +5,7 @@ import os
 import re
 import tomllib
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Annotated, Any, TypeVar
 
 import msgspec
@@ -19,44 +19,50 @@ T = TypeVar("T")
 NonNegative = Annotated[int, Meta(ge=0)] | Annotated[float, Meta(ge=0)]
 """A number as the file writes it: 1 and 1.0 are hashed as different texts."""
 Fraction = Annotated[int, Meta(ge=0, le=1)] | Annotated[float, Meta(ge=0, le=1)]
-"""A number in [0, 1], likewise as the file writes it."""
+"""A number in [0, 1], as the file writes it."""
 
 CACHE_VARIABLE = "SAMROBUST_CACHE"
-"""Environment variable that names another cache folder than the user's."""
+"""Environment variable with the path of a cache folder in place of the user's default."""
 MAX_NUMBER = 1e9
-"""Numbers of a file that may have decimals are smaller; beyond, coordinates would overflow."""
+"""Bound on numbers that may have decimals: larger ones would overflow as coordinates."""
 MAX_TOML_BYTES = 2**18
-"""A thousand conditions need less."""
+"""Of a file; a protocol of a thousand conditions is smaller."""
 MAX_SHOWN = 60
-"""Characters of a wrong value that a message repeats."""
+"""Characters of a wrong value that a message shows."""
 _DEEP_KEY = re.compile(r"""(?:(?:[\w-]+|"[^"\n]*"|'[^'\n]*')[ \t]*\.[ \t]*){16}""")
 """A key of more than 16 parts; tomllib's memory grows with the square of their number."""
 
 
 def cache_folder() -> Path:
-    """Return the folder of downloaded weights and of hashes of data sets."""
+    """Return the folder of downloaded weights and of file hashes."""
     from pooch import os_cache  # type: ignore[import-untyped]
 
     return Path(os.environ.get(CACHE_VARIABLE) or os_cache("samrobust"))
 
 
 def write_atomic(path: Path, content: bytes) -> None:
-    """Write a file atomically: after an interruption, the old or the new content is there.
+    """Write a file atomically: after an interruption it has the old or the new content.
 
     Raises:
-        OSError: the file cannot be written; the old content is still there.
+        OSError: the file cannot be written; the old content stays.
     """
-    unfinished = path.with_name(path.name + ".tmp")
+    temporary = path.with_name(path.name + ".tmp")
     try:
-        with unfinished.open("wb") as file:
+        with temporary.open("wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        unfinished.replace(path)
+        temporary.replace(path)
     except OSError:
         with contextlib.suppress(OSError):
-            unfinished.unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
         raise
+
+
+def leaves_root(name: str) -> bool:
+    """Return whether a relative path, on POSIX or Windows, can lead out of its root folder."""
+    paths = PurePosixPath(name), PureWindowsPath(name)
+    return any(path.is_absolute() or path.drive or ".." in path.parts for path in paths)
 
 
 def read_toml(path: Path, *, error: type[SamrobustError]) -> dict[str, Any]:
@@ -107,7 +113,7 @@ def _read(path: Path, error: type[SamrobustError], limit: int | None = None) -> 
 def errors_at(
     place: str, error: type[SamrobustError] | type[ValueError] = ValueError
 ) -> Iterator[None]:
-    """Put a place before the message of any error inside, which becomes one of the type `error`."""
+    """Raise errors of the body as `error`, with the place in front of the message."""
     try:
         yield
     except (SamrobustError, ValueError) as reason:
@@ -115,17 +121,18 @@ def errors_at(
 
 
 def convert(plain: object, kind: type[T], *, where: str, ignore_unknown: bool = False) -> T:
-    """Return the plain values of a TOML or JSON file as a dataclass, or as any type of msgspec.
+    """Return plain values of a TOML or JSON file as a dataclass, or any type that msgspec knows.
 
     Args:
         plain: tables, lists, texts and numbers.
-        kind: the type, with its constraints. Integers are numbers, booleans are not; numbers with
-            decimals are below `MAX_NUMBER`, integers have 64 bits.
-        where: what `plain` is, for messages ("box-noise", "row 3 of 'expected'").
-        ignore_unknown: accept keys that are no field, as those of a later version.
+        kind: the type, with its constraints. An integer is accepted as a float, a boolean is not;
+            numbers with decimals are below `MAX_NUMBER`, integers have at most 64 bits.
+        where: name of the table in messages ("box-noise", "row 3 of 'expected'").
+        ignore_unknown: accept keys that are not fields, as those of a later version.
 
     Raises:
-        ValueError: in one line: the table, the key, the value and what is allowed.
+        ValueError: a value is missing, unknown or not allowed; the message is one line with the
+            table, the key, the value and what is allowed.
     """
     try:
         _check(plain, inspect.type_info(kind), ignore_unknown=ignore_unknown)
@@ -135,7 +142,7 @@ def convert(plain: object, kind: type[T], *, where: str, ignore_unknown: bool = 
 
 
 def shown(value: object) -> str:
-    """Return a value as a message repeats it, cut off after `MAX_SHOWN` characters."""
+    """Return a value as text for a message, cut off after `MAX_SHOWN` characters."""
     try:
         text = repr(value)
     except (ValueError, RecursionError):  # a number of thousands of digits, or tables in tables
@@ -149,7 +156,7 @@ def _check(
     """Refuse what msgspec accepts: unknown keys of dataclasses, and numbers of any size.
 
     Raises:
-        ValidationError: with the path at the end of its message, as msgspec writes it.
+        ValidationError: its message ends with the path of the value, as those of msgspec do.
     """
     if isinstance(kind, inspect.DataclassType) and isinstance(value, dict):
         fields = {field.name: field.type for field in kind.fields}
@@ -176,8 +183,8 @@ def _check(
 
 
 def _has_decimals(kind: inspect.Type) -> bool:
-    kinds = kind.types if isinstance(kind, inspect.UnionType) else (kind,)
-    return any(isinstance(each, inspect.FloatType) for each in kinds)
+    members = kind.types if isinstance(kind, inspect.UnionType) else (kind,)
+    return any(isinstance(member, inspect.FloatType) for member in members)
 
 
 _PATH = re.compile(r"(?s)(.*?)(?: - at `\$([^`]*)`)?")
@@ -195,7 +202,7 @@ _BOUNDS = {">=": "at least", "<=": "at most", ">": "above", "<": "below"}
 
 
 def _message(text: str, plain: object, where: str) -> str:
-    """Return what msgspec says of a value in the words of the file that it stands in."""
+    """Return an error message of msgspec in terms of the file: its tables, rows and keys."""
     text, path = _PATH.fullmatch(text).groups("")  # type: ignore[union-attr]  # always matches
     value: Any = plain
     places = [where]
@@ -203,7 +210,7 @@ def _message(text: str, plain: object, where: str) -> str:
         if name:
             value = value[name]
             places.append(name)
-        elif index == "...":  # msgspec does not say which
+        elif index == "...":  # msgspec does not name the key
             places[-1] = f"a value of '{places[-1]}'"
         else:
             value = value[int(index)]
@@ -235,5 +242,5 @@ def _expected(text: str, key: str, value: object) -> str:
         allowed = f"be a table, opened by [{key}]"
     else:
         kinds = [kind] if kind in _WORDS else kind.removesuffix(" | null").split(" | ")
-        allowed = "be " + " or ".join(_WORDS.get(each, each) for each in kinds)
+        allowed = "be " + " or ".join(_WORDS.get(name, name) for name in kinds)
     return f"must {allowed}, got {shown(value)}"

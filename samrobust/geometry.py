@@ -1,7 +1,7 @@
-"""Boxes, pixels and distances of one mask: what degradations draw prompts from.
+"""Boxes, pixels and distances of one mask, from which degradations draw prompts.
 
-A mask is asked for the same pixels by every trial of every condition, so what is costly is kept for
-the last few read-only masks (`Instance` makes its mask read-only).
+Every trial of every condition needs the same pixels of a mask, so costly results are cached for the
+last few read-only masks (`Instance` makes its mask read-only).
 """
 
 import math
@@ -17,9 +17,9 @@ from samrobust.types import Floats, Mask
 
 R = TypeVar("R")
 Pixels = npt.NDArray[np.int64]
-KEPT_RESULTS = 2
+CACHED_MASKS = 2
 SMALL_AREA = 32**2
-"""Pixels of the original image; COCO calls an object of fewer small."""
+"""Pixels of the original image; COCO calls objects with fewer pixels small."""
 
 
 def mask_to_box(mask: Mask) -> Floats:
@@ -34,16 +34,16 @@ def mask_to_box(mask: Mask) -> Floats:
 
 
 def clip_box(box: Floats, size_hw: tuple[int, int], *, least_wh: Floats) -> npt.NDArray[np.float32]:
-    """Return a box inside the image that is neither inverted nor smaller than asked.
+    """Return a box clipped to the image, not inverted and of a minimum size.
 
     Args:
-        box: (4,) xyxy in pixels; x1 < x0 is read as an extent of 0 about the centre.
+        box: (4,) xyxy in pixels; x1 < x0 stands for a width of 0 about the centre.
         size_hw: of the image.
-        least_wh: (2,) the least x1 - x0 and y1 - y0 in pixels; where clipping leaves less, the box
-            grows about its centre and is pushed back inside.
+        least_wh: (2,) minimum x1 - x0 and y1 - y0 in pixels; a box that is smaller after clipping
+            grows about its centre and is moved back inside the image.
 
     Returns:
-        (4,) float32 xyxy with 0 <= x0 <= x1 <= W - 1, likewise y.
+        (4,) float32 xyxy with 0 <= x0 <= x1 <= W - 1 and 0 <= y0 <= y1 <= H - 1.
     """
     last = np.array(size_hw[::-1], np.float64) - 1
     low = np.clip(box[:2], 0, last)
@@ -56,20 +56,21 @@ def clip_box(box: Floats, size_hw: tuple[int, int], *, least_wh: Floats) -> npt.
 
 
 def box_sides(box: Floats) -> Floats:
-    """Return (2,) the width and height that degradations scale by: x1 - x0 and y1 - y0, at least 1.
+    """Return (2,) the width x1 - x0 and the height y1 - y0 in pixels, each at least 1.
 
-    As sam-hq `train/utils/misc.py:box_noise` (facts/hq-sam.md 2.1), whose sides are differences of
-    inclusive indices. Differs: at least one pixel, so that one-pixel objects have noise too.
+    As sam-hq `train/utils/misc.py:box_noise` (docs/sources/hq-sam.md 2.1), whose sides are
+    differences of inclusive indices. Differs: at least one pixel, so that the boxes of one-pixel
+    objects are degraded too.
     """
     return np.maximum(box[2:] - box[:2], 1)
 
 
 def box_iou(box: Floats, other: Floats) -> float:
     """Return the intersection over union of two boxes (4,) xyxy with inclusive last pixels."""
-    common = np.minimum(box[2:], other[2:]) - np.maximum(box[:2], other[:2]) + 1
-    both = float(np.prod(np.maximum(common, 0)))
-    each = sum(float(np.prod(one[2:] - one[:2] + 1)) for one in (box, other))
-    return both / (each - both)
+    sides = np.minimum(box[2:], other[2:]) - np.maximum(box[:2], other[:2]) + 1
+    intersection = float(np.prod(np.maximum(sides, 0)))
+    areas = sum(float(np.prod(xyxy[2:] - xyxy[:2] + 1)) for xyxy in (box, other))
+    return intersection / (areas - intersection)
 
 
 def foreground_pixels(mask: Mask) -> Pixels:
@@ -78,10 +79,10 @@ def foreground_pixels(mask: Mask) -> Pixels:
 
 
 def border_pixels(mask: Mask, width: float) -> Pixels:
-    """Return the flat indices of the pixels inside a mask within `width` pixels of its contour.
+    """Return the flat indices of the mask's pixels at most `width` pixels from its outside.
 
-    The distance of a pixel is to the centre of the nearest pixel outside the mask, so a contour
-    pixel has distance 1. The image border counts as outside.
+    The distance of a pixel is measured to the centre of the nearest pixel outside the mask: a
+    contour pixel has distance 1. The image border counts as outside.
     """
     return _border(mask, width)
 
@@ -92,15 +93,15 @@ def ring_pixels(mask: Mask, width: float) -> Pixels:
 
 
 def deepest_pixel(mask: Mask) -> int:
-    """Return the flat index of the pixel farthest from the outside; the first in reading order.
+    """Return the flat index of the pixel farthest from the outside; of several, the first.
 
-    Euclidean distance; the image border counts as outside.
+    The distance is Euclidean; the image border counts as outside.
     """
     return _deepest(mask)
 
 
 def perimeter(mask: Mask) -> float:
-    """Return the length of a mask's contour in pixels, its holes' included.
+    """Return the length of a mask's contours in pixels, with those of its holes.
 
     Crofton's formula: pi / 2 times the mean, over the four directions of a pixel grid, of how often
     parallel lines cross the contour times their distance. Within 6 % for any orientation of an edge
@@ -123,8 +124,8 @@ def flat_to_points(indices: npt.ArrayLike, width: int) -> npt.NDArray[np.float32
     return np.stack([x, y], axis=-1).astype(np.float32)
 
 
-class _Same:
-    """A mask that equals only itself, so that it can be a key."""
+class _MaskKey:
+    """A cache key for a mask, compared by identity."""
 
     def __init__(self, mask: Mask) -> None:
         self.mask = mask
@@ -133,42 +134,42 @@ class _Same:
         return id(self.mask)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Same) and self.mask is other.mask
+        return isinstance(other, _MaskKey) and self.mask is other.mask
 
 
-def _kept(fn: Callable[..., R]) -> Callable[..., R]:
-    """Keep the last few results for masks that nobody can write to."""
+def _cached(fn: Callable[..., R]) -> Callable[..., R]:
+    """Cache the last few results of a function of a mask, for read-only masks."""
 
-    @lru_cache(maxsize=KEPT_RESULTS)
-    def of_same(same: _Same, *width: float) -> R:
-        return fn(same.mask, *width)
+    @lru_cache(maxsize=CACHED_MASKS)
+    def from_cache(key: _MaskKey, *width: float) -> R:
+        return fn(key.mask, *width)
 
     @wraps(fn)
-    def of_mask(mask: Mask, *width: float) -> R:
-        return fn(mask, *width) if mask.flags.writeable else of_same(_Same(mask), *width)
+    def wrapper(mask: Mask, *width: float) -> R:
+        return fn(mask, *width) if mask.flags.writeable else from_cache(_MaskKey(mask), *width)
 
-    return of_mask
+    return wrapper
 
 
-@_kept
+@_cached
 def _foreground(mask: Mask) -> Pixels:
     return np.flatnonzero(mask)
 
 
-@_kept
+@_cached
 def _border(mask: Mask, width: float) -> Pixels:
     depth, offset_yx = _depth(mask)
     return _to_flat((depth > 0) & (depth <= width), offset_yx, mask.shape[1])
 
 
-@_kept
+@_cached
 def _deepest(mask: Mask) -> int:
     depth, (y0, x0) = _depth(mask)
     y, x = divmod(int(depth.argmax()), int(depth.shape[1]))
     return (y + y0) * int(mask.shape[1]) + x + x0
 
 
-@_kept
+@_cached
 def _ring(mask: Mask, width: float) -> Pixels:
     x0, y0, x1, y1 = mask_to_box(mask).astype(int)
     margin = math.ceil(width)
@@ -179,9 +180,9 @@ def _ring(mask: Mask, width: float) -> Pixels:
 
 
 def _depth(mask: Mask) -> tuple[Floats, tuple[int, int]]:
-    """Return distances to the outside within the mask's box, and that box's (y, x) corner.
+    """Return the distance of each pixel of the mask's box to the outside, and the box's (y, x).
 
-    Everything around the box is outside, so a frame of one pixel stands for all of it.
+    All pixels around the box are outside, so padding it by one pixel suffices.
     """
     x0, y0, x1, y1 = mask_to_box(mask).astype(int)
     framed = np.pad(mask[y0 : y1 + 1, x0 : x1 + 1], 1)

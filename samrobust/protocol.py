@@ -1,4 +1,4 @@
-"""Protocol files: TOML in, a checked list of conditions out."""
+"""Load protocols from TOML files, and describe, change and hash them."""
 
 import dataclasses
 import hashlib
@@ -22,14 +22,14 @@ T = TypeVar("T")
 
 MAX_CONDITIONS = 1_000
 MAX_TRIALS = 1_000
-"""Of a condition: the masks of all its trials of one object are in memory at once."""
+"""Per condition: the masks of all trials of an object are in memory at once."""
 MAX_PROMPTS = 20_000
-"""Of an object, over all conditions: those of all objects of an image are in memory at once."""
+"""Per object, over all conditions: the prompts of all objects of an image are in memory at once."""
 
 
 @dataclass(frozen=True)
 class _ProtocolFile:
-    """The keys of a protocol file, before the rows of its conditions are checked."""
+    """The keys of a protocol file; its conditions are checked later."""
 
     name: str
     version: int
@@ -45,7 +45,7 @@ class _ProtocolFile:
 
 @dataclass(frozen=True)
 class _ConditionKeys:
-    """The keys of a condition beside the parameters of its degradation."""
+    """The keys of a condition other than the parameters of its degradation."""
 
     name: str
     degradation: str
@@ -59,16 +59,16 @@ def packaged_protocols() -> dict[str, Path]:
 
 
 def packaged_folder() -> Path:
-    """Return the folder of the protocols, which has those of published values in `published/`."""
-    inside = Path(__file__).parent / "protocols"
-    return inside if inside.is_dir() else Path(__file__).parents[1] / "protocols"  # a checkout
+    """Return the folder of protocol files; `published/` inside has files of published values."""
+    installed = Path(__file__).parent / "protocols"
+    return installed if installed.is_dir() else Path(__file__).parents[1] / "protocols"  # checkout
 
 
 def load_protocol(name: str) -> EvalProtocol:
-    """Return a packaged protocol by its name, or a user's own by the path of its file.
+    """Return a packaged protocol by name, or a user's own by the path of its TOML file.
 
     Raises:
-        ProtocolError: the file is missing or wrong; the message names file, condition and key.
+        ProtocolError: the file is missing or invalid; the message names file, condition and key.
         UnknownNameError: no packaged protocol has that name.
     """
     path = find_file(name, packaged_protocols(), kind="protocol")
@@ -78,25 +78,25 @@ def load_protocol(name: str) -> EvalProtocol:
 
 
 def find_file(name: str, packaged: Mapping[str, Path], *, kind: str) -> Path:
-    """Return the path of a packaged file by its name, or of a user's own, named by its path.
+    """Return the path of a file that is named by a packaged name or by its path.
 
     Args:
-        name: a path has a slash or ends in ".toml".
+        name: taken as a path if it has a slash or ends in ".toml".
         packaged: name -> file.
-        kind: what such a file holds, for messages ("protocol").
+        kind: what the file holds, for messages ("protocol").
 
     Raises:
         UnknownNameError: no packaged file has that name.
     """
-    own = name.endswith(".toml") or "/" in name
-    return Path(name) if own else packaged[known(name, packaged, kind=kind)]
+    is_path = name.endswith(".toml") or "/" in name
+    return Path(name) if is_path else packaged[known(name, packaged, kind=kind)]
 
 
 def with_trials(protocol: EvalProtocol, trials: int) -> EvalProtocol:
     """Return the protocol with another number of trials for every random condition.
 
     Raises:
-        ProtocolError: `trials` is less than 1, or more than there can be.
+        ProtocolError: `trials` is less than 1, more than `MAX_TRIALS`, or gives too many prompts.
     """
     if trials < 1:
         raise ProtocolError(f"trials must be at least 1, got {trials}")
@@ -112,19 +112,19 @@ def with_trials(protocol: EvalProtocol, trials: int) -> EvalProtocol:
 
 
 def with_conditions(protocol: EvalProtocol, names: Sequence[str]) -> EvalProtocol:
-    """Return the protocol with some of its conditions, in its own order.
+    """Return the protocol with only the named conditions, in the protocol's order.
 
     Raises:
-        UnknownNameError: it has no such condition.
+        UnknownNameError: the protocol has no condition of that name.
     """
     for name in names:
-        known(name, [each.name for each in protocol.conditions], kind="condition")
-    chosen = tuple(each for each in protocol.conditions if each.name in names)
+        known(name, [condition.name for condition in protocol.conditions], kind="condition")
+    chosen = tuple(condition for condition in protocol.conditions if condition.name in names)
     return dataclasses.replace(protocol, conditions=chosen)
 
 
 def describe_protocol(protocol: EvalProtocol) -> dict[str, Any]:
-    """Return all of a protocol that can change a score, as plain JSON values."""
+    """Return everything in a protocol that can change a score, as plain JSON values."""
     return {
         "name": protocol.name,
         "version": protocol.version,
@@ -145,7 +145,7 @@ def describe_protocol(protocol: EvalProtocol) -> dict[str, Any]:
 
 
 def protocol_hash(protocol: EvalProtocol) -> str:
-    """Return the SHA-256 of what `describe_protocol` says."""
+    """Return the SHA-256 of the JSON of `describe_protocol`, in hex."""
     text = json.dumps(describe_protocol(protocol), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -153,35 +153,34 @@ def protocol_hash(protocol: EvalProtocol) -> str:
 def degradation_of_row(
     row: Mapping[str, Any], kind: type[T], *, where: str
 ) -> tuple[T, Degradation]:
-    """Return a row of a TOML file that names a degradation beside its parameters.
+    """Return the keys and the degradation of a TOML row that holds both side by side.
 
     Args:
         row: the table.
-        kind: dataclass of the keys that are no parameters, "degradation" among them.
-        where: what the row is, for messages ("condition 'box-0.4'").
+        kind: dataclass of the keys that are not parameters, with "degradation" among them.
+        where: name of the row in messages ("condition 'box-0.4'").
 
     Raises:
-        ValueError: a key or a parameter is unknown, missing or not allowed, or there is no such
-            degradation.
+        ValueError: a key, a parameter or the degradation is unknown, missing or not allowed.
     """
     names = set(get_type_hints(kind))
-    keys = convert({k: v for k, v in row.items() if k in names}, kind, where=where)
-    parameters = {k: v for k, v in row.items() if k not in names}
+    keys = convert({key: row[key] for key in row if key in names}, kind, where=where)
+    parameters = {key: row[key] for key in row if key not in names}
     with errors_at(where):
         return keys, build_degradation(row["degradation"], parameters)
 
 
 def build_degradation(kind: str, parameters: Mapping[str, Any]) -> Degradation:
-    """Return a degradation by its name, its fields filled from a TOML table.
+    """Return a degradation by name, with its parameters from a TOML table.
 
     Raises:
-        UnknownNameError: there is no such degradation.
+        UnknownNameError: no degradation has that name.
         ValueError: a parameter is unknown, missing or not allowed.
     """
     degradation = convert(parameters, DEGRADATIONS.load(kind), where=kind)
     # 1 and 1.0 are hashed as different texts: a number stays as the file writes it
-    whole = {key: value for key, value in parameters.items() if type(value) is int}
-    return dataclasses.replace(degradation, **whole)  # type: ignore[type-var]
+    integers = {key: value for key, value in parameters.items() if type(value) is int}
+    return dataclasses.replace(degradation, **integers)  # type: ignore[type-var]
 
 
 def _build(table: Mapping[str, Any]) -> EvalProtocol:
@@ -194,7 +193,7 @@ def _build(table: Mapping[str, Any]) -> EvalProtocol:
     for key, values in (("condition", names), ("metric", file.metrics)):
         twice = [value for value, count in Counter(values).items() if count > 1]
         if twice:
-            raise ValueError(f"{key} {shown(twice[0])} stands there twice")
+            raise ValueError(f"{key} {shown(twice[0])} is listed twice")
     for row in file.reported:
         known(row.condition, names, kind="condition in reported")
         known(row.metric, METRICS.names(), kind="metric in reported")
@@ -231,4 +230,4 @@ def _condition(row: Mapping[str, Any], number: int, default_trials: int) -> Cond
 def _check_prompts(conditions: Sequence[Condition]) -> None:
     n_prompts = sum(condition.trials for condition in conditions)
     if n_prompts > MAX_PROMPTS:
-        raise ValueError(f"{n_prompts} prompts an object are more than {MAX_PROMPTS}")
+        raise ValueError(f"{n_prompts} prompts per object, at most {MAX_PROMPTS} are allowed")

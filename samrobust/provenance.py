@@ -1,4 +1,4 @@
-"""Which collection the images of a data set come from: what "trained on the same data" goes by."""
+"""The image collections that data sets belong to, and which of them a model was trained on."""
 
 import json
 from collections.abc import Mapping
@@ -9,18 +9,18 @@ ORIGINS: Mapping[str, str] = {
     "scenes": "scenes",
     **{name: row.collection for name, row in FOLDERS.items() if row.collection},
 }
-"""By name of the data set; training and test part have one origin (facts/hq-sam.md 1.2)."""
+"""Data set -> collection; training and test split share one (docs/sources/hq-sam.md 1.2)."""
 HQSEG_44K = tuple(sorted({ORIGINS[name] for name in GROUPS["hqseg-44k"]}))
 COCO = "MS-COCO"
 
 
 def origin(name: str, split: str, folder: str) -> str:
-    """Return the collection of a data set, "" where nothing tells.
+    """Return the collection that a data set belongs to, "" if it is unknown.
 
     Args:
-        name: as registered; "coco" and "folder" are formats, whose folder tells.
-        split: of COCO, where its own names tell.
-        folder: the name of its root.
+        name: as registered; for the formats "coco" and "folder", the folder names the collection.
+        split: one of MS-COCO's own splits stands for MS-COCO, whatever the folder.
+        folder: name of the root folder.
     """
     if name == "coco" and split in COCO_SPLITS:
         return COCO
@@ -28,18 +28,18 @@ def origin(name: str, split: str, folder: str) -> str:
 
 
 def origins_of_training(header: Mapping[str, str]) -> tuple[str, ...]:
-    """Return the collections of which some images were trained on, from a file that training wrote.
+    """Return the collections that a weights file was trained on, sorted.
 
     Args:
-        header: of the file; without a recipe that can be read there are none.
+        header: of the file; without a readable recipe the result is empty.
     """
     try:
         rows = json.loads(header.get("recipe", "{}")).get("data", [])
-        found = {
+        collections = {
             origin(row["dataset"], row.get("split", ""), row.get("folder", ""))
             for row in rows
             if row["weight"] and row.get("held_out", 0) < 1
         }
     except (AttributeError, KeyError, RecursionError, TypeError, ValueError):
         return ()
-    return tuple(sorted(found - {""}))
+    return tuple(sorted(collections - {""}))

@@ -1,4 +1,4 @@
-"""Find segmenters, datasets, degradations and metrics by name: built-ins and installed plug-ins."""
+"""Find segmenters, data sets, degradations and metrics by name: built-ins and plug-ins."""
 
 import difflib
 import re
@@ -19,7 +19,7 @@ class Entry:
 
     Attributes:
         target: `module:attribute`, imported when the name is first used.
-        summary: what it is and what it accepts, in one line, known without importing it.
+        summary: what it is and what it accepts, in one line, shown by `samrobust ls`.
         takes: the options that say where its files are, or which of them; None for all.
         hints: what to type instead, by the beginning, in small letters and digits, of names that
             are not registered but that people know it by.
@@ -31,18 +31,18 @@ class Entry:
     hints: Mapping[str, str] = field(default_factory=dict)
 
     def load(self) -> Any:  # noqa: ANN401
-        """Import and return what the entry stands for."""
+        """Import and return the target."""
         module, attribute = self.target.split(":")
         return getattr(import_module(module), attribute)
 
 
 class Registry(Generic[T_co]):
-    """Names of one kind of thing, each imported when it is first asked for.
+    """Names of one kind, each imported on first use.
 
     Args:
         kind: what the names stand for, in the singular, for messages ("segmenter").
-        builtin: the names that the package itself owns.
-        group: the entry-point group in which installed packages add theirs.
+        builtin: names of the package itself.
+        group: entry-point group in which installed packages add their names.
     """
 
     def __init__(self, kind: str, builtin: Mapping[str, Entry], *, group: str) -> None:
@@ -51,7 +51,7 @@ class Registry(Generic[T_co]):
         self._builtin = dict(builtin)
 
     def names(self) -> list[str]:
-        """Return every known name: built-ins in the order of their table, then plug-ins by name."""
+        """Return all names: built-ins in the order of their table, then plug-ins, sorted."""
         return [*self._builtin, *sorted(self._plugins())]
 
     def known(self, name: str) -> str:
@@ -71,36 +71,37 @@ class Registry(Generic[T_co]):
         return known(name, names, kind=self.kind)
 
     def summary(self, name: str) -> str:
-        """Return the one-line description of a name, without importing what it stands for."""
+        """Return the one-line description of a name, without importing its target."""
         if name in self._builtin:
             return self._builtin[name].summary
         plugin = self._plugins()[self.known(name)]
         return f"plug-in {plugin.value}" + (f" of {plugin.dist.name}" if plugin.dist else "")
 
     def takes(self, name: str, option: str) -> bool:
-        """Return whether a name is told the value of an option; plug-ins are told all."""
+        """Return whether a name accepts a command-line option; plug-ins accept all."""
         options = self._builtin[name].takes if name in self._builtin else None
         return options is None or option in options
 
     def load(self, name: str) -> T_co:
-        """Import and return what a name stands for.
+        """Import and return the target of a name.
 
         Raises:
-            UnknownNameError: nobody owns the name; the message has a near miss and the list.
-            SamrobustError: two packages own the name, or a plug-in cannot be imported.
+            UnknownNameError: the name is unknown; the message lists all, with the nearest first.
+            SamrobustError: two packages use the name, or a plug-in cannot be imported.
         """
         self.known(name)
         plugins = self._plugins()
+        target: T_co
         if name in self._builtin:
-            found: T_co = self._builtin[name].load()
-            return found
+            target = self._builtin[name].load()
+            return target
         try:
-            found = plugins[name].load()
+            target = plugins[name].load()
         except (ImportError, AttributeError) as error:
             raise SamrobustError(
                 f"{self.kind} '{name}': plug-in {plugins[name].value} cannot be imported: {error}"
             ) from error
-        return found
+        return target
 
     def _plugins(self) -> dict[str, EntryPoint]:
         plugins: dict[str, EntryPoint] = {}
@@ -108,11 +109,12 @@ class Registry(Generic[T_co]):
             owner = plugins.get(point.name)
             if point.name in self._builtin:
                 raise SamrobustError(
-                    f"{self.kind} '{point.name}' is built in: plug-in {point.value} needs another"
+                    f"{self.kind} '{point.name}' is built in: plug-in {point.value} needs another "
+                    "name"
                 )
             if owner is not None and owner.value != point.value:
                 raise SamrobustError(
-                    f"{self.kind} '{point.name}' is owned twice: {owner.value} and {point.value}"
+                    f"{self.kind} '{point.name}' is defined twice: {owner.value} and {point.value}"
                 )
             plugins[point.name] = point
         return plugins
@@ -122,7 +124,8 @@ def known(name: str, names: Iterable[str], *, kind: str) -> str:
     """Return `name` if it is one of `names`.
 
     Raises:
-        UnknownNameError: it is not; the message has the nearest name, if any is near, and the list.
+        UnknownNameError: it is not; the message has the nearest name, if one is close, and the
+            list.
     """
     candidates = list(names)
     if name in candidates:
@@ -131,7 +134,7 @@ def known(name: str, names: Iterable[str], *, kind: str) -> str:
 
 
 def near_miss(name: str, names: Iterable[str]) -> str:
-    """Return the end of a message about an unknown name: the nearest one, and all that there are.
+    """Return the end of a message about an unknown name: the nearest name and the list of all.
 
     >>> near_miss("shfit", ["shift", "scale"])
     "Did you mean 'shift'? Known: scale, shift"
@@ -146,6 +149,6 @@ def one_of(choices: Any, name: str, *, kind: str) -> Any:  # noqa: ANN401
     """Return `name` as one of the values of a `Literal` type.
 
     Raises:
-        UnknownNameError: it is none of them.
+        UnknownNameError: it is not one of them.
     """
     return known(name, get_args(choices), kind=kind)

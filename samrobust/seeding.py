@@ -1,4 +1,4 @@
-"""Generators made from keys, so that every segmenter sees the same prompts in any order."""
+"""Random generators seeded from keys: every segmenter gets the same prompts, in any order."""
 
 import hashlib
 from collections.abc import Sequence
@@ -11,10 +11,10 @@ KEY_VERSION = "samrobust-prompts-1"
 
 
 def keyed_generator(*key: str | int) -> np.random.Generator:
-    """Return a generator that depends on the parts of `key` and on nothing else.
+    """Return a generator that depends only on the parts of `key`.
 
-    The key is hashed (SHA-256), not added up, so neighbouring keys give unrelated streams. Changing
-    how the key is hashed changes every prompt: it takes a new `KEY_VERSION`.
+    The key is hashed (SHA-256), so similar keys give unrelated streams. Another way of hashing
+    changes every prompt and needs a new `KEY_VERSION`.
 
     Args:
         key: for prompts (seed, data set, sample, instance, degradation family, trial).
@@ -25,10 +25,10 @@ def keyed_generator(*key: str | int) -> np.random.Generator:
 
 
 def uniform_indices(rng: np.random.Generator, n: int, count: int) -> list[int]:
-    """Return `count` indices below `n`, all different as long as there are any left.
+    """Return `count` indices below `n`, drawn without replacement until all n are taken.
 
-    Nested: the first k of a longer draw are the draw of k from the same generator. The first
-    min(n, count) are without replacement; beyond n, indices repeat, so `count` never changes.
+    Nested: the first k indices are the draw of k from the same generator. If `count` is above n,
+    the indices after the first n repeat earlier ones.
 
     >>> rng = keyed_generator("doc")
     >>> sorted(uniform_indices(rng, 3, 3))
@@ -46,12 +46,12 @@ def uniform_indices(rng: np.random.Generator, n: int, count: int) -> list[int]:
 
 
 def prompt_hash(prompt: Prompt) -> str:
-    """Return 16 hex digits that two prompts share only if they are the same to the last bit."""
+    """Return a hash of a prompt, 16 hex digits; equal only for bitwise equal prompts."""
     box = b"" if prompt.box is None else prompt.box.astype("<f4").tobytes()
     points = prompt.points.astype("<f4").tobytes() + prompt.labels.astype("<i4").tobytes()
     return hashlib.sha256(b"box" + box + b"points" + points).hexdigest()[:16]
 
 
 def combined_hash(hashes: Sequence[str]) -> str:
-    """Return 16 hex digits for several prompts in their order."""
+    """Return the hash of several prompt hashes in order, 16 hex digits."""
     return hashlib.sha256("\x1f".join(hashes).encode()).hexdigest()[:16]

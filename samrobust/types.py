@@ -1,5 +1,6 @@
-"""The data and the interfaces at the borders; shapes are checked where a value is made."""
+"""Data types and interfaces that the modules share; shapes are checked on construction."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,8 @@ Floats = npt.NDArray[np.float64]
 PromptKind = Literal["box", "points"]
 Selection = Literal["single", "best-quality", "oracle"]
 Frame = Literal["longest-side", "squash"]
+Keep = Literal["none", "worst", "all"]
+"""Which masks of an evaluation are stored."""
 
 FOREGROUND, BACKGROUND = 1, 0
 
@@ -38,9 +41,9 @@ class Instance:
     """One object of an image.
 
     Attributes:
-        instance_id: unique within its image ("0" where an image has one mask).
+        instance_id: unique within its image ("0" if the image has one mask).
         mask: (H, W) bool, the target; not empty, made read-only.
-        category: its class, "" where the data set names none.
+        category: its class, "" if unknown.
     """
 
     instance_id: str
@@ -61,10 +64,9 @@ class Sample:
     Attributes:
         sample_id: stable and unique within its data set.
         image: (H, W, 3) uint8 RGB.
-        instances: at least one, each mask of the image's size, ids unique.
-        void: (H, W) bool, pixels that are neither object nor background in any metric; None for
-            none.
-        left_out: why objects of the image were left out, one line each.
+        instances: at least one; masks have the image's size, ids are unique.
+        void: (H, W) bool, pixels that no metric counts; None for none.
+        left_out: one line for each object that was left out, with the reason.
     """
 
     sample_id: str
@@ -89,7 +91,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Prompt:
-    """What a user gives a segmenter for one object: a box, points or both.
+    """A prompt for one object: a box, points or both.
 
     Attributes:
         box: (4,) float32 xyxy, inclusive pixel indices, or None.
@@ -116,7 +118,7 @@ class Prompt:
 
 @dataclass(frozen=True)
 class PromptBatch:
-    """N prompts of one image that share a structure: all with a box or none, K points each.
+    """N prompts of one image with the same structure: all or none have a box, all have K points.
 
     Attributes:
         boxes: (N, 4) float32, or None.
@@ -148,15 +150,15 @@ class PromptBatch:
 
     @property
     def structure(self) -> tuple[bool, int]:
-        """Return (has boxes, K): batches of equal structure can be joined."""
+        """Return (has boxes, K); batches with the same structure can be joined."""
         return self.boxes is not None, self.points.shape[1]
 
     @classmethod
     def stack(cls, prompts: Sequence[Prompt]) -> "PromptBatch":
-        """Return the batch of prompts of one structure, in their order.
+        """Return prompts of the same structure as a batch, in their order.
 
         Raises:
-            ValueError: some have a box and some not, or they differ in K.
+            ValueError: only some have a box, or they differ in K.
         """
         boxes = [prompt.box for prompt in prompts if prompt.box is not None]
         if len(boxes) not in (0, len(prompts)) or len({len(p.points) for p in prompts}) != 1:
@@ -169,7 +171,7 @@ class PromptBatch:
 
     @classmethod
     def join(cls, batches: Sequence["PromptBatch"]) -> "PromptBatch":
-        """Return one batch of several of equal structure, in their order."""
+        """Return batches of the same structure as one batch, in their order."""
         boxes = [batch.boxes for batch in batches if batch.boxes is not None]
         return cls(
             np.concatenate(boxes) if boxes else None,
@@ -180,13 +182,13 @@ class PromptBatch:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a segmenter answers to N prompts, on its own device.
+    """What a segmenter predicts for N prompts, on its own device.
 
     Attributes:
-        masks: (N, M, H, W) bool, M candidates a prompt, in pixels of the original image.
-        quality: (N, M) float32, the model's own estimate of each candidate's IoU; zeros where a
-            model has none (it must then give one candidate); NaN where it has no answer, as its
-            logits are not finite: an evaluation then stores nothing of the image.
+        masks: (N, M, H, W) bool, M candidates per prompt, in pixels of the original image.
+        quality: (N, M) float32, the model's estimate of each candidate's IoU; 0 if a model has no
+            such estimate (M must then be 1), NaN if its logits are not finite (an evaluation then
+            fails on this image).
     """
 
     masks: "torch.Tensor"
@@ -202,19 +204,19 @@ class Prediction:
 
 @dataclass(frozen=True)
 class SegmenterInfo:
-    """What a segmenter is and what it takes; stored with every run.
+    """Description of a segmenter, stored with every run.
 
     Attributes:
         name: as registered ("sam").
-        prompts: the kinds of prompt that it accepts.
-        variant: which of its models ("vit_b"), "" where there is one.
-        frame: how images reach the model, None where it works on the original image.
+        prompts: kinds of prompt that it accepts.
+        variant: of the model ("vit_b"), "" if there is only one.
+        frame: how images are resized for the model, None if it works on the original image.
         dtype: of the image encoder.
-        multimask: whether it has several candidates to choose from.
-        is_control: needs no learning: stands first in tables.
-        checkpoint_sha256: of the weights file, "" where there is none.
-        settings: whatever else can change a score.
-        trained_on: collections that it has seen images of, as `samrobust.provenance` names them.
+        multimask: whether it can predict several candidates per prompt.
+        is_control: whether it is a baseline without learning; these come first in tables.
+        checkpoint_sha256: of the weights file, "" if there is none.
+        settings: everything else that can change a score.
+        trained_on: image collections that it was trained on, as `samrobust.provenance` names them.
     """
 
     name: str
@@ -230,23 +232,23 @@ class SegmenterInfo:
 
     @property
     def label(self) -> str:
-        """Return the name for tables and figures: name and variant."""
+        """Return name and variant, for tables and figures."""
         return f"{self.name} {self.variant}".strip()
 
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """What a data set is; stored with every run.
+    """Description of a data set, stored with every run.
 
     Attributes:
         name: as registered ("coco").
-        split: part of it ("val2017"), "" where there are no parts.
-        fingerprint: a hash that changes when its files or settings do.
-        folder: the name of its root, "" where it needs none: tells two of one format apart.
-        group: the group whose members are averaged together in published tables, "" for none.
-        group_members: the names of that group's members.
-        part: the name of what chose some of its images, "" where all are taken.
-        settings: how its files are read, where that is not the default.
+        split: its split ("val2017"), "" if it has none.
+        fingerprint: a hash that changes with its files or settings.
+        folder: name of its root folder, "" if it needs none; distinguishes data sets of one format.
+        group: the group that published tables average it in, "" for none.
+        group_members: names of all members of that group.
+        part: name of the file that lists the images used, "" for all images.
+        settings: settings of how its files are read that are not the default.
     """
 
     name: str
@@ -260,34 +262,34 @@ class DatasetInfo:
 
     @property
     def key(self) -> str:
-        """Return name and split: the data set's part in the key of every prompt."""
+        """Return name and split, which are a part of the random key of every prompt."""
         return f"{self.name}/{self.split}" if self.split else self.name
 
     @property
     def label(self) -> str:
-        """Return the name for tables and figures: key, folder and part."""
-        whole = f"{self.key} in {self.folder}" if self.folder else self.key
-        return f"{whole}, {self.part}" if self.part else whole
+        """Return key, folder and part, for tables and figures."""
+        dataset = f"{self.key} in {self.folder}" if self.folder else self.key
+        return f"{dataset}, {self.part}" if self.part else dataset
 
 
 E = TypeVar("E")
 EncoderDtype = Literal["float32", "bfloat16", "float16"]
 Exif = Literal["auto", "apply", "ignore"]
-"""What becomes of an EXIF orientation: "auto" decides by the size of the masks."""
+"""Whether an EXIF orientation is applied; "auto" decides by the size of the masks."""
 HqOutput = Literal["sum", "hq"]
-"""Of an HQ-SAM: SAM's logits and the HQ token's, or the HQ token's alone."""
+"""Output of an HQ-SAM: SAM's logits plus the HQ token's, or only the HQ token's."""
 
 
 class Segmenter(Protocol[E]):
-    """A promptable segmenter; it needs these three members and no base class."""
+    """A promptable segmenter: any object with these three members; there is no base class."""
 
     @property
     def info(self) -> SegmenterInfo:
-        """Return what it is and what it accepts."""
+        """Return its description."""
         ...
 
     def encode(self, images: Sequence[Image]) -> list[E]:
-        """Return one embedding an image: all of the work that depends on no prompt.
+        """Return one embedding per image: the work that does not depend on prompts.
 
         Args:
             images: (H, W, 3) uint8 RGB each; sizes may differ.
@@ -297,38 +299,38 @@ class Segmenter(Protocol[E]):
     def predict(self, embedding: E, prompts: PromptBatch, *, multimask: bool = False) -> Prediction:
         """Return the masks of N prompts of one image.
 
-        A function of its arguments. It does not switch gradients off: that is the caller's choice.
+        The result depends only on the arguments. Gradients stay as the caller has set them.
 
         Args:
-            embedding: of that image, from `encode`.
+            embedding: of the image, from `encode`.
             prompts: in pixels of the original image.
-            multimask: ask for the candidates of an ambiguous prompt instead of a single mask.
+            multimask: predict several candidates per prompt instead of a single mask.
         """
         ...
 
 
 @runtime_checkable
 class SharesEmbeddings(Protocol):
-    """What a segmenter may offer besides: embeddings that others of the same encoder can use."""
+    """A segmenter whose embeddings other segmenters with the same encoder can use."""
 
     @property
     def encoder_key(self) -> str:
-        """Return what embeddings depend on besides the image, "" where they must not be shared.
+        """Return what embeddings depend on besides the image, "" if they must not be shared.
 
-        Segmenters of equal non-empty key return interchangeable embeddings of an image: an image is
-        encoded once for all of them. It names the encoder's weights (SHA-256), frame, dtype,
-        attention, whether it is compiled, and the kind of device.
+        Segmenters with the same non-empty key return interchangeable embeddings, so an image is
+        encoded once for all of them. The key has the SHA-256 of the encoder's weights, frame,
+        dtype, attention, whether it is compiled, and the kind of device.
         """
         ...
 
 
 @runtime_checkable
 class Dataset(Protocol):
-    """Images with masks, found by id."""
+    """Images with masks, by id."""
 
     @property
     def info(self) -> DatasetInfo:
-        """Return what it is."""
+        """Return its description."""
         ...
 
     def ids(self) -> Sequence[str]:
@@ -345,12 +347,12 @@ class Dataset(Protocol):
 
 
 class Degradation(Protocol):
-    """A way to make a prompt of a mask; its dataclass fields are its parameters in TOML."""
+    """Makes prompts from masks; its dataclass fields are its parameters in TOML."""
 
     family: ClassVar[str]
-    """Conditions of one family share their noise: a ladder of levels is paired."""
+    """Conditions of one family share their random numbers: their levels are paired."""
     gives: ClassVar[frozenset[PromptKind]]
-    """The kinds of prompt that it draws."""
+    """The kinds of prompt that it makes."""
 
     @property
     def is_random(self) -> bool:
@@ -358,18 +360,18 @@ class Degradation(Protocol):
         ...
 
     def __call__(self, mask: Mask, rng: np.random.Generator) -> Prompt:
-        """Return a prompt for `mask`, (H, W) bool and not empty, with all randomness from `rng`."""
+        """Return a prompt for `mask`, (H, W) bool and not empty; `rng` is the only randomness."""
         ...
 
 
 class MetricFunction(Protocol):
-    """Scores of T masks of one object."""
+    """Scores T masks of one object."""
 
     def __call__(self, masks: "torch.Tensor", target: "torch.Tensor") -> "torch.Tensor":
         """Return float64 of shape (T,), or (1,) for a metric over trials.
 
         Args:
-            masks: (T, H, W) bool, one a trial.
+            masks: (T, H, W) bool, one per trial.
             target: (H, W) bool, on the same device, not empty.
         """
         ...
@@ -382,10 +384,13 @@ class Metric:
     Attributes:
         name: as registered ("boundary-iou").
         fn: the computation.
-        over_trials: one value for all trials of a condition, stored as trial -1; needs two trials.
-        label: what stands above its mean in tables and figures ("mIoU"); its name where it is "".
-        unit: "%" for a fraction that is shown in percent, "" for a number shown as it is.
+        over_trials: whether it gives one value for all trials of a condition, stored as trial -1;
+            it then needs two trials.
+        label: name of its mean in tables and figures ("mIoU"), "" for the metric's name.
+        unit: "%" for a fraction that is shown in percent, "" for a plain number.
         higher_is_better: whether the segmenter with the higher mean is the better one.
+        low: the smallest value that there can be; None for 0 of a fraction, else for no bound.
+        high: the largest, likewise; None for 1 of a fraction. Stored values outside are refused.
     """
 
     name: str
@@ -394,18 +399,26 @@ class Metric:
     label: str = ""
     unit: Literal["%", ""] = ""
     higher_is_better: bool = True
+    low: float | None = None
+    high: float | None = None
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """Return the smallest and the largest value; infinite where there is no bound."""
+        low, high = (0.0, 1.0) if self.unit == "%" else (-math.inf, math.inf)
+        return low if self.low is None else self.low, high if self.high is None else self.high
 
 
 @dataclass(frozen=True)
 class Condition:
-    """One cell of a protocol: a degradation, how often it is drawn and which mask counts.
+    """One condition of a protocol: a degradation and its number of trials.
 
     Attributes:
         name: unique in its protocol ("box-noise-0.4").
         degradation: makes the prompts.
-        kind: the registered name of the degradation.
-        trials: prompts an object; 1 where the degradation is not random.
-        level: place on the axis of a plot (noise level, number of points), None for none.
+        kind: registered name of the degradation.
+        trials: prompts per object; 1 if the degradation is not random.
+        level: position on the axis of a plot (noise level, number of points), None for none.
     """
 
     name: str
@@ -417,12 +430,12 @@ class Condition:
 
 @dataclass(frozen=True)
 class Reported:
-    """One published value, shown beside ours.
+    """One published value, shown beside measured ones.
 
     Attributes:
         segmenter: as the paper names it.
-        dataset: the data set or group that it was measured on.
-        condition: the condition of the protocol that it belongs to.
+        dataset: data set or group that it was measured on.
+        condition: condition of the protocol that corresponds to it.
         metric: "iou", "boundary-iou" or "stability".
         value: in [0, 1].
         source: paper and table.
@@ -445,13 +458,13 @@ class EvalProtocol:
         version: raised whenever a number changes.
         summary: one line.
         source: the paper or fact sheet that it follows.
-        seed: the first part of every prompt's key.
+        seed: first part of the random key of every prompt.
         metrics: names of the metrics.
-        selection: which candidate mask counts: the one-mask output, the candidate of best own
-            quality, or the candidate of best IoU with the target.
-        conditions: at least one, names unique.
+        selection: which candidate mask is scored: the single-mask output, the candidate of best
+            quality, or the candidate of best IoU with the target ("oracle").
+        conditions: at least one, with unique names.
         reported: published values.
-        trials: the number asked for instead of the file's own, None where the file decides.
+        trials: number of trials that replaces the file's own, None for the file's.
     """
 
     name: str
@@ -468,19 +481,19 @@ class EvalProtocol:
 
 @dataclass(frozen=True)
 class SegmenterOptions:
-    """What the builder of a segmenter is given; it raises on an option that it cannot follow.
+    """Options of a segmenter's builder, which raises on those that it does not support.
 
     Attributes:
-        variant: one of its models, "" for its default.
-        checkpoint: a weights file, None for its own default.
+        variant: of the model, "" for the default.
+        checkpoint: weights file, None for the default.
         device: "cpu", "cuda" or "cuda:1".
         dtype: of the image encoder.
-        frame: how images reach the model.
-        base_checkpoint: weights file of the model that `checkpoint` is a part of, None for the
+        frame: how images are resized for the model.
+        base_checkpoint: weights file of the model that `checkpoint` was trained for, None for the
             published one.
-        output: which of its outputs an HQ-SAM gives, "" for its default.
-        progress: told how many bytes are here and how many there are, while weights are fetched.
-        compile: whether to compile an image encoder that is a ViT; others stay as they are.
+        output: of an HQ-SAM ("sum" or "hq"), "" for the default.
+        progress: called with (bytes downloaded, bytes in total) while weights are downloaded.
+        compile: whether to compile a ViT image encoder; other encoders are not compiled.
     """
 
     variant: str = ""
@@ -495,32 +508,32 @@ class SegmenterOptions:
 
 
 class SegmenterBuilder(Protocol):
-    """What stands under a segmenter's name in the registry."""
+    """What the registry holds for the name of a segmenter."""
 
     def __call__(self, options: SegmenterOptions) -> "Segmenter[Any]":
         """Return the segmenter, ready to run.
 
         Raises:
-            SegmenterError: an option is not one of its own, or its weights cannot be had.
+            SegmenterError: an option is not supported, or the weights cannot be loaded.
         """
         ...
 
 
 @dataclass(frozen=True)
 class DatasetOptions:
-    """What the builder of a data set is given.
+    """Options of a data set's builder.
 
     Attributes:
-        root: the folder of its files, None for a data set that needs none.
-        split: part of it, "" for its default.
-        images: folder of the images, where they are not laid out below a root.
-        annotations: file of the annotations, likewise.
-        categories: names of the only categories to take, () for all.
-        min_area: pixels that an object must have.
-        labels: whether mask files are label maps: each value is an object.
+        root: folder of its files, None for a data set without files.
+        split: its split, "" for the default.
+        images: folder of the images, in place of a root.
+        annotations: file of the annotations, in place of a root.
+        categories: names of the categories to use, () for all.
+        min_area: minimum number of pixels of an object.
+        labels: whether mask files are label maps, in which each value is an object.
         void: values of label maps that are neither object nor background.
         recursive: whether sub-folders are read.
-        exif: what becomes of an EXIF orientation of a photograph.
+        exif: whether an EXIF orientation of an image is applied.
         strict: whether an object without area is an error instead of being left out.
     """
 
@@ -538,12 +551,12 @@ class DatasetOptions:
 
 
 class DatasetBuilder(Protocol):
-    """What stands under a data set's name in the registry."""
+    """What the registry holds for the name of a data set."""
 
     def __call__(self, options: DatasetOptions) -> "Dataset":
-        """Return the data set, its files listed but not yet read.
+        """Return the data set; its files are listed but not yet read.
 
         Raises:
-            DatasetError: the folder is missing or not laid out as it must be.
+            DatasetError: the folder is missing or has another layout.
         """
         ...

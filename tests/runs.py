@@ -44,6 +44,7 @@ class MadeUp:
     Attributes:
         missing: sample ids that were not reached.
         failed: sample ids recorded as failed.
+        left_out: sample id -> why objects of it, or all, cannot be scored.
         prompts: a part of the key of the prompts; another one gives other prompts.
         accuracy: of the segmenter, in [0, 1].
         has_objects: whether it says what its objects are; runs of earlier versions do not.
@@ -60,6 +61,7 @@ class MadeUp:
     constants: Mapping[str, float] = field(default_factory=lambda: {"boundary-width": 0.02})
     missing: frozenset[str] = frozenset()
     failed: frozenset[str] = frozenset()
+    left_out: Mapping[str, Sequence[str]] = field(default_factory=dict)
     prompts: str = "p"
     accuracy: float = 0.8
     has_objects: bool = True
@@ -67,6 +69,8 @@ class MadeUp:
     def store(self, results: Path) -> Run:
         """Write the run below `results` and return it as it is read back."""
         with RunWriter(results, self._manifest()) as writer:
+            for name, reasons in self.left_out.items():
+                writer.leave_out(name, reasons)
             for index in range(self.n_samples):
                 sample_id = f"image-{index}"
                 if sample_id in self.failed:

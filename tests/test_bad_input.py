@@ -31,11 +31,15 @@ PICTURES: list[tuple[Put, str, str]] = [
         FOLDER,
         "p.png: cannot be decoded: Decompressed",
     ),
-    (put.picture(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"), FOLDER, "is no image that"),
-    (put.picture(b"", "images/p.jpg"), FOLDER, "p.jpg: is no image that can be read"),
-    (put.pipe, FOLDER, "images/p.png: is no regular file"),
+    (
+        put.picture(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"),
+        FOLDER,
+        "is not an image of",
+    ),
+    (put.picture(b"", "images/p.jpg"), FOLDER, "p.jpg: is not an image of a known format"),
+    (put.pipe, FOLDER, "images/p.png: is not a regular file"),
     (put.loop, FOLDER, "images/p.png: cannot be decoded: Too many levels"),
-    (put.nothing, "show --image /dev/zero --box 1,1,5,5", "/dev/zero: is no regular file"),
+    (put.nothing, "show --image /dev/zero --box 1,1,5,5", "/dev/zero: is not a regular file"),
     (put.nothing, "show --image x.png --box 1,nan,5,5", "--box must be four numbers x0,y0,x1,y1"),
 ]
 ANNOTATIONS: list[tuple[Put, str, str]] = [
@@ -47,10 +51,10 @@ ANNOTATIONS: list[tuple[Put, str, str]] = [
     ),
     (put.coco(image={"file_name": "C:\\x.png"}), COCO, "leaves the data root"),
     (put.coco(image={"file_name": "..\\x.png"}), COCO, "leaves the data root"),
-    (put.coco(image={"file_name": "a\0.png"}), COCO, "a file name holds a zero byte"),
-    (put.coco(image={"file_name": "\ud800.png"}), COCO, "is no COCO instance file"),
+    (put.coco(image={"file_name": "a\0.png"}), COCO, "a file name has a zero byte"),
+    (put.coco(image={"file_name": "\ud800.png"}), COCO, "is not a COCO instance file"),
     (put.coco(image={"file_name": "x" * 5_000}), COCO, "File name too long"),
-    (put.coco(image={"file_name": ""}), COCO, "val: is no regular file"),
+    (put.coco(image={"file_name": ""}), COCO, "val: is not a regular file"),
     (put.coco(image={"width": HUGE, "height": HUGE}), COCO, "says 1000000000000x1000000000000"),
     (
         put.coco(image={"width": -61, "height": -40}),
@@ -88,16 +92,32 @@ ANNOTATIONS: list[tuple[Put, str, str]] = [
     ),
     (put.coco(segmentation={"size": [40, 61], "counts": {"0": 1}}), COCO, "cannot be decoded"),
     (put.coco(segmentation={"size": 40, "counts": "0"}), COCO, "cannot be decoded"),
-    (put.coco(segmentation=[[1, 2, float("nan"), 4, 5, 6]]), COCO, "of at most 100000000 pixels"),
-    (put.coco(segmentation=[[1, 2, float("inf"), 4, 5, 6]]), COCO, "of at most 100000000 pixels"),
-    (put.coco(segmentation=[[1, 2, 1e300, 4, 5, 6]]), COCO, "of at most 100000000 pixels"),
-    (put.coco(segmentation=[[1, 2, 10**30, 4, 5, 6]]), COCO, "a polygon is a list of x and y"),
+    (
+        put.coco(segmentation=[[1, 2, float("nan"), 4, 5, 6]]),
+        COCO,
+        "must be at most 100000000 pixels",
+    ),
+    (
+        put.coco(segmentation=[[1, 2, float("inf"), 4, 5, 6]]),
+        COCO,
+        "must be at most 100000000 pixels",
+    ),
+    (put.coco(segmentation=[[1, 2, 1e300, 4, 5, 6]]), COCO, "must be at most 100000000 pixels"),
+    (put.coco(segmentation=[[1, 2, 10**30, 4, 5, 6]]), COCO, "a polygon must be a list of x"),
     (put.coco(segmentation=[[0, 0, 9e7, 0, 0, 9e7]]), COCO, "270000003 pixels long, more than 41"),
     (put.coco(segmentation=[[0, 0, 60, 39] * 50_000]), COCO, "pixels long, more than 4194304"),
-    (put.coco(segmentation=[["1", "2", "3", "4", "5", "6"]]), COCO, "a polygon is a list of x and"),
-    (put.coco(segmentation=[{"size": [40, 61], "counts": "0"}]), COCO, "a polygon is a list of x"),
+    (
+        put.coco(segmentation=[["1", "2", "3", "4", "5", "6"]]),
+        COCO,
+        "a polygon must be a list of x",
+    ),
+    (
+        put.coco(segmentation=[{"size": [40, 61], "counts": "0"}]),
+        COCO,
+        "a polygon must be a list of x",
+    ),
     (put.coco_text("[" * 100_000), COCO, "is not JSON: maximum recursion"),
-    (put.coco_text("null"), COCO, "it holds None, not a table of images"),
+    (put.coco_text("null"), COCO, "it is None, not an object with images"),
     (put.coco_text('{"images": [{"id": ' + "9" * 5_000 + "}]}"), COCO, "is not JSON: Exceeds"),
     (put.coco_text('{"\x1b]0;title\x07": 1}'), COCO, "is not JSON: Invalid control"),
     (put.text(b"\xff\xfe\x00", "ids.txt"), EVAL + "--ids ids.txt", "ids.txt: cannot be read"),
@@ -127,7 +147,7 @@ PROTOCOLS: list[tuple[Put, str, str]] = [
             + "".join(PROTOCOL[CONDITIONS:].replace('"points"', f'"{n}"') for n in range(20))
         ),
         OWN,
-        "21000 prompts an object are more than 20000",
+        "21000 prompts per object, at most 20000 are allowed",
     ),
     (
         put.protocol("seed = 3", "seed = 0x" + "f" * 9_999),
@@ -219,7 +239,7 @@ RECIPES: list[tuple[Put, str, str]] = [
     (
         put.nothing,
         "train sam-nano --scale-steps 1e300",
-        "longer by a factor above 0, got 1e+300; at most",
+        "the factor of steps must be above 0 and at most 1e+06",
     ),
 ]
 EVIL = put.weights({"x": Evil()})
@@ -266,7 +286,7 @@ WEIGHTS: list[tuple[Put, str, str]] = [
         "eval --segmenter sam --checkpoint w.pth",
         "cut short",
     ),
-    (put.evil_training, TRAIN, "sam-nano-training/state.pt: is no state of a training: remove it"),
+    (put.evil_training, TRAIN, "sam-nano-training/state.pt: is not a training state; remove it"),
     (put.weights({5: torch.zeros(1)}), "eval --segmenter sam --checkpoint w.pth", "something else"),
     (
         put.weights({"x": torch.zeros(3).to_sparse()}),

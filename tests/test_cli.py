@@ -5,12 +5,16 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
 
 from samrobust import __version__
+from samrobust.datasets.images import read_image
+from samrobust.errors import DatasetError
 from samrobust.runs.store import read_masks, read_photographs, read_run
+from samrobust.types import Image
 from tests.conftest import Result, Shell
 
 EVAL = ("eval", "--dataset", "folder", "--segmenter", "ellipse", "--workers", "0")
@@ -33,7 +37,9 @@ def test_eval_writes_the_contract_and_ends_with_the_table_and_the_place(
     assert "box-noise-0.4" in result.out
     assert max(map(len, result.out.splitlines())) <= 120
     (folder,) = Path("results").iterdir()
-    assert result.out.rstrip().endswith(str(folder))
+    *_, place, following = result.out.splitlines()
+    assert place.strip() == str(folder)
+    assert following == f"next: samrobust report {folder} --out report"
     manifest = json.loads((folder / "manifest.json").read_text())
     assert manifest["segmenter"]["name"] == "ellipse"
     assert manifest["trials"] == 2
@@ -79,21 +85,27 @@ def test_the_same_command_does_nothing_twice_and_another_is_another_folder(
     assert len(list(Path("results").iterdir())) == 4
 
 
-def test_a_run_that_was_broken_off_ends_with_the_same_rows(shell: Shell, root: Path) -> None:
+def test_a_run_that_was_broken_off_ends_with_the_same_rows(
+    shell: Shell, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail_on_p2(path: Path, **how: Any) -> Image:  # noqa: ANN401
+        if path.stem == "p2":
+            raise DatasetError(f"{path}: cannot be decoded")
+        return read_image(path, **how)
+
     shell(*EVAL, "--data-root", root, "--trials", "2", "--out", "whole")
     (whole,) = Path("whole").iterdir()
-    image = (root / "images/p2.png").read_bytes()
     command = (*EVAL, "--data-root", root, "--trials", "2", "--out", "parts")
-    (root / "images/p2.png").write_bytes(image[:-40] + bytes(40))  # same size: the same run
-    assert "p2.png: cannot be decoded" in shell.refuses(*command)
-    (parts,) = Path("parts").iterdir()
-    assert parts.name == whole.name
-    assert read_run(parts).n_missing == 2
-    assert shell(*command, "--keep-going").code == 0
-    run = read_run(parts)
-    assert list(run.failures) == ["p2"]
-    assert run.n_missing == 0
-    (root / "images/p2.png").write_bytes(image)
+    with monkeypatch.context() as patched:
+        patched.setattr("samrobust.datasets.folder.read_image", fail_on_p2)
+        assert "p2.png: cannot be decoded" in shell.refuses(*command)
+        (parts,) = Path("parts").iterdir()
+        assert parts.name == whole.name
+        assert read_run(parts).n_missing == 2
+        assert shell(*command, "--keep-going").code == 0
+        run = read_run(parts)
+        assert list(run.failures) == ["p2"]
+        assert run.n_missing == 0
     assert shell(*command).code == 0
     pd.testing.assert_frame_equal(_rows(parts), _rows(whole))
 
@@ -158,7 +170,7 @@ def test_report_prints_and_writes_what_is_asked(shell: Shell, root: Path) -> Non
     runs = sorted(Path("results").iterdir())
     assert "mIoU" in shell("report", *runs).out
     markdown = shell("report", *runs, "--format", "markdown").out
-    assert markdown.partition("over trials")[0].count("| ellipse |") == 7
+    assert markdown.partition("over trials")[0].count("| ellipse |") == 1 + 7  # at a glance
     assert shell("report", *runs, "--format", "csv").out.startswith("protocol,")
     result = shell("report", *runs, "--out", "report", "--format", "latex", "--format", "csv")
     assert result.code == 0
@@ -269,12 +281,12 @@ def test_what_is_quick_imports_neither_torch_nor_pandas_nor_matplotlib(arguments
 def test_data_check_counts_and_names_what_is_broken(shell: Shell, root: Path) -> None:
     check = ("data", "check", "--dataset", "folder", "--data-root", root)
     result = shell(*check)
-    assert (result.code, result.out) == (0, "folder: 4 images, 4 objects, 0 broken\n")
+    assert (result.code, result.out) == (0, "folder: 4 images, 4 objects, 0 left out, 0 broken\n")
     (root / "masks/p1.png").write_bytes(b"")
     result = shell(*check)
     assert result.code == 1
-    assert "masks/p1.png: is no image that can be read" in result.out
-    assert "4 images, 3 objects, 1 broken" in result.out
+    assert "masks/p1.png: is not an image of a known format" in result.out
+    assert "4 images, 3 objects, 0 left out, 1 broken" in result.out
 
 
 @pytest.mark.parametrize(
@@ -320,3 +332,50 @@ def test_reports_refuse_what_is_no_run_and_what_cannot_be_compared(
     shell(*EVAL, "--data-root", root, "--protocol", "gt-box")
     shell(*EVAL, "--data-root", root, "--protocol", "gt-box", "--selection", "oracle")
     assert "selection" in shell.refuses("report", *Path("results").iterdir())
+
+
+def test_names_of_the_first_version_work_and_say_what_they_are_now(shell: Shell) -> None:
+    command = ("eval", "--protocol", "gt-box", "--segmenter", "ellipse", "--split", "1x64x48")
+    result = shell(*command, "--prompts-at-once=8", "--no-cache", "--images-at-once", "1")
+    assert result.code == 0
+    assert "--prompts-at-once is now called --batch-size" in result.err
+    assert "--images-at-once is now called --image-batch-size" in result.err
+    assert "--no-cache is not needed any more" in result.err
+    assert shell("gate", "--segmenter", "sam-nano").err == (
+        "error: gate is now: samrobust compare RUN_A RUN_B --tolerance default\n"
+    )
+
+
+def test_an_output_that_is_full_is_one_line(root: Path, shell: Shell) -> None:
+    shell(*EVAL, "--data-root", root, "--protocol", "gt-box", "--quiet")
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "samrobust", "report"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+        )
+    assert done.returncode == 1
+    assert done.stderr == "error: the output cannot be written: No space left on device\n"
+
+
+def test_what_a_terminal_cannot_show_is_replaced(root: Path, shell: Shell) -> None:
+    shell(*EVAL, "--data-root", root, "--protocol", "gt-box", "--quiet")
+    done = subprocess.run(
+        [sys.executable, "-m", "samrobust", "report"],
+        capture_output=True,
+        check=False,
+        env={
+            **os.environ,
+            "PYTHONPATH": str(Path(__file__).parents[1]),
+            "PYTHONIOENCODING": "ascii",
+        },
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"ellipse" in done.stdout
+
+
+def test_ls_alone_lists_its_kinds(shell: Shell) -> None:
+    assert "samrobust ls protocols" in shell("ls").out.splitlines()

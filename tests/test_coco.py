@@ -100,11 +100,11 @@ def test_it_reads_what_pycocotools_reads(photographs: Path) -> None:
         ({"annotations": [{"id": 1, "image_id": 4, "segmentation": []}]}, "1 is of image 4, which"),
         ({"annotations": [{"id": 1}]}, "annotation 1 has no segmentation"),
         ({"annotations": [{"id": 1, "image_id": 9, "segmentation": None}]}, "1 has no segmentat"),
-        ({"annotations": [{"id": 1, "caption": "a cup"}]}, "it is a file of captions; wanted are"),
+        ({"annotations": [{"id": 1, "caption": "a cup"}]}, "it is a file of captions, not of"),
         ({"annotations": [{"id": 1, "segments_info": []}]}, "it is a file of panoptic segment"),
         ({"annotations": [{"id": 1, "keypoints": []}]}, "it is a file of keypoints without"),
         ({"images": 3}, "it has no list 'images'"),
-        ({"annotations": ["x"]}, "'annotations' 1 is 'x', not a table"),
+        ({"annotations": ["x"]}, "row 1 of 'annotations' is 'x', not an object"),
         ({"images": [{"id": i, "file_name": "a"} for i in (9, 9)]}, "two images have the id 9"),
         ({"images": [{"id": "01", "file_name": "a"}]}, "image 1: its id must be .*, got '01'"),
         ({"images": [{"id": 1.2, "file_name": "a"}]}, "its id must be a whole number, got 1.2"),
@@ -113,8 +113,8 @@ def test_it_reads_what_pycocotools_reads(photographs: Path) -> None:
         ({"annotations": [{**_table()["annotations"][0], "iscrowd": 2}]}, "must be 0 or 1, got 2"),
         ({"annotations": []}, "no image has an object"),
         ({"annotations": _table()["annotations"][:1] * 2}, "two annotations have the id 70"),
-        ({"images": [{"id": 9, "file_name": 3}]}, "is no COCO instance file"),
-        ({"images": [{"id": float("inf"), "file_name": "a"}]}, "is no COCO instance file"),
+        ({"images": [{"id": 9, "file_name": 3}]}, "is not a COCO instance file"),
+        ({"images": [{"id": float("inf"), "file_name": "a"}]}, "is not a COCO instance file"),
         ({"images": [{"id": i, "file_name": "../x.png"} for i in (9, 10)]}, "leaves the data root"),
         ({"images": [{"id": i, "file_name": "/x.png"} for i in (9, 10)]}, "leaves the data root"),
     ],
@@ -130,11 +130,11 @@ def test_a_wrong_json_is_one_line_at_the_start(
 @pytest.mark.parametrize(
     ("segmentation", "message"),
     [
-        ([[0.1, 0.2, 0.9, 0.2, 0.9, 0.8]], "between 0 and 1; wanted are pixels"),
+        ([[0.1, 0.2, 0.9, 0.2, 0.9, 0.8]], "fractions of the image, must be pixels"),
         ({"size": [61, 40], "counts": [0, 40 * 61]}, "the mask is 40x61, the image 61x40"),
-        ({"size": list(SIZE_HW)}, "RLE has a size and counts"),
-        ([[1, 2, 3, 4, 5, 6, 7]], "a polygon is a list"),
-        ([[1, 2, 3, float("nan"), 5, 6]], "a polygon is a list"),
+        ({"size": list(SIZE_HW)}, "RLE must have a size and counts"),
+        ([[1, 2, 3, 4, 5, 6, 7]], "a polygon must be a list"),
+        ([[1, 2, 3, float("nan"), 5, 6]], "x and y of a polygon must be"),
         ({"size": list(SIZE_HW), "counts": [3, 4]}, "run lengths do not add up"),
         ({"size": list(SIZE_HW), "counts": [-4, 40 * 61 + 4]}, "run lengths do not add up"),
         ({"size": list(SIZE_HW), "counts": "zzzz"}, "counts are not run lengths"),
@@ -198,7 +198,7 @@ def test_ids_may_be_text_and_crowds_be_true(root: Path) -> None:
     _write(root, table)
     dataset = _dataset(root)
     assert dataset.ids() == ["9", "10"]
-    assert dataset.notes[0].endswith("2 crowds (iscrowd 1) are left out")
+    assert dataset.notes[0].endswith("2 crowds (iscrowd 1) left out")
 
 
 def test_own_layouts_categories_and_areas(root: Path) -> None:

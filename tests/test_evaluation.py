@@ -6,9 +6,10 @@ from typing import ClassVar
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 import samrobust.evaluation.loop
-from samrobust.errors import DatasetError, SegmenterError
+from samrobust.errors import DatasetError, ProtocolError, SamrobustError, SegmenterError
 from samrobust.evaluation.loop import (
     Evaluated,
     Failure,
@@ -16,6 +17,7 @@ from samrobust.evaluation.loop import (
     check_can_run,
 )
 from samrobust.evaluation.prompts import draw_prompts
+from samrobust.metrics import METRICS
 from samrobust.metrics.overlap import boundary_iou, iou, stability_factor
 from samrobust.protocol import load_protocol, with_trials
 from samrobust.runs.manifest import Score
@@ -24,6 +26,7 @@ from samrobust.types import (
     EvalProtocol,
     Image,
     Mask,
+    Metric,
     Prediction,
     Prompt,
     PromptBatch,
@@ -130,7 +133,7 @@ def test_huge_images_are_predicted_in_small_calls(
     small_dataset: MemoryDataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = _scores(_run(small_dataset, GrownBox()))
-    monkeypatch.setattr(samrobust.evaluation.loop, "MASK_BYTES", 2 * 90 * 33)
+    monkeypatch.setattr(samrobust.evaluation.loop, "MAX_MASK_BYTES", 2 * 90 * 33)
     segmenter = GrownBox()
     assert _scores(_run(small_dataset, segmenter)) == expected
     assert max(segmenter.n_prompts) <= 2
@@ -260,3 +263,18 @@ def test_waiting_for_an_image_is_not_busy(small_dataset: MemoryDataset) -> None:
     busy = [result.busy_s for result in results if isinstance(result, Evaluated)]
     assert all(seconds > 0 for seconds in busy)
     assert sum(busy) <= elapsed - 3 * SlowDataset.seconds
+
+
+def test_a_metric_of_another_name_or_shape_is_refused(
+    small_dataset: MemoryDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def one_number(masks: Tensor, target: Tensor) -> Tensor:
+        return (masks & target).double().mean()
+
+    metric = Metric("other", one_number)
+    monkeypatch.setattr(METRICS, "load", lambda _name: metric)
+    with pytest.raises(SamrobustError, match="metric 'iou' calls itself 'other'"):
+        _run(small_dataset, GrownBox())
+    monkeypatch.setattr(METRICS, "load", lambda name: replace(metric, name=name))
+    with pytest.raises(ProtocolError, match=r"metric 'iou' gave values of shape \(\), not \(1,\)"):
+        _run(small_dataset, GrownBox())

@@ -93,7 +93,7 @@ def test_of_an_image_with_an_answer_that_is_not_finite_nothing_is_scored(
             evaluate_one(segmenter, small_dataset, PROTOCOL, sample_ids=ids, options=options)
         )
 
-    reason = "image 'b': grown-box: an answer is not finite (NaN or infinite logits or quality)"
+    reason = "image 'b': grown-box: a prediction is not finite (NaN or infinite logits or quality)"
     with pytest.raises(SegmenterError) as caught:
         results(Doubtful(value), keep_going=False)
     assert str(caught.value) == reason
@@ -110,7 +110,7 @@ def test_weights_that_answer_nan_store_nothing(shell: Shell, tmp_path: Path) -> 
         *("eval", "--dataset", "scenes", "--split", "2x96x64", "--protocol", "gt-box"),
         *("--segmenter", "sam-nano", "--checkpoint", "nan.safetensors", "--workers", "0"),
     )
-    assert line.startswith("image 'scene-00000': sam-nano: an answer is not finite")
+    assert line.startswith("image 'scene-00000': sam-nano: a prediction is not finite")
     (folder,) = (tmp_path / "results").iterdir()
     assert read_run(folder).scores.empty
 
@@ -170,7 +170,7 @@ def test_memory_that_holds_no_prompt_or_no_image_is_one_line(small_dataset: Memo
         "image 'b': grown-box: out of device memory with a single prompt"
     ]
     assert failures(NoImage())[0] == (
-        "image 'b': grown-box: out of device memory in encoding its 33 x 90 pixels; a smaller "
+        "image 'b': grown-box: out of device memory when encoding 33 x 90 pixels; a smaller "
         "variant or --dtype may fit"
     )
 

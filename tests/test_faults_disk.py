@@ -123,8 +123,8 @@ def test_of_a_folder_that_is_read_only_runs_are_read_and_nothing_else(
     report = ("report", str(stored.relative_to(folder)))
     found = run(folder, *closed, (*EVAL, *RESULTS), (*TRAIN, *WEIGHTS), report)
     assert found.errors == [
-        f"disk/results/{stored.name}: cannot be written: Read-only file system",
-        "disk/stable-sam-training: cannot be written: Read-only file system",
+        "--out disk/results: cannot be written: Read-only file system",
+        "--out disk: cannot be written: Read-only file system",
     ]
     assert found.code == 0
     assert "mIoU" in found.said
@@ -132,5 +132,5 @@ def test_of_a_folder_that_is_read_only_runs_are_read_and_nothing_else(
     assert new.code == 1
     assert [line.partition(": ")[2] for line in new.errors] == [
         "cannot be written: Read-only file system",
-        "cannot be made: Read-only file system",
+        "cannot be written: Read-only file system",
     ]

@@ -2,12 +2,16 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
 from samrobust.errors import RunError
-from samrobust.report.scores import comparable_groups
+from samrobust.report.compare import compare
+from samrobust.report.formats import export_run
+from samrobust.report.scores import comparable_groups, iou_of_trials
 from samrobust.report.summary import summarise
 from samrobust.types import DatasetInfo
 from tests.runs import CONTROL, SAM, STABLE, MadeUp, described
@@ -69,16 +73,68 @@ def test_what_cannot_be_compared_is_refused(
 
 
 @pytest.mark.parametrize(("kind", "n_failed"), [("missing", 0), ("failed", 2)])
-def test_runs_of_other_images_are_refused(tmp_path: Path, kind: str, n_failed: int) -> None:
+def test_strictly_runs_of_other_images_are_refused(
+    tmp_path: Path, kind: str, n_failed: int
+) -> None:
     lacking = {kind: frozenset({"image-1", "image-2"})}
     less = RUN.but(segmenter=STABLE, **lacking).store(tmp_path)
     full = RUN.store(tmp_path)
     with pytest.raises(RunError) as refusal:
-        comparable_groups([less, full])
+        comparable_groups([less, full], strict=True)
     assert str(refusal.value) == (
         f"{less.folder}: lacks 2 of the 6 images of {full.folder} ({n_failed} failed); "
         "finish it with the same command"
     )
+
+
+def test_runs_are_compared_on_the_images_that_all_have(tmp_path: Path) -> None:
+    less = RUN.but(
+        segmenter=STABLE, failed=frozenset({"image-1"}), missing=frozenset({"image-3"})
+    ).store(tmp_path)
+    other = RUN.but(failed=frozenset({"image-4"})).store(tmp_path)
+    (section,) = summarise([less, other])
+    assert section.marks[:2] == ("images that all runs have: 3 of 6", "images that failed: 2")
+    assert set(section.objects["sample_id"]) == {"image-0", "image-2", "image-5"}
+    both = frozenset(f"image-{index}" for index in (1, 3, 4))
+    alone = [
+        RUN.but(segmenter=segmenter, missing=both).store(tmp_path / "alone")
+        for segmenter in (STABLE, SAM)
+    ]
+    (expected,) = summarise(alone)
+    pd.testing.assert_frame_equal(section.table, expected.table)
+    pd.testing.assert_frame_equal(section.differences, expected.differences)
+    for run, scores in zip(section.stored, section.scores, strict=True):  # as figures read them
+        trials = iou_of_trials(run, ["box-noise-0.2"])["box-noise-0.2"]
+        np.testing.assert_allclose(trials.mean(axis=1), scores.statistics["miou"][1], atol=1e-6)
+    assert len(compare(less, other).objects) == 3 * len(section.objects)
+    with pytest.raises(RunError, match=r"lacks 2 of the 5 images .* \(1 failed\)"):
+        compare(less, other, strict=True)
+
+
+def test_a_single_run_without_some_images_is_incomplete(tmp_path: Path) -> None:
+    section = summarise([RUN.but(missing=frozenset({"image-3"})).store(tmp_path)])[0]
+    assert section.marks[0] == "incomplete: 5 of 6 images"
+
+
+def test_runs_without_an_image_in_common_are_refused(tmp_path: Path) -> None:
+    halves = [frozenset(f"image-{index}" for index in places) for places in ((0, 1, 2), (3, 4, 5))]
+    runs = [
+        RUN.but(segmenter=segmenter, missing=half).store(tmp_path)
+        for segmenter, half in zip((SAM, STABLE), halves, strict=True)
+    ]
+    with pytest.raises(RunError, match=r"sam-vit_b\S+ and \S+: have no image in common; finish"):
+        summarise(runs)
+
+
+def test_marks_say_how_many_objects_were_left_out(tmp_path: Path) -> None:
+    left_out = {"image-1": ["no area", "no area"], "image-2": ["no area"], "image-5": ["no object"]}
+    run = RUN.but(left_out=left_out, missing=frozenset({"image-5"})).store(tmp_path)
+    marks = summarise([run])[0].marks
+    assert marks[:2] == ("images left out: 1", "objects left out: 3")
+    dataset = export_run(run)["dataset"]
+    assert (dataset["n_images_left_out"], dataset["n_objects_left_out"]) == (1, 3)
+    assert dataset["is_complete"]
+    assert not any("left out" in mark for mark in summarise([RUN.store(tmp_path / "all")])[0].marks)
 
 
 def test_runs_of_other_objects_are_refused(tmp_path: Path) -> None:

@@ -132,7 +132,7 @@ def test_another_file_is_refused(
     (package / "__init__.py").touch()
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(sam_nano, "PACKAGE", "odd_package")
-    with pytest.raises(TrainingError, match="is not the EfficientNet-Lite2 that is known"):
+    with pytest.raises(TrainingError, match="SHA-256 is not 9656183e"):
         trunk_file()
 
 

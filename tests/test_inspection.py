@@ -91,7 +91,7 @@ def test_a_reading_is_at_the_layer_that_is_asked_for() -> None:
         shares[layer] = pair.stable.shares
     np.testing.assert_array_equal(shares[None], shares[1])
     assert not np.array_equal(shares[1], shares[3])
-    with pytest.raises(SegmenterError, match="has no plugin at layer 2; it has at 1, 3"):
+    with pytest.raises(SegmenterError, match="has no plugin at layer 2; its plugins are at 1, 3"):
         next(compare_readings(before, after, photographs(), PROTOCOL, 1, layer=2))
 
 
@@ -108,7 +108,7 @@ def test_untrained_plugins_read_what_sam_reads() -> None:
 
 def test_too_few_large_objects_are_said() -> None:
     models = build_sam_nano(SegmenterOptions()), stable()
-    with pytest.raises(SegmenterError, match="has no 3 images with an object of at least 1024"):
+    with pytest.raises(SegmenterError, match="fewer than 3 images have an object of at least 1024"):
         list(compare_readings(*models, photographs(), PROTOCOL, 3))
 
 
@@ -138,11 +138,11 @@ def test_boxes_are_routed_as_the_decoder_routes_them() -> None:
 
 def test_without_router_or_objects_or_boxes_one_line_says_so() -> None:
     dataset = photographs()
-    with pytest.raises(SegmenterError, match="has no router, but deformable sampling alone"):
+    with pytest.raises(SegmenterError, match="has no router, only deformable sampling"):
         routed_boxes(stable(routing=False), dataset, dataset.ids(), PROTOCOL)
     with pytest.raises(SegmenterError, match="no object of at least 1024 pixels"):
         routed_boxes(stable(), dataset, ["b"], PROTOCOL)
-    with pytest.raises(SegmenterError, match="are drawn for boxes"):
+    with pytest.raises(SegmenterError, match="need a protocol of boxes"):
         routed_boxes(stable(), dataset, ["a"], with_trials(load_protocol("points"), 1))
 
 
@@ -187,4 +187,4 @@ def test_bad_input_of_the_draw_commands_is_one_line(shell: Shell) -> None:
     message = shell.refuses("draw", "reading", *scenes, "--checkpoint", "none.safetensors")
     assert message == "none.safetensors: there is no such checkpoint"
     message = shell.refuses("draw", "reading", *scenes, "--layer", "4")
-    assert message == "stable-sam: has no plugin at layer 4; it has at 1, 2, 3"
+    assert message == "stable-sam: has no plugin at layer 4; its plugins are at 1, 2, 3"

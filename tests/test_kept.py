@@ -7,8 +7,8 @@ from samrobust.datasets.coco import decode_run_lengths
 from samrobust.evaluation.loop import Evaluated, LoopOptions
 from samrobust.evaluation.prompts import draw_prompts
 from samrobust.protocol import load_protocol, with_conditions, with_trials
-from samrobust.runs.manifest import Keep, Kept
-from samrobust.types import EvalProtocol, Instance, Sample
+from samrobust.runs.manifest import Kept
+from samrobust.types import EvalProtocol, Instance, Keep, Sample
 from tests.conftest import GrownBox, MemoryDataset, evaluate_one, rectangle
 
 PROTOCOL = with_trials(

@@ -133,6 +133,6 @@ def test_parameters_of_the_small_ones_are_counted_right() -> None:
     model = tiny_sam_model()
     own = sum(x.numel() for x in model.parameters())
     added = sum(x.numel() for x in untrained_parts(model).parameters())
-    assert added == 448_512  # facts/hq-sam.md 3
+    assert added == 448_512  # docs/sources/hq-sam.md 3
     assert ROWS["mobile-sam"].n_parameters == own
     assert ROWS["hq-sam"].checkpoints["vit_tiny"].n_parameters == own + added

@@ -12,7 +12,7 @@ from PIL import Image
 
 from samrobust.errors import RunError
 from samrobust.report import plots
-from samrobust.report.plots import COLUMN_INCHES, looks_of, write_plots
+from samrobust.report.plots import COLUMN_INCHES, line_styles, write_plots
 from samrobust.report.summary import Section, summarise
 from samrobust.types import SegmenterInfo
 from tests.runs import CONTROL, SAM, STABLE, MadeUp, described
@@ -27,8 +27,8 @@ def summary(folder: Path, protocol: dict[str, Any], *segmenters: SegmenterInfo) 
 
 
 def drawn(sections: list[Section]) -> dict[str, Figure]:
-    looks = looks_of(sections)
-    found = (pair for section in sections for pair in plots.figures_of(section, looks))
+    styles = line_styles(sections)
+    found = (pair for section in sections for pair in plots.figures_of(section, styles))
     return dict(found)
 
 
@@ -161,14 +161,14 @@ def test_segmenters_look_alike_everywhere_and_differ_from_each_other(tmp_path: P
     other = SegmenterInfo("ellipse", frozenset({"box"}), is_control=True)
     first = summary(tmp_path, described("gt-box"), *many, CONTROL, other)
     second = summary(tmp_path, described("points"), many[3], CONTROL)
-    looks = looks_of(first + second)
-    assert len(looks) == 14
-    assert len({tuple(look.values()) for look in looks.values()}) == 14
-    assert looks["model-3"] == looks_of(first)["model-3"]
-    for name, look in looks.items():
-        red, green, blue = to_rgb(look["color"])
+    styles = line_styles(first + second)
+    assert len(styles) == 14
+    assert len({tuple(style.values()) for style in styles.values()}) == 14
+    assert styles["model-3"] == line_styles(first)["model-3"]
+    for name, style in styles.items():
+        red, green, blue = to_rgb(style["color"])
         is_control = name in {"box-as-mask", "ellipse"}
-        assert look["linestyle"] == ("--" if is_control else "-")
+        assert style["linestyle"] == ("--" if is_control else "-")
         assert not is_control or red == green == blue > 0
 
 

@@ -1,7 +1,8 @@
-"""A package that registers a segmenter, a data set and a degradation, as the README shows it."""
+"""A package that registers a segmenter, a data set and a degradation, as the guide shows it."""
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from hashlib import sha256
@@ -26,10 +27,20 @@ SHOWN = (
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder into which the package is installed, without the network."""
-    target = tmp_path_factory.mktemp("site")
-    options = ("--quiet", "--no-deps", "--no-build-isolation", "--no-index", "--target", target)
-    command = (sys.executable, "-m", "pip", "install", *options, PACKAGE)
-    subprocess.run(command, check=True, capture_output=True)
+    target, built = tmp_path_factory.mktemp("site"), tmp_path_factory.mktemp("built")
+    command = (
+        sys.executable,
+        "-m",
+        "hatchling",
+        "build",
+        "--target",
+        "wheel",
+        "--directory",
+        built,
+    )
+    subprocess.run(command, check=True, capture_output=True, cwd=PACKAGE)
+    (wheel,) = built.iterdir()
+    shutil.unpack_archive(wheel, target, "zip")
     return target
 
 
@@ -106,6 +117,7 @@ def test_what_a_package_registers_is_listed(
 
 
 @pytest.mark.parametrize("name", SHOWN)
-def test_the_readme_shows_the_package_as_it_is(name: str) -> None:
-    blocks = re.findall(r"```\w+\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+def test_the_guide_shows_the_package_as_it_is(name: str) -> None:
+    guide = (ROOT / "docs" / "guides" / "plugins.md").read_text()
+    blocks = re.findall(r"```\w+\n(.*?)```", guide, flags=re.DOTALL)
     assert (PACKAGE / name).read_text() in blocks

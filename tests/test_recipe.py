@@ -343,5 +343,7 @@ def test_a_longer_recipe_has_more_steps_of_every_phase_and_another_hash() -> Non
 
 @pytest.mark.parametrize("factor", [0.0, -1.0, math.inf, math.nan])
 def test_a_factor_that_is_no_length_is_refused(factor: float) -> None:
-    with pytest.raises(RecipeError, match=r"by a factor above 0, got"):
+    with pytest.raises(
+        RecipeError, match=r"the factor of steps must be above 0 and at most 1e\+06, got"
+    ):
         lengthened(load_recipe("sam-nano"), factor)

@@ -43,7 +43,7 @@ def test_an_unknown_name_gets_its_near_miss_and_the_list(monkeypatch: pytest.Mon
 def test_a_name_owned_twice_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SamrobustError, match="'zeta' is built in"):
         _registry(monkeypatch, ("zeta", "math:e")).names()
-    with pytest.raises(SamrobustError, match="'a' is owned twice: math:e and math:inf"):
+    with pytest.raises(SamrobustError, match="'a' is defined twice: math:e and math:inf"):
         _registry(monkeypatch, ("a", "math:e"), ("a", "math:inf")).names()
 
 

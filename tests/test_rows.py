@@ -11,10 +11,12 @@ import pytest
 
 import samrobust.runs.store
 from samrobust.errors import RunError
+from samrobust.metrics.overlap import iou
 from samrobust.report.formats import differences_csv, to_csv
 from samrobust.report.scores import comparable_groups, iou_of_trials, object_scores
 from samrobust.report.summary import summarise
-from samrobust.runs.store import Run
+from samrobust.runs.store import Run, read_run
+from samrobust.types import Metric
 from tests.runs import SAM, STABLE, MadeUp, described
 
 NOISY = described("noisy-box", conditions=("exact-box", "box-noise-0.2"))
@@ -109,6 +111,11 @@ def test_prompts_of_exchanged_trials_differ(tmp_path: Path) -> None:
         comparable_groups([one, other])
 
 
+OF = "iou of image 'image-0', object '0', condition box-noise-0.2,"
+"""The fourth score of a run; the first two are of the exact box."""
+EXACT = "iou of image 'image-0', object '0', condition exact-box, trial 0"
+
+
 def changed(run: Run, how: str) -> None:
     (part,) = (run.folder / "scores").iterdir()
     rows = pq.read_table(part)
@@ -116,6 +123,11 @@ def changed(run: Run, how: str) -> None:
         pq.write_table(pa.concat_tables([rows, rows.slice(3, 1)]), part)
     elif how == "two parts":
         pq.write_table(rows, part.with_name("part-00001.parquet"))
+    elif how in {"range", "finite"}:
+        values = rows["value"].to_numpy().copy()
+        values[4] = 50 if how == "range" else np.nan
+        place = rows.schema.get_field_index("value")
+        pq.write_table(rows.set_column(place, "value", pa.array(values)), part)
     elif how == "trial":
         place = rows.schema.get_field_index("trial")
         trials = pa.array(np.full(rows.num_rows, 3, np.int32))
@@ -129,8 +141,10 @@ def changed(run: Run, how: str) -> None:
 @pytest.mark.parametrize(
     ("how", "message"),
     [
-        ("twice", "a score is there twice"),
-        ("two parts", "a score is there twice"),
+        ("twice", f"a score is there twice, as 0.\\d+ and 0.\\d+: {OF} trial 1"),
+        ("two parts", f"a score is there twice, as 0.\\d+ and 0.\\d+: {EXACT}"),
+        ("range", rf"a value must be in \[0, 1\], got 50: {OF} trial 2"),
+        ("finite", f"a value is not finite: {OF} trial 2"),
         ("trial", "trial 3 is not of its protocol"),
         ("hash", "the hash of a prompt has 100 bytes"),
     ],
@@ -146,7 +160,7 @@ def test_an_object_in_two_parts_is_refused(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(samrobust.runs.store, "_BYTES_AT_ONCE", 1)
     run = RUN.store(tmp_path)
     changed(run, "two parts")
-    with pytest.raises(RunError, match="is not a valid run: an object has scores in two parts"):
+    with pytest.raises(RunError, match="object '0' of image 'image-0' has scores in two files"):
         summarise([run])
 
 
@@ -156,3 +170,16 @@ def test_too_few_scores_for_so_many_trials_are_refused(tmp_path: Path) -> None:
     manifest = dataclasses.replace(run.manifest, protocol=protocol)
     with pytest.raises(RunError, match="scores are too few for so many objects and trials"):
         summarise([dataclasses.replace(run, manifest=manifest)])
+
+
+def test_a_metric_without_bounds_may_have_any_value(tmp_path: Path) -> None:
+    protocol = {**NOISY, "metrics": ["iou", "hausdorff"]}  # 9 times the IoU, and not installed
+    run = RUN.but(protocol=protocol).store(tmp_path)
+    assert run.scores["value"].max() > 1
+    assert summarise([run])[0].table["hausdorff"].max() > 1
+    changed(run, "range")
+    with pytest.raises(RunError, match=r"a value must be in \[0, 1\], got 50: iou of image"):
+        read_run(run.folder).scores  # noqa: B018
+    assert Metric("dice", iou, unit="%").bounds == (0, 1)
+    assert Metric("skill", iou, unit="%", low=-1).bounds == (-1, 1)
+    assert Metric("hausdorff", iou, low=0).bounds == (0, np.inf)

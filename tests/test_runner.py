@@ -158,7 +158,7 @@ def test_a_torch_dataset_of_pairs_is_a_data_set(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("pairs", "message"),
     [
-        ([], "pairs: holds no pair"),
+        ([], "pairs: has no pair"),
         ([(np.zeros((4, 4)), PAIRS[0][1])], r"pair 0: image must be uint8 of shape \(\*, \*, 3\)"),
         ([(PAIRS[0][0], PAIRS[1][1])], r"pair 0: mask must be bool of shape \(24, 37\), got"),
         ([(PAIRS[0][0], np.zeros((1, 24, 37), np.bool_))], "pair 0: mask of instance '0' is empty"),

@@ -12,8 +12,8 @@ import pytest
 from pycocotools import mask as rle
 from scipy import ndimage
 
-from samrobust.datasets import DATASETS
-from samrobust.datasets.scenes import FAMILIES, LEAST_VISIBLE, Scenes, build_scenes, draw_scene
+from samrobust.datasets import DATASETS, open_dataset
+from samrobust.datasets.scenes import FAMILIES, MIN_VISIBLE, Scenes, build_scenes, draw_scene
 from samrobust.errors import DatasetError
 from samrobust.types import DatasetOptions, Floats, Image, Mask, Sample
 
@@ -127,8 +127,8 @@ def test_another_split_is_refused_in_one_line(split: str) -> None:
 
 
 def test_a_root_is_refused() -> None:
-    with pytest.raises(DatasetError, match=r"^scenes needs no --data-root$"):
-        build_scenes(DatasetOptions(root=Path()))
+    with pytest.raises(DatasetError, match=r"^scenes takes no --data-root, got \.$"):
+        open_dataset("scenes", root=".")
 
 
 @pytest.mark.parametrize("sample_id", ["scene-00012", "scene-0", "00000", "scene--0001", ""])
@@ -164,7 +164,7 @@ def test_instances_are_one_to_four_numbered_named_and_large_enough() -> None:
         assert numbers == ["1", "2", "3", "4"][: len(numbers)]
         for instance in sample.instances:
             assert instance.category in FAMILIES
-            assert instance.mask.sum() >= LEAST_VISIBLE
+            assert instance.mask.sum() >= MIN_VISIBLE
 
 
 def test_every_family_is_drawn() -> None:

@@ -37,5 +37,7 @@ def test_a_shard_is_read_and_what_is_none_is_refused() -> None:
     assert parse_shard("2/8") == Shard(2, 8)
     assert parse_shard("1/1") == WHOLE
     for text in ("0/8", "9/8", "8", "1/0", "-1/8", "1/8/2", "a/b", "", "1/99999999", "²/8"):
-        with pytest.raises(RunError, match=r"--shard must be I/N with 1 <= I <= N, as 2/8, got '"):
+        with pytest.raises(
+            RunError, match=r"--shard must be I/N with 1 <= I <= N, such as 2/8, got '"
+        ):
             parse_shard(text)

@@ -46,7 +46,7 @@ def test_an_answer_that_is_not_finite_is_refused() -> None:
     doubtful = Doubtful(np.nan)
     shown = answers([doubtful, doubtful], box_sample(IMAGE, BOX), load_protocol("gt-box"))
     assert next(shown).masks.any()
-    with pytest.raises(SegmenterError, match="grown-box: an answer is not finite"):
+    with pytest.raises(SegmenterError, match="grown-box: a prediction is not finite"):
         list(shown)
 
 

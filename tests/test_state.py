@@ -54,7 +54,7 @@ def test_a_damaged_state_is_one_line(tmp_path: Path) -> None:
         with contextlib.suppress(TrainingError):  # and nothing else
             folder.load("this")
     torch.save({"step": 1}, path)
-    with pytest.raises(TrainingError, match="is no state of a training"):
+    with pytest.raises(TrainingError, match="is not a training state"):
         folder.load("this")
 
 
@@ -77,7 +77,7 @@ def test_an_error_of_what_is_done_under_the_lock_keeps_its_name(tmp_path: Path) 
 
 
 def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match="/dev/null/x: cannot be made: Not a directory"):
+    with pytest.raises(TrainingError, match="/dev/null/x: cannot be created: Not a directory"):
         TrainingFolder(Path("/dev/null/x"))
     folder = TrainingFolder(tmp_path)
     (tmp_path / "metrics.jsonl").mkdir()

@@ -41,7 +41,7 @@ def test_prompts_are_those_of_the_whole_but_the_fingerprint_is_not(
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [("nowhere\n", "'nowhere' is no image of memory"), ("\n", "names no image")],
+    [("nowhere\n", "'nowhere' is not an image of memory"), ("\n", "lists no image")],
 )
 def test_a_file_that_chooses_wrongly_is_refused(
     tmp_path: Path, small_dataset: MemoryDataset, content: str, message: str

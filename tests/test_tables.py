@@ -1,6 +1,7 @@
 import csv
 import io
 import re
+import resource
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table as RichTable
 
-from samrobust.errors import RunError
+from samrobust.errors import RunError, UnknownNameError
 from samrobust.report.formats import (
     Format,
     breakdown_csv,
@@ -22,10 +23,11 @@ from samrobust.report.formats import (
     to_latex,
     to_markdown,
     write_tables,
+    write_text,
 )
 from samrobust.report.summary import Section, summarise
-from samrobust.report.tables import Table, terminal_tables
-from samrobust.types import SegmenterInfo
+from samrobust.report.tables import Table, terminal_tables, with_columns
+from samrobust.types import DatasetInfo, SegmenterInfo
 from tests.runs import CONTROL, PAIR, SAM, STABLE, MadeUp, described, member
 
 NASTY = SegmenterInfo("a_b%c&d#e~f^g\\h{i}|j$k*l`m<n>", frozenset({"box"}), "two\nlines")
@@ -221,7 +223,8 @@ def test_markdown_escapes_underscores_only_where_they_are_emphasis(tmp_path: Pat
 
 def test_latex_compiles_and_fits_the_page(sections: list[Section], tmp_path: Path) -> None:
     text = to_latex(sections)
-    assert text.count(r"\begin{table}") == text.count(r"\end{table}") == 2 * len(sections)
+    for edge in ("begin", "end"):
+        assert len(re.findall(rf"\\{edge}{{table\*?}}", text)) == 2 * len(sections)
     log = compiled(text, tmp_path)
     assert "Overfull" not in log
 
@@ -240,10 +243,45 @@ def test_latex_captions_say_what_was_measured(tmp_path: Path) -> None:
     captions = re.findall(r"\\caption{(.*)}", to_latex(summarise([run.store(tmp_path)])))
     assert captions[0] == (
         "noisy-box v1 on scenes/6: first 5 images; 4 trials; incomplete: 4 of 5 images; "
-        "selection single; frame longest-side. Percent; in brackets the 95 \\% interval, "
-        "bootstrap over 4 images, 8 objects; with so few images it is rough."
+        "selection single; frame longest-side. mIoU, mBIoU, mSF, IoU std in percent: means over 8 "
+        "objects, each prompted 1 to 4 times a condition (its trials). mIoU: intersection over "
+        "union with the target; mBIoU: the same of bands along the boundary; mSF: stability, IoU "
+        "of an object's masks with their union; IoU std: standard deviation over an object's "
+        "trials. In brackets the 95 \\% interval, bootstrap over 4 images; with so few images it "
+        "is rough."
     )
     assert "Low 10 \\%: mean IoU of the lowest tenth of all trials" in captions[1]
+
+
+def test_latex_tables_are_as_wide_as_they_need_and_have_labels(tmp_path: Path) -> None:
+    runs = [
+        MadeUp(n_samples=9, segmenter=segmenter, dataset=dataset).store(tmp_path)
+        for segmenter in (SAM, STABLE)
+        for dataset in (DatasetInfo("scenes", "6", "f1"), DatasetInfo("scenes", "6", "f2"))
+    ]
+    sections = summarise(runs)
+    text = to_latex(sections)
+    labels = re.findall(r"\\label{(.*)}", text)
+    assert labels[:2] == ["tab:noisy-box-scenes-6-f1", "tab:noisy-box-scenes-6-f1-trials"]
+    assert len(set(labels)) == len(labels) == 4
+    assert text.count(r"\begin{table*}") == text.count(r"\end{table*}") == 4
+    narrow = to_latex(with_columns(sections[:1], ["mIoU", "msf"]))
+    assert re.findall(r"\\begin{(table.*?)}", narrow) == ["table"]
+    assert ("Bold:" in narrow) == (r"\textbf" in narrow)
+    compiled(f"{text}\n{narrow}", tmp_path)
+
+
+def test_columns_choose_what_tables_show(sections: list[Section]) -> None:
+    chosen = with_columns(sections, ["msf", "low 10 %", "MIOU"])
+    (table, *_) = tables = terminal_tables(chosen, details=True)
+    assert table.header == ("segmenter", "condition", "mSF", "low 10 %", "mIoU")
+    assert "Low 10 %: mean IoU of the lowest tenth of all trials." in table.footnotes[0]
+    assert not any("over trials" in each.title for each in tables)
+    assert to_csv(chosen) == to_csv(sections)
+    assert "| segmenter | condition | mSF | low 10 % | mIoU |" in to_markdown(chosen)
+    assert len(re.findall(r"multicolumn\{2\}\{c\}", to_latex(chosen[:1]))) == 3
+    with pytest.raises(UnknownNameError, match=r"unknown column 'mIo'\. Did you mean 'mIoU'"):
+        with_columns(sections, ["mIo"])
 
 
 @pytest.mark.parametrize("formats", [("csv", "md", "tex"), ("md",)])
@@ -264,6 +302,30 @@ def test_a_file_that_cannot_be_written_is_one_line(sections: list[Section], tmp_
     with pytest.raises(RunError) as refusal:
         write_tables(sections, tmp_path / "file")
     assert str(refusal.value) == f"{tmp_path}/file/tables.csv: cannot be written: File exists"
+
+
+def test_no_table_is_cut_short(sections: list[Section], tmp_path: Path) -> None:
+    write_tables(sections[:1], tmp_path, formats=["md"])
+    before = (tmp_path / "tables.md").read_text(encoding="utf-8")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, limits[1]))
+    try:
+        with pytest.raises(RunError, match=r"tables\.md: cannot be written: File too large"):
+            write_tables(sections[:1], tmp_path, formats=["md"])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert [path.name for path in tmp_path.iterdir()] == ["tables.md"]
+    assert (tmp_path / "tables.md").read_text(encoding="utf-8") == before
+
+
+def test_links_stay_and_devices_are_written_to(tmp_path: Path) -> None:
+    (tmp_path / "link.csv").symlink_to(tmp_path / "there.csv")
+    write_text(tmp_path / "link.csv", "text")
+    assert (tmp_path / "link.csv").is_symlink()
+    assert (tmp_path / "there.csv").read_text(encoding="utf-8") == "text"
+    (tmp_path / "null").symlink_to("/dev/null")
+    write_text(tmp_path / "null", "text")
+    assert (tmp_path / "null").is_char_device()
 
 
 @pytest.fixture(scope="module")

@@ -341,7 +341,7 @@ def test_memory_that_ends_is_one_line_and_other_errors_are_not_taken_for_it(
     with pytest.raises(TrainingError) as caught:
         fail_with(torch.OutOfMemoryError("CUDA out of memory."))
     assert str(caught.value) == (
-        f"step 0: out of device memory; what was stored before stays in {tmp_path}; "
+        f"step 0: out of device memory; the last stored state stays in {tmp_path}; "
         "lower images, objects or kinds of phase 'grounding'"
     )
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
@@ -437,7 +437,7 @@ def test_the_command_prints_a_table_and_writes_weights_log_curve_and_ids(shell: 
     Path("short.toml").write_text(recipe, encoding="utf-8")
     result = shell("train", "sam-nano", "--recipe", "short.toml", "--out", "my/own.safetensors")
     assert result.code == 0
-    assert "held-out images: mIoU in %, and rho of quality" in result.out
+    assert "held-out images: mIoU in %, and Spearman's rho of quality and IoU" in result.out
     assert "scenes/3x96x64" in result.out
     assert "my/own.safetensors: written; log and curve in my/own-training" in result.err
     inside = Path("my/own-training")
@@ -488,8 +488,8 @@ def test_the_former_name_of_scale_steps_still_works_and_says_the_new_one(shell: 
             "sam --recipe other.toml",
             "unknown trainable model 'sam'. Did you mean 'hq-sam'? Known: decoder-tuned,",
         ),
-        (f"sam-nano --recipe {TINY} --base sam", "is trained whole: --base and --variant are"),
-        (f"sam-nano --recipe {TINY} --split val", "--split val: is the split of --data, which is"),
+        (f"sam-nano --recipe {TINY} --base sam", "is trained without a base: it takes no --base"),
+        (f"sam-nano --recipe {TINY} --split val", "--split val: needs --data"),
         (
             "stable-sam --data scenes --split 2x64x48 --base sama",
             "unknown base 'sama'. Did you mean",
@@ -503,13 +503,16 @@ def test_the_former_name_of_scale_steps_still_works_and_says_the_new_one(shell: 
         ("sam-nano --recipe none.toml", "none.toml: cannot be read: No such file"),
         (
             "sam-nano --recipe sam-nano --recipe photographs",
-            "needs --data-root: the folder that holds coco128, bsds500,",
+            "needs --data-root: the folder that contains coco128, bsds500,",
         ),
-        (f"sam-nano --recipe {TINY} --dtype float16", "training in float16 is not offered"),
+        (f"sam-nano --recipe {TINY} --dtype float16", "dtype must be float32 or bfloat16"),
         (f"sam-nano --recipe {TINY} --dtype float64", "unknown dtype 'float64'"),
         (f"sam-nano --recipe {TINY} --device tpu", "unknown device 'tpu'"),
         (f"sam-nano --recipe {TINY} --workers -1", "--workers must be at least 0, got -1"),
-        (f"sam-nano --recipe {TINY} --out /dev/null/x", "cannot be made: Not a directory"),
+        (
+            f"sam-nano --recipe {TINY} --out /dev/null/x",
+            "/dev/null: cannot be written",
+        ),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_1(shell: Shell, arguments: str, message: str) -> None:

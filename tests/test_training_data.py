@@ -65,7 +65,7 @@ def test_the_fingerprint_changes_with_the_data() -> None:
 
 def test_data_that_leaves_nothing_to_train_on_is_refused() -> None:
     row = DataSource("scenes", 1, split="3", held_out=1)
-    with pytest.raises(RecipeError, match="'tiny': everything is held out, nothing to train on"):
+    with pytest.raises(RecipeError, match="'tiny': no image is left to train on, all are"):
         open_data(replace(tiny_recipe(), data=(row,)), None)
 
 
@@ -76,7 +76,7 @@ def test_folders_are_looked_for_below_the_root(photographs: Path) -> None:
     assert data.held_out[0].dataset.info.folder == "pennfudan"
     example = ExampleDraws(recipe, data.pools, 64)[8, 0]
     assert max(example.image.shape) == 64
-    with pytest.raises(RecipeError, match="needs --data-root: the folder that holds pennfudan"):
+    with pytest.raises(RecipeError, match="needs --data-root: the folder that contains pennfudan"):
         open_data(recipe, None)
 
 

@@ -235,7 +235,7 @@ def test_small_sides_and_drawn_masks_without_images_are_refused() -> None:
         replace(recipe.phases[0], side=128),
         replace(recipe.phases[0], source="ellipses"),
     ):
-        with pytest.raises(TrainingError, match=f"is tuned on images of its own side, {SIDE}"):
+        with pytest.raises(TrainingError, match=f"must be tuned on images of its own side, {SIDE}"):
             trainee.losses([], phase)
 
 

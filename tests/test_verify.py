@@ -105,7 +105,9 @@ def test_what_was_run_otherwise_does_not_count(
 
 def test_only_some_values_can_be_asked_for(shell: Shell, measured: dict[str, float]) -> None:
     path = write(OWN, iou=measured["iou"], boundary=measured["boundary-iou"])
-    assert shell.refuses("verify", path, "--segmenter", "sam") == "no expected value is of sam"
+    assert (
+        shell.refuses("verify", path, "--segmenter", "sam") == "there is no published value of sam"
+    )
     assert shell.refuses("verify", "own", "runs").startswith("unknown file of expected values")
 
 

@@ -37,8 +37,8 @@ def test_shards_of_one_number_write_at_once_and_overwrite_nothing(
         (WHOLE, WHOLE, "another process is writing this run$"),
         (WHOLE, Shard(1, 2), "another process is writing this run$"),
         (Shard(2, 3), Shard(2, 3), "another process is writing shard 2/3 of this run$"),
-        (Shard(2, 3), WHOLE, "shard 2/3 of this run; only other shards of 3 can be written beside"),
-        (Shard(2, 3), Shard(1, 6), "2/3 of this run; only other shards of 3 can be written beside"),
+        (Shard(2, 3), WHOLE, "shard 2/3 of this run; only other shards of 3 can be written at the"),
+        (Shard(2, 3), Shard(1, 6), "2/3 of this run; only other shards of 3 can be written at the"),
     ],
 )
 def test_who_might_write_the_same_images_leaves_with_one_line(

@@ -1,10 +1,11 @@
-"""`samrobust data`: look at a data set before a long run."""
+"""`samrobust data`: check a data set before a long run."""
 
 import typer
 
 from samrobust.cli.options import (
     AnnotationFile,
     Categories,
+    Command,
     DataRoots,
     Datasets,
     ExifOption,
@@ -25,10 +26,14 @@ from samrobust.cli.terminal import one_line, out, progress_bar
 from samrobust.errors import DatasetError, NoObjectError
 from samrobust.types import Dataset
 
-app = typer.Typer(no_args_is_help=True, help="Look at data sets.")
+app = typer.Typer(no_args_is_help=True, help="Check data sets.")
 
 
-@app.command("check", epilog="samrobust data check --dataset coco --data-root DIR --split val2017")
+@app.command(
+    "check",
+    cls=Command,
+    epilog="Example: samrobust data check --dataset coco --data-root COCO --split val2017",
+)
 def check_command(
     dataset: Datasets = None,
     data_root: DataRoots = None,
@@ -46,9 +51,9 @@ def check_command(
     strict: Strict = False,
     quiet: Quiet = False,
 ) -> None:
-    """Read every image and mask, count them, and name what is broken, left out or not read.
+    """Read and count all images and masks; list those that are broken, left out or not read.
 
-    Exits with 1 if anything would stop a run.
+    The exit code is 1 if an image or a mask is broken, which would stop a run.
     """
     check_number("--min-area", min_area, least=0)
     how = reading(
@@ -62,15 +67,13 @@ def check_command(
         exif=exif,
         strict=strict,
     )
-    n_broken = 0
-    for chosen in chosen_datasets(dataset, data_root, split, ids, how):
-        n_broken += _check(chosen, quiet=quiet)
-    if n_broken:
+    datasets = chosen_datasets(dataset, data_root, split, ids, how)
+    if sum(_check(chosen, quiet=quiet) for chosen in datasets):
         raise typer.Exit(1)
 
 
 def _check(dataset: Dataset, *, quiet: bool) -> int:
-    """Read a data set, print what was found, and return the number of broken images."""
+    """Read a data set, print the counts and problems, and return the number of broken images."""
     sample_ids = dataset.ids()
     n_instances = 0
     broken: list[str] = []
@@ -87,12 +90,19 @@ def _check(dataset: Dataset, *, quiet: bool) -> int:
             except (DatasetError, ValueError) as error:
                 broken.append(str(error))
             progress.advance(task)
-    counts = f"{n_instances} objects, {len(left_out)} left out, {len(broken)} broken"
+    counts = (
+        f"{_counted(len(sample_ids), 'image')}, {_counted(n_instances, 'object')}, "
+        f"{len(left_out)} left out, {len(broken)} broken"
+    )
     lines = [
         *(f"broken: {line}" for line in broken),
         *(f"left out: {line}" for line in left_out),
         *(f"note: {line}" for line in getattr(dataset, "notes", ())),
     ]
-    for line in [*lines, f"{dataset.info.key}: {len(sample_ids)} images, {counts}"]:
+    for line in [*lines, f"{dataset.info.key}: {counts}"]:
         out.print(one_line(line), soft_wrap=True, markup=False)
     return len(broken)
+
+
+def _counted(n: int, noun: str) -> str:
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"

@@ -1,5 +1,6 @@
 """`samrobust eval`: run protocols over data sets with segmenters, and store every score."""
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -38,6 +39,7 @@ from samrobust.cli.options import (
     Void,
     Workers,
     build_segmenter,
+    check_folder,
     check_number,
     choose_segmenters,
     chosen_datasets,
@@ -46,12 +48,11 @@ from samrobust.cli.options import (
     with_caches,
 )
 from samrobust.cli.report import print_report
-from samrobust.cli.terminal import download_bar, evaluation_progress, note_line
+from samrobust.cli.terminal import download_bar, evaluation_progress, loading, note_line, out
 from samrobust.protocol import load_protocol, with_trials
 from samrobust.registry import one_of
-from samrobust.runs.manifest import Keep, read_manifest
 from samrobust.runs.sharing import WHOLE, Ranks, Shard, parse_shard
-from samrobust.types import EncoderDtype, EvalProtocol, Frame, SegmenterOptions, Selection
+from samrobust.types import EncoderDtype, EvalProtocol, Frame, Keep, SegmenterOptions, Selection
 
 DEFAULT_PROTOCOLS = ["noisy-box"]
 DEFAULT_SEGMENTERS = ["box-fill", "ellipse", "sam-nano"]
@@ -72,22 +73,24 @@ def evaluate_command(
     protocol: Annotated[
         list[str] | None,
         typer.Option(
-            help="Protocol, or path of a TOML file; repeatable.  [default: noisy-box]",
+            help="Protocol, or path of a TOML file, repeatable. See: samrobust ls protocols",
             rich_help_panel=RUN,
+            show_default="noisy-box",
         ),
     ] = None,
     segmenter: Annotated[
         list[str] | None,
         typer.Option(
-            help="Segmenter, or my_model.py:build of your own; repeatable.  [default: box-fill, "
-            "ellipse and sam-nano]",
+            help="Segmenter, or one of your own as my_model.py:build; repeatable. See: samrobust ls "
+            "segmenters",
             rich_help_panel=RUN,
+            show_default="box-fill, ellipse and sam-nano",
         ),
     ] = None,
     limit: Annotated[
         int | None,
         typer.Option(
-            help="Only the first N images in id order; marked in the results.", rich_help_panel=RUN
+            help="Only the first N images by id; marked in the results.", rich_help_panel=RUN
         ),
     ] = None,
     trials: Annotated[
@@ -100,15 +103,15 @@ def evaluate_command(
     selection: Annotated[
         str | None,
         typer.Option(
-            help="Candidate mask that is scored: single, best-quality or oracle; marked in the "
-            "results.",
+            help="Which candidate mask is scored instead of the protocol's choice: single, "
+            "best-quality or oracle; marked in the results.",
             rich_help_panel=RUN,
         ),
     ] = None,
     shard: Annotated[
         str | None,
         typer.Option(
-            help="Only this share of the images, such as 2/8; other processes run the others.",
+            help="Only this share of the images, such as 2/8; other processes run the rest.",
             rich_help_panel=RUN,
         ),
     ] = None,
@@ -138,8 +141,8 @@ def evaluate_command(
     output: Annotated[
         list[str] | None,
         typer.Option(
-            help="Masks of an HQ-SAM: sum (of SAM's and the HQ token's logits) or hq; once, or "
-            "once per segmenter.",
+            help="Output of an HQ-SAM: sum (SAM's logits plus the HQ token's) or hq (only the HQ "
+            "token's); once for all, or once per HQ-SAM, in order.",
             rich_help_panel=MODEL,
         ),
     ] = None,
@@ -155,7 +158,7 @@ def evaluate_command(
     image_batch_size: Annotated[
         int,
         typer.Option(
-            help="Images per forward pass of the encoder; more may be faster on a GPU.",
+            help="Images per forward pass of the encoder; more may be faster on GPUs.",
             rich_help_panel=SPEED,
         ),
     ] = 1,
@@ -164,17 +167,17 @@ def evaluate_command(
         bool,
         typer.Option(
             "--compile",
-            help="Compile ViT encoders: for GPUs, pays off after minutes.",
+            help="Compile ViT encoders: faster on GPUs, after some minutes of compilation.",
             rich_help_panel=SPEED,
         ),
     ] = False,
     cache: Cache = None,
     cache_size: CacheSize = DEFAULT_CACHE_SIZE,
-    out: ResultsFolder = Path("results"),
+    results: ResultsFolder = Path("results"),
     keep_masks: Annotated[
         str,
         typer.Option(
-            help="Masks to store for the gallery of a report: worst, all or none.",
+            help="Masks to store for a report's gallery: worst, all or none.",
             rich_help_panel=OUTPUT,
         ),
     ] = "none",
@@ -182,9 +185,8 @@ def evaluate_command(
 ) -> None:
     """Evaluate every combination of protocols, data sets and segmenters.
 
-    Each image is decoded once for all of them, and encoded once for all segmenters that share an
-    encoder. Scores are stored under --out; rerun the same command to resume. With torchrun, several
-    processes share the images.
+    Scores are stored under --out; rerun the same command to resume. With torchrun, several
+    processes share the images. Segmenters with the same encoder share its embeddings.
     """
     for option, value, least in (
         ("--limit", limit, 1),
@@ -194,7 +196,7 @@ def evaluate_command(
         ("--min-area", min_area, 0),
     ):
         check_number(option, value, least=least)
-    asked = WHOLE if shard is None else parse_shard(shard)
+    chosen_shard = WHOLE if shard is None else parse_shard(shard)
     keep: Keep = one_of(Keep, keep_masks, kind="kind of masks to keep")
     protocols = [_load_protocol(name, trials, selection) for name in protocol or DEFAULT_PROTOCOLS]
     how = reading(
@@ -217,12 +219,14 @@ def evaluate_command(
         base_checkpoints=base_checkpoint or [],
         outputs=output or [],
     )
+    check_folder("--out", results)
     ranks = Ranks.from_environment()
     quiet = quiet or ranks.rank > 0
 
-    from samrobust.evaluation.loop import LoopOptions
-    from samrobust.evaluation.runner import RunSettings, joined_ranks, n_workers, run_all
-    from samrobust.segmenters.device import keep_large_blocks, resolve_device
+    with loading(quiet=quiet):
+        from samrobust.evaluation.loop import LoopOptions
+        from samrobust.evaluation.runner import RunSettings, joined_ranks, n_workers, run_all
+        from samrobust.segmenters.device import keep_large_blocks, resolve_device
 
     keep_large_blocks()
     options = SegmenterOptions(
@@ -233,7 +237,8 @@ def evaluate_command(
     )
     with joined_ranks(ranks):
         with download_bar(quiet=quiet) as progress:
-            built = [build_segmenter(each, replace(options, progress=progress)) for each in chosen]
+            options = replace(options, progress=progress)
+            built = [build_segmenter(segmenter, options) for segmenter in chosen]
         loop = LoopOptions(
             batch_size,
             n_workers(workers, ranks=ranks.local_world),
@@ -243,11 +248,11 @@ def evaluate_command(
         )
         with evaluation_progress(quiet=quiet) as show:
             settings = RunSettings(
-                out,
+                results,
                 limit,
                 options.device,
                 loop,
-                ranks.part_of(asked),
+                ranks.part_of(chosen_shard),
                 typed_command(),
                 show,
             )
@@ -257,7 +262,7 @@ def evaluate_command(
             except KeyboardInterrupt:
                 raise typer.Exit(130) from None
     if ranks.rank == 0:
-        _print_end(folders, asked)
+        _print_end(folders, chosen_shard)
 
 
 def _load_protocol(name: str, trials: int | None, selection: str | None) -> EvalProtocol:
@@ -270,11 +275,14 @@ def _load_protocol(name: str, trials: int | None, selection: str | None) -> Eval
 
 
 def _print_end(folders: Sequence[Path], shard: Shard) -> None:
-    """Print the report; of a shard, how many images of each run are stored."""
+    """Print the report; for a shard, print how many images of each run are stored."""
     if shard == WHOLE:
         print_report(folders)
+        names = shlex.join(str(folder) for folder in folders)
+        out.print(f"next: samrobust report {names} --out report", soft_wrap=True, markup=False)
         return
 
+    from samrobust.runs.manifest import read_manifest
     from samrobust.runs.store import stored_images
 
     for folder in folders:
@@ -282,5 +290,5 @@ def _print_end(folders: Sequence[Path], shard: Shard) -> None:
         n_stored = len(stored_images(folder))
         note_line(
             f"{folder}: shard {shard.number}/{shard.count} is done; {n_stored} of {n_samples} "
-            "images are stored; samrobust report shows them"
+            "images are stored; see them with samrobust report"
         )

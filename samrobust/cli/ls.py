@@ -1,4 +1,4 @@
-"""`samrobust ls`: what there is to choose from."""
+"""`samrobust ls`: list protocols, segmenters, data sets and whatever else can be named."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -20,24 +20,32 @@ from samrobust.report.published import load_expected, packaged_expected
 from samrobust.segmenters import ROWS, SEGMENTERS, SegmenterEntry
 from samrobust.training.recipe import packaged_recipes, recipe_summary
 
+EXAMPLE = "Example: samrobust ls protocols"
 KINDS = ("protocols", "expected", "recipes", "segmenters", "datasets", "degradations", "metrics")
 
 
 def ls_command(
-    kind: Annotated[str, typer.Argument(help=f"One of {', '.join(KINDS)}.", show_default=False)],
+    kind: Annotated[
+        str,
+        typer.Argument(
+            help=f"What to list: {', '.join(KINDS)}; without it, these kinds.", show_default=False
+        ),
+    ] = "",
 ) -> None:
-    """List what there is of a kind, one line each.
+    """List available protocols, segmenters, data sets and other names, one per line.
 
-    Below a segmenter stand its prompts, licence and models: parameters, weights file, whether it
-    is in the cache, and what it was trained on.
-
-    Example: samrobust ls protocols
+    Segmenters are listed with prompts, licence and models: number of parameters, weights file,
+    whether it is cached, and the data sets that it was trained on.
     """
+    if not kind:
+        for name in KINDS:
+            out.print(f"samrobust ls {name}")
+        return
     rows = _rows(known(kind, KINDS, kind="list"))
     if kind == "segmenters":
         _print_segmenters(rows)
     elif out.is_terminal:
-        print_table(kind, [kind[:-1], "what it is"], rows)
+        print_table(kind, [kind[:-1], "description"], rows)
     else:
         width = max(len(name) for name, _ in rows)
         for name, summary in rows:
@@ -45,7 +53,7 @@ def ls_command(
 
 
 def _print_segmenters(rows: list[tuple[str, str]]) -> None:
-    """Print each segmenter with what is known of it below, one line a model."""
+    """Print each segmenter, and below it one line per model."""
     for name, summary in rows:
         out.print(f"{name}  {summary}", soft_wrap=True, markup=False)
         for line in segmenter_lines(ROWS[name]) if name in ROWS else ():
@@ -53,7 +61,7 @@ def _print_segmenters(rows: list[tuple[str, str]]) -> None:
 
 
 def segmenter_lines(row: SegmenterEntry) -> Iterator[str]:
-    """Yield what is known of a built-in segmenter: a line for all of its models, then one each."""
+    """Yield a line for all models of a built-in segmenter, then one line per model."""
     kinds = {"box": "boxes", "points": "points"}
     prompts = " and ".join(kinds[kind] for kind in row.prompts)
     yield f"prompts {prompts}; licence {row.licence}"
@@ -68,7 +76,7 @@ def segmenter_lines(row: SegmenterEntry) -> Iterator[str]:
 
 
 def _packaged_line(variant: str, file_name: str) -> str:
-    """Return the line of a model of the package, as the header of its file says."""
+    """Return the line of a model of the package, read from the header of its file."""
     path = _packaged_path(file_name)
     if not path.exists():
         return _model_line(variant, None, f"{file_name}, not in the package: train it", ())
@@ -77,7 +85,7 @@ def _packaged_line(variant: str, file_name: str) -> str:
     trained_on = list(origins_of_training(header))
     if "base-name" in header:
         (base,) = ROWS[header["base-name"]].packaged.values()
-        weights += f"; a part of {header['base-name']}"
+        weights += f"; added to {header['base-name']}"
         trained_on = [*origins_of_training(_read_header(_packaged_path(base))[1]), *trained_on]
     return _model_line(variant, n_parameters, weights, tuple(dict.fromkeys(trained_on)))
 
@@ -87,7 +95,7 @@ def _packaged_path(file_name: str) -> Path:
 
 
 def _read_header(path: Path) -> tuple[int, dict[str, str]]:
-    """Return how many numbers a safetensors file holds, and its metadata."""
+    """Return the number of parameters in a safetensors file, and its metadata."""
     from safetensors import safe_open
 
     with safe_open(path, framework="np") as file:

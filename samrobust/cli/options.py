@@ -1,15 +1,18 @@
 """Options that several commands share, and what is built from them."""
 
+import inspect
 import logging
 import os
 import shlex
 import sys
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import typer
+from typer.core import TyperCommand, TyperOption
 
 from samrobust.datasets import DATASETS, GROUPS, open_dataset, option_name, set_fields
 from samrobust.errors import SamrobustError
@@ -25,8 +28,9 @@ RUN, DATA, MODEL, SPEED, OUTPUT = "What to run", "Data", "Model", "Speed", "Outp
 Datasets = Annotated[
     list[str] | None,
     typer.Option(
-        help="Data set or group, repeatable. See: samrobust ls datasets  [default: scenes]",
+        help="Data set or group, repeatable. See: samrobust ls datasets",
         rich_help_panel=DATA,
+        show_default="scenes",
     ),
 ]
 DataRoots = Annotated[
@@ -46,58 +50,58 @@ Splits = Annotated[
 IdFiles = Annotated[
     list[Path] | None,
     typer.Option(
-        help="File with the ids of the images to take, one per line: once for all, or once per "
-        "data set.",
+        help="File with the ids of the images to use, one per line: once for all, or once per data "
+        "set, in order.",
         rich_help_panel=DATA,
     ),
 ]
 ImageFolder = Annotated[
     Path | None,
     typer.Option(
-        help="coco: folder of the images, with --annotations and in place of --data-root.",
+        help="coco: folder of the images; with --annotations, instead of --data-root.",
         rich_help_panel=DATA,
     ),
 ]
 AnnotationFile = Annotated[
     Path | None,
-    typer.Option(help="coco: file of the instances, with --images.", rich_help_panel=DATA),
+    typer.Option(help="coco: instance annotation file; with --images.", rich_help_panel=DATA),
 ]
 Categories = Annotated[
     list[str] | None,
     typer.Option(
-        help="coco: only objects of this category, repeatable.  [default: all]",
+        help="coco: only objects of this category, repeatable.",
         rich_help_panel=DATA,
+        show_default="all",
     ),
 ]
 MinArea = Annotated[
     int,
-    typer.Option(help="coco: only objects of at least so many pixels.", rich_help_panel=DATA),
+    typer.Option(help="coco: only objects of at least this many pixels.", rich_help_panel=DATA),
 ]
 Labels = Annotated[
     bool,
     typer.Option(
         "--labels",
-        help="folder: mask files are label maps, each value but 0 an object.",
+        help="folder: mask files are label maps; every value except 0 is an object.",
         rich_help_panel=DATA,
     ),
 ]
 Void = Annotated[
     list[int] | None,
     typer.Option(
-        help="folder: value of label maps that is neither object nor background, repeatable.  "
-        "[default: 255]",
+        help="folder: label-map value that is neither object nor background, repeatable.",
         rich_help_panel=DATA,
+        show_default="255",
     ),
 ]
 Recursive = Annotated[
-    bool, typer.Option("--recursive", help="folder: read sub-folders.", rich_help_panel=DATA)
+    bool, typer.Option("--recursive", help="folder: also read sub-folders.", rich_help_panel=DATA)
 ]
 ExifOption = Annotated[
     str,
     typer.Option(
         "--exif",
-        help="EXIF orientation of photographs: auto (decided by the size of the masks), apply or "
-        "ignore.",
+        help="EXIF orientation of images: auto (decided by the mask size), apply or ignore.",
         rich_help_panel=DATA,
     ),
 ]
@@ -105,15 +109,15 @@ Strict = Annotated[
     bool,
     typer.Option(
         "--strict",
-        help="coco: refuse an object without area instead of leaving it out.",
+        help="coco: refuse objects without area instead of leaving them out.",
         rich_help_panel=DATA,
     ),
 ]
 Variants = Annotated[
     list[str] | None,
     typer.Option(
-        help="Variant, such as vit_b: once for all segmenters that have variants, or once for "
-        "each of them.",
+        help="Model variant, such as vit_b: once for all segmenters that have variants, or once "
+        "for each of them, in order.",
         rich_help_panel=MODEL,
     ),
 ]
@@ -121,24 +125,27 @@ Checkpoints = Annotated[
     list[Path] | None,
     typer.Option(
         help="Weights file: once for all segmenters that take one, or once for each of them; the "
-        "word default for a segmenter's own.  [default: downloaded and cached]",
+        "word default for a segmenter's own.",
         rich_help_panel=MODEL,
+        show_default="downloaded and cached",
     ),
 ]
 BaseCheckpoints = Annotated[
     list[Path] | None,
     typer.Option(
-        help="Weights file of the SAM that --checkpoint is a part of.", rich_help_panel=MODEL
+        help="Weights file of the SAM that --checkpoint was trained for.", rich_help_panel=MODEL
     ),
 ]
 FrameName = Annotated[
     str,
     typer.Option(
-        help="How images reach a SAM: longest-side (aspect ratio kept) or squash.",
+        help="How images are resized for a SAM: longest-side (keeps the aspect ratio) or squash.",
         rich_help_panel=MODEL,
     ),
 ]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.", rich_help_panel=SPEED)]
+Device = Annotated[
+    str, typer.Option(help="Device: auto, cpu, cuda or cuda:N.", rich_help_panel=SPEED)
+]
 BatchSize = Annotated[
     int,
     typer.Option(help="Prompts per forward pass; halved on out-of-memory.", rich_help_panel=SPEED),
@@ -146,8 +153,9 @@ BatchSize = Annotated[
 Workers = Annotated[
     int | None,
     typer.Option(
-        help="Processes that load images.  [default: one per core but one, at most 8]",
+        help="Processes that load images.",
         rich_help_panel=SPEED,
+        show_default="number of cores - 1, at most 8",
     ),
 ]
 ResultsFolder = Annotated[
@@ -160,6 +168,29 @@ DEFAULT_FILE = "default"
 _LOG = logging.getLogger(__name__)
 
 
+class _Flag(TyperOption):
+    """An option without a value, whose help names no type."""
+
+    def display_type_rich(self, ctx: object) -> None:
+        """Return no type."""
+
+
+class Command(TyperCommand):
+    """A command whose flags show no type, and whose paragraphs wrap at the terminal's width."""
+
+    def __init__(self, *args: Any, **more: Any) -> None:  # noqa: ANN401
+        super().__init__(*args, **more)
+        self.help, self.epilog = _unwrapped(self.help), _unwrapped(self.epilog)
+        for parameter in self.params:
+            if isinstance(parameter, TyperOption) and parameter.is_flag:
+                parameter.__class__ = _Flag
+
+
+def _unwrapped(text: str | None) -> str:
+    paragraphs = inspect.cleandoc(text or "").split("\n\n")
+    return "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
+
+
 def typed_command() -> str:
     """Return what was typed, as text that any file can hold."""
     typed = shlex.join(["samrobust", *sys.argv[1:]])
@@ -167,7 +198,7 @@ def typed_command() -> str:
 
 
 def check_number(option: str, value: int | None, *, least: int) -> None:
-    """Raise a SamrobustError where an option is given a smaller number than it allows."""
+    """Raise a SamrobustError if the value of an option is smaller than it may be."""
     if value is not None and value < least:
         raise SamrobustError(f"{option} must be at least {least}, got {value}")
 
@@ -184,9 +215,9 @@ def reading(
     exif: str = "auto",
     strict: bool = False,
 ) -> DatasetOptions:
-    """Return what the options say of how data sets are read, without their places."""
+    """Return how the options say that data sets are read, without root and split."""
     if void is not None and not labels:
-        raise SamrobustError(f"--void {void[0]} is for label maps: name --labels too")
+        raise SamrobustError(f"--void {void[0]} is for label maps: add --labels")
     return DatasetOptions(
         images=images,
         annotations=annotations,
@@ -200,45 +231,56 @@ def reading(
     )
 
 
+def check_folder(option: str, folder: Path) -> None:
+    """Raise a SamrobustError where a folder cannot be written, before hours of work are lost."""
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        reason = f"{option} {folder}: cannot be written: {error.strerror}"
+        raise SamrobustError(reason) from error
+
+
 def chosen_datasets(
-    asked: list[str] | None,
+    names: list[str] | None,
     roots: list[Path] | None,
     splits: list[str] | None,
     ids: list[Path] | None = None,
     how: DatasetOptions | None = None,
 ) -> list[Dataset]:
-    """Return the data sets that the options name, groups opened.
+    """Return the data sets that the options name; a group stands for its members.
 
     Raises:
-        SamrobustError: a name is unknown, options do not match names, or a data set is not there.
+        SamrobustError: a name is unknown, options do not match names, or a data set is missing.
     """
-    asked = asked or DEFAULT_DATASETS
-    for name in asked:
+    names = names or DEFAULT_DATASETS
+    for name in names:
         known(name, [*DATASETS.names(), *GROUPS], kind="dataset")
-    members = [GROUPS.get(name, (name,)) for name in asked]
-    first = [names[0] for names in members]
+    groups = [GROUPS.get(name, (name,)) for name in names]
+    first = [members[0] for members in groups]
     root_of = for_each(first, roots or [], option="--data-root", registry=DATASETS)
     split_of = for_each(first, splits or [], option="--split", registry=DATASETS)
     ids_of = for_each(first, ids or [], option="--ids", registry=DATASETS)
     how = how or DatasetOptions()
     for field in set_fields(how):
         if not any(DATASETS.takes(name, option_name(field)) for name in first):
-            raise SamrobustError(f"{', '.join(asked)} takes no {option_name(field)}")
+            raise SamrobustError(f"{', '.join(names)} takes no {option_name(field)}")
     opened: list[Dataset] = []
-    for names, root, split, chosen in zip(members, root_of, split_of, ids_of, strict=True):
-        own = {
+    for members, root, split, id_file in zip(groups, root_of, split_of, ids_of, strict=True):
+        accepted = {
             field: getattr(how, field)
             for field in set_fields(how)
-            if DATASETS.takes(names[0], option_name(field))
+            if DATASETS.takes(members[0], option_name(field))
         }
-        options = DatasetOptions(root, split or "", **own)
-        opened += [open_dataset(member, options, ids=chosen) for member in names]
+        options = DatasetOptions(root, split or "", **accepted)
+        opened += [open_dataset(member, options, ids=id_file) for member in members]
     return opened
 
 
 @dataclass(frozen=True)
 class ChosenSegmenter:
-    """A segmenter by name, with those of its options that differ from one to the next."""
+    """A segmenter by name, with its own options."""
 
     name: str
     variant: str = ""
@@ -278,11 +320,11 @@ def build_segmenter(chosen: ChosenSegmenter, options: SegmenterOptions) -> Segme
     """Return a segmenter, ready to run.
 
     Args:
-        chosen: which.
-        options: what it shares with the others.
+        chosen: its name and its own options.
+        options: those that all segmenters share.
 
     Raises:
-        SegmenterError: an option is not one of its own, or its weights cannot be had.
+        SegmenterError: an option is not supported, or the weights cannot be loaded.
     """
     own = {field.name: getattr(chosen, field.name) for field in fields(chosen)}
     return SEGMENTERS.load(own.pop("name"))(replace(options, **own))
@@ -291,7 +333,7 @@ def build_segmenter(chosen: ChosenSegmenter, options: SegmenterOptions) -> Segme
 def for_each(
     names: Sequence[str], values: Sequence[T], *, option: str, registry: Registry[object]
 ) -> list[T | None]:
-    """Return the value of an option for each name: one for all, or one each.
+    """Return the value of an option for each name: the same for all, or one for each.
 
     Names that take no such option get None.
 
@@ -331,14 +373,16 @@ def _of_each(names: Sequence[str], values: Sequence[T], option: str) -> list[T |
 Cache = Annotated[
     Path | None,
     typer.Option(
-        help="Folder in which to cache image embeddings of SAMs.  [default: no cache]",
+        help="Folder of cached image embeddings of SAMs.",
         rich_help_panel=SPEED,
+        show_default="no cache",
     ),
 ]
 CacheSize = Annotated[
     float,
     typer.Option(
-        help="GB of cached embeddings; the least recently used are deleted.", rich_help_panel=SPEED
+        help="Size of --cache in GB; the least recently used embeddings are deleted.",
+        rich_help_panel=SPEED,
     ),
 ]
 DEFAULT_CACHE_SIZE = 8.0
@@ -350,7 +394,7 @@ _BYTES = 1e9
 def with_caches(
     segmenters: Sequence[Segmenter[Any]], folder: Path | None, size_gb: float
 ) -> list[Segmenter[Any]]:
-    """Return segmenters that cache their embeddings in a folder, the same ones where it is None.
+    """Return segmenters that cache their embeddings in a folder, unchanged if it is None.
 
     Raises:
         SamrobustError: the folder is a file, or the size is not positive.

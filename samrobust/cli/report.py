@@ -8,8 +8,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from samrobust.cli.options import Quiet
+from samrobust.cli.selection import (
+    Labels,
+    OfDatasets,
+    OfProtocols,
+    OfSegmenters,
+    RunFolders,
+    StrictImages,
+    Wanted,
+    run_folders,
+    with_labels,
+)
 from samrobust.cli.terminal import note_line, out, print_tables, progress_bar
-from samrobust.errors import RunError
 from samrobust.registry import known
 
 if TYPE_CHECKING:
@@ -24,9 +34,11 @@ _Advance = Callable[[], None]
 
 
 def report_command(
-    runs: Annotated[
-        list[Path], typer.Argument(help="Folders of runs, as results/*.", show_default=False)
-    ],
+    runs: RunFolders = None,
+    protocol: OfProtocols = None,
+    dataset: OfDatasets = None,
+    segmenter: OfSegmenters = None,
+    label: Labels = None,
     table_format: Annotated[
         list[str] | None,
         typer.Option(
@@ -39,7 +51,15 @@ def report_command(
         Path | None,
         typer.Option("--out", help=f"Folder for tables, figures, {PAGE} and exports."),
     ] = None,
+    columns: Annotated[
+        str | None,
+        typer.Option(
+            help="Statistics that tables show, as mIoU,mSF; CSV and JSON have all.",
+            metavar="NAME,...",
+        ),
+    ] = None,
     *,
+    strict: StrictImages = False,
     details: Annotated[
         bool,
         typer.Option("--details", help="Print also trials, classes of objects and differences."),
@@ -49,16 +69,21 @@ def report_command(
     """Compare stored runs: one table a protocol and data set, figures, and a page.
 
     Without --out, what --format names is printed, but the page, which is written as report.html.
-    Runs whose prompts, selection or frame differ are not compared.
+    Runs whose prompts, selection or frame differ are not compared; of those that are, the images
+    that all of them have.
 
-    Example: samrobust report results/* --format html
+    Example: samrobust report results --protocol noisy-box --format html
     """
     formats = [known(name, FORMATS, kind="format") for name in table_format or []]
 
     from samrobust.report.summary import summarise
+    from samrobust.report.tables import with_columns
 
-    read = _read_runs(only_folders(runs), quiet=quiet)
-    sections = summarise(read)
+    folders = run_folders(runs, Wanted(protocol or (), dataset or (), segmenter or ()))
+    read = with_labels(_read_runs(folders, quiet=quiet), label)
+    sections = summarise(read, strict=strict)
+    if columns is not None:
+        sections = with_columns(sections, [name.strip() for name in columns.split(",")])
     if folder is not None:
         paths = _write(read, sections, folder, formats or FORMATS, quiet=quiet)
         print_sections(sections, details=details)
@@ -81,10 +106,13 @@ def print_report(folders: Sequence[Path]) -> None:
 
 
 def print_sections(sections: "Sequence[Section]", *, details: bool = False) -> None:
-    """Print the tables of summaries."""
-    from samrobust.report.tables import terminal_tables
+    """Print the tables of summaries, each after what it says at a glance."""
+    from samrobust.report.tables import glance_table, terminal_tables
 
-    print_tables(terminal_tables(sections, details=details))
+    for section in sections:
+        if (glance := glance_table(section)) is not None:
+            print_tables([glance])
+        print_tables(terminal_tables([section], details=details))
 
 
 def _write(
@@ -130,14 +158,6 @@ def _print_formats(
             out.out(to_json(runs), end="")
         else:
             out.out(writers[name](sections), end="")
-
-
-def only_folders(paths: Sequence[Path]) -> list[Path]:
-    """Return the folders among the paths: `results/*` may match other files too."""
-    folders = [path for path in paths if path.is_dir()]
-    if not folders:
-        raise RunError(f"{paths[0]}: there is no such run; runs are the folders in results/")
-    return folders
 
 
 def _read_runs(folders: Sequence[Path], *, quiet: bool) -> "list[Run]":

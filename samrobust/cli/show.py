@@ -1,4 +1,4 @@
-"""`samrobust show`: one photograph, one box, its degradations and the masks, as a picture."""
+"""`samrobust show`: draw the masks that a photograph's box and its degradations give."""
 
 import math
 from pathlib import Path
@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from samrobust.cli.options import (
+    OUTPUT,
     BaseCheckpoints,
     Checkpoints,
     Device,
@@ -22,32 +23,51 @@ from samrobust.protocol import load_protocol, with_trials
 from samrobust.types import SegmenterOptions
 
 DEFAULT_SEGMENTERS = ["sam-nano"]
+WHAT = "What to draw"
+EXAMPLE = """
+Example: samrobust show --image photo.jpg --box 40,30,200,310 --segmenter sam-nano
+"""
 
 
 def show_command(
-    image: Annotated[Path, typer.Option(help="Photograph.", show_default=False)],
+    image: Annotated[
+        Path, typer.Option(help="Photograph.", rich_help_panel=WHAT, show_default=False)
+    ],
     box: Annotated[
         str,
-        typer.Option(help="x0,y0,x1,y1 in pixels, last ones inclusive.", show_default=False),
+        typer.Option(
+            help="Box x0,y0,x1,y1 in pixels; the last column and row are inside.",
+            rich_help_panel=WHAT,
+            show_default=False,
+        ),
     ],
     segmenter: Annotated[
-        list[str] | None, typer.Option(help="Segmenter, repeatable; default sam-nano.")
+        list[str] | None,
+        typer.Option(help="Segmenter, repeatable.", rich_help_panel=WHAT, show_default="sam-nano"),
     ] = None,
     variant: Variants = None,
     checkpoint: Checkpoints = None,
     base_checkpoint: BaseCheckpoints = None,
     *,
-    protocol: Annotated[str, typer.Option(help="Of boxes; a name or a TOML file.")] = "noisy-box",
-    trials: Annotated[int, typer.Option(help="Boxes a condition.")] = 8,
+    protocol: Annotated[
+        str,
+        typer.Option(
+            help="Protocol of boxes, or path of a TOML file: how the box is degraded.",
+            rich_help_panel=WHAT,
+        ),
+    ] = "noisy-box",
+    trials: Annotated[
+        int, typer.Option(help="Degraded boxes per condition.", rich_help_panel=WHAT)
+    ] = 8,
     device: Device = "auto",
-    to: Annotated[Path, typer.Option("--out", help="Picture to write.")] = Path("show.png"),
+    to: Annotated[
+        Path, typer.Option("--out", help="PNG file to write.", rich_help_panel=OUTPUT)
+    ] = Path("show.png"),
     quiet: Quiet = False,
 ) -> None:
     """Draw what happens to the masks of one photograph when its box gets worse.
 
-    The box is degraded as a protocol says. "agrees" is the IoU with the mask of the box itself.
-
-    Example: samrobust show --image photo.jpg --box 40,30,200,310 --segmenter sam-nano
+    Below each mask, "agrees" is its IoU with the mask of the box as given.
     """
     check_number("--trials", trials, least=1)
     corners = _corners(box)

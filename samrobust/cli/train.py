@@ -1,4 +1,4 @@
-"""`samrobust train`: train a model by a recipe, and store what it has learned."""
+"""`samrobust train`: train a model with a recipe, and store its weights."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -6,20 +6,21 @@ from typing import Annotated
 
 import typer
 
-from samrobust.cli.options import check_number
-from samrobust.cli.terminal import note_line, print_table, training_bar
+from samrobust.cli.options import check_folder, check_number
+from samrobust.cli.terminal import loading, note_line, print_table, training_progress
 from samrobust.datasets import GROUPS
 from samrobust.errors import TrainingError
 from samrobust.registry import one_of
 from samrobust.types import EncoderDtype
 
 WHAT, DATA, MODEL, SPEED, OUTPUT = "What to train", "Data", "Model", "Speed", "Output"
-"""Panels of the help."""
+"""Groups of options in the help."""
 EXAMPLES = """
-Train the small SAM on drawn scenes: samrobust train sam-nano
+Examples:
 
-Train plugins for SAM ViT-L on HQSeg-44k: samrobust train stable-sam --base sam --variant vit_l
---data hqseg-44k --data-root HQ
+samrobust train sam-nano
+
+samrobust train stable-sam --base sam --variant vit_l --data hqseg-44k --data-root HQ
 """
 
 
@@ -27,7 +28,7 @@ def train_command(
     model: Annotated[
         str,
         typer.Argument(
-            help="sam-nano, stable-sam, hq-sam, decoder-tuned, lora-tuned or token-tuned.",
+            help="Model: sam-nano, stable-sam, hq-sam, decoder-tuned, lora-tuned or token-tuned.",
             show_default=False,
         ),
     ],
@@ -35,8 +36,10 @@ def train_command(
     recipe: Annotated[
         list[str] | None,
         typer.Option(
-            help="Packaged recipe or TOML file; default: the model's own. Repeat to override keys.",
+            help="Recipe, or path of a TOML file; repeat to override keys. See: samrobust ls "
+            "recipes",
             rich_help_panel=WHAT,
+            show_default="the model's own",
         ),
     ] = None,
     scale_steps: Annotated[
@@ -46,37 +49,40 @@ def train_command(
     data: Annotated[
         str | None,
         typer.Option(
-            help="Dataset or group in place of the recipe's; --data-root is then its folder.",
+            help="Data set or group instead of the recipe's; --data-root is then its folder.",
             rich_help_panel=DATA,
+            show_default="the recipe's",
         ),
     ] = None,
     data_root: Annotated[
         Path | None,
         typer.Option(
-            help="Folder that contains the dataset folders of the recipe.", rich_help_panel=DATA
+            help="Folder that contains the folders of the recipe's data sets.",
+            rich_help_panel=DATA,
         ),
     ] = None,
     split: Annotated[str, typer.Option(help="Split of --data.", rich_help_panel=DATA)] = "",
     base: Annotated[
         str,
         typer.Option(
-            help="Frozen SAM that the trained part belongs to: sam-nano or sam; default: sam-nano.",
+            help="Frozen SAM that the trained parameters are added to: sam-nano or sam.",
             rich_help_panel=MODEL,
+            show_default="sam-nano",
         ),
     ] = "",
     variant: Annotated[
-        str, typer.Option(help="Variant of the base, e.g. vit_l.", rich_help_panel=MODEL)
+        str, typer.Option(help="Variant of --base, such as vit_l.", rich_help_panel=MODEL)
     ] = "",
     checkpoint: Annotated[
         Path | None,
         typer.Option(
-            help="Weights of the base; default: downloaded and cached. "
-            "For sam-nano: weights to start from.",
+            help="Weights file of --base; for the model sam-nano: weights to start from.",
             rich_help_panel=MODEL,
+            show_default="downloaded and cached",
         ),
     ] = None,
     device: Annotated[
-        str, typer.Option(help="auto, cpu, cuda or cuda:N.", rich_help_panel=SPEED)
+        str, typer.Option(help="Device: auto, cpu, cuda or cuda:N.", rich_help_panel=SPEED)
     ] = "auto",
     dtype: Annotated[
         str,
@@ -91,34 +97,44 @@ def train_command(
     out: Annotated[
         Path | None,
         typer.Option(
-            help="Weights file to write; default: MODEL.safetensors.", rich_help_panel=OUTPUT
+            help="Weights file to write.",
+            rich_help_panel=OUTPUT,
+            show_default="MODEL.safetensors",
         ),
     ] = None,
     quiet: Annotated[
         bool, typer.Option("--quiet", help="Show no progress.", rich_help_panel=OUTPUT)
     ] = False,
 ) -> None:
-    """Train a model by a recipe.
+    """Train a model with a recipe.
 
-    A folder beside the weights file holds the training state, the log
-    (metrics.jsonl) and the learning curve (curve.png). Rerun the same command to
-    resume a stopped training. Under torchrun, several processes share each step.
+    A folder beside the weights file holds the training state, the log (metrics.jsonl) and the
+    learning curve (curve.png). Rerun the same command to resume. With torchrun, several processes
+    share each step.
     """
     check_number("--workers", workers, least=0)
     encoder_dtype = one_of(EncoderDtype, dtype, kind="dtype")
     out = out or Path(f"{model}.safetensors")
     if out.is_dir():
-        raise TrainingError(f"--out {out}: is a folder; wanted is the path of a weights file")
+        raise TrainingError(f"--out {out}: is a folder, must be the path of a weights file")
+    check_folder("--out", out.parent)
     if split and data is None:
-        raise TrainingError(f"--split {split}: is the split of --data, which is not given")
+        raise TrainingError(f"--split {split}: needs --data")
 
-    from samrobust.segmenters.device import keep_large_blocks, resolve_device
-    from samrobust.training.checkpoints import TrainingFolder
-    from samrobust.training.curve import draw_curve
-    from samrobust.training.data import open_data
-    from samrobust.training.loop import Training, process_group
-    from samrobust.training.models import TraineeOptions, build_trainee, default_recipe
-    from samrobust.training.recipe import counted, lengthened, load_recipe, recipe_for, with_data
+    with loading(quiet=quiet):
+        from samrobust.segmenters.device import keep_large_blocks, resolve_device
+        from samrobust.training.checkpoints import TrainingFolder
+        from samrobust.training.curve import draw_curve
+        from samrobust.training.data import open_data
+        from samrobust.training.loop import Training, process_group
+        from samrobust.training.models import TraineeOptions, build_trainee, default_recipe
+        from samrobust.training.recipe import (
+            counted,
+            lengthened,
+            load_recipe,
+            recipe_for,
+            with_data,
+        )
 
     keep_large_blocks()
     chosen = load_recipe(*(recipe or [default_recipe(model)]))
@@ -135,7 +151,7 @@ def train_command(
         if training.step and ranks.rank == 0:
             note_line(f"resuming after step {training.step}")
         held_out: Mapping[str, Mapping[str, float]] = {}
-        with training_bar(chosen.n_steps, quiet=quiet or ranks.rank > 0) as show:
+        with training_progress(chosen.n_steps, quiet=quiet or ranks.rank > 0) as show:
             try:
                 for progress in training.run(workers=workers):
                     held_out = progress.held_out
@@ -149,6 +165,7 @@ def train_command(
             draw_curve(folder.rows(), folder.path / "curve.png")
             _print_held_out(held_out)
             note_line(f"{out}: written; log and curve in {folder.path}")
+            note_line(f"next: samrobust eval --segmenter {model} --checkpoint {out}")
 
 
 def _print_held_out(held_out: Mapping[str, Mapping[str, float]]) -> None:
@@ -158,7 +175,8 @@ def _print_held_out(held_out: Mapping[str, Mapping[str, float]]) -> None:
         for label, scores in held_out.items()
     ]
     if rows:
-        print_table("held-out images: mIoU in %, and rho of quality", ["data", *names], rows)
+        title = "held-out images: mIoU in %, and Spearman's rho of quality and IoU"
+        print_table(title, ["data set", *names], rows)
 
 
 def _cell(name: str, value: float | None) -> str:

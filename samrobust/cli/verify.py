@@ -1,4 +1,4 @@
-"""`samrobust verify`: published values beside measured ones."""
+"""`samrobust verify`: compare measured values with published ones."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from samrobust.cli.options import (
+    DATA,
     DEFAULT_CACHE_SIZE,
     BatchSize,
     Cache,
@@ -23,7 +24,7 @@ from samrobust.cli.options import (
     typed_command,
     with_caches,
 )
-from samrobust.cli.report import only_folders
+from samrobust.cli.selection import only_folders
 from samrobust.cli.terminal import download_bar, evaluation_progress, out, print_table
 from samrobust.errors import SamrobustError
 from samrobust.protocol import load_protocol
@@ -35,23 +36,37 @@ if TYPE_CHECKING:
     from samrobust.evaluation.runner import RunSettings
     from samrobust.report.published import Verified
 
+WHAT = "What to compare"
+EXAMPLE = """
+Example: samrobust verify four-hq --segmenter hq-sam --variant vit_l --data-root HQ
+"""
+
 
 def verify_command(
     expected: Annotated[
         str,
-        typer.Argument(help="four-hq, four-hq-noise, grabcut or a TOML file.", show_default=False),
+        typer.Argument(
+            help="Published values: four-hq, four-hq-noise, grabcut or path of a TOML file.",
+            show_default=False,
+        ),
     ],
     runs: Annotated[
         list[Path] | None,
-        typer.Argument(help="Folders of runs to read; without any, what is missing is run."),
+        typer.Argument(
+            help="Folders of stored runs to compare.", show_default="evaluate what is missing"
+        ),
     ] = None,
     segmenter: Annotated[
-        list[str] | None, typer.Option(help="Only the values of this segmenter, repeatable.")
+        list[str] | None,
+        typer.Option(help="Only values of this segmenter, repeatable.", rich_help_panel=WHAT),
     ] = None,
     variant: Annotated[
-        list[str] | None, typer.Option(help="Only the values of this variant, repeatable.")
+        list[str] | None,
+        typer.Option(help="Only values of this variant, repeatable.", rich_help_panel=WHAT),
     ] = None,
-    data_root: Annotated[Path | None, typer.Option(help="Folder of the data set.")] = None,
+    data_root: Annotated[
+        Path | None, typer.Option(help="Folder of the data set.", rich_help_panel=DATA)
+    ] = None,
     *,
     device: Device = "auto",
     results: ResultsFolder = Path("results"),
@@ -61,12 +76,10 @@ def verify_command(
     cache_size: CacheSize = DEFAULT_CACHE_SIZE,
     quiet: Quiet = False,
 ) -> None:
-    """Compare measured with published values; exits with 1 unless every one is met.
+    """Compare measured values with published ones.
 
-    With folders of runs, these are read. Without, what the file asks for is run: weights are
-    fetched, and runs go on where they were stopped.
-
-    Example: samrobust verify four-hq --segmenter hq-sam --variant vit_l --data-root HQ
+    Without folders of runs, the evaluations that the file lists are run or resumed, and weights are
+    downloaded. The exit code is 1 if a published value is not met.
     """
     check_number("--batch-size", batch_size, least=1)
     check_number("--workers", workers, least=0)
@@ -94,27 +107,27 @@ def verify_command(
     from samrobust.report.published import verify
     from samrobust.runs.store import read_run
 
-    found = verify(rows, [read_run(folder) for folder in folders])
-    print_table(f"{chosen.name} v{chosen.version}: {chosen.summary}", *_table(found))
+    verified = verify(rows, [read_run(folder) for folder in folders])
+    print_table(f"{chosen.name} v{chosen.version}: {chosen.summary}", *_table(verified))
     for source in dict.fromkeys(row.source for row in rows):
         out.print(f"Published: {source}.", style="dim", markup=False)
-    if not all(each.verdict == "met" for each in found):
+    if not all(row.verdict == "met" for row in verified):
         raise typer.Exit(1)
 
 
 def _only(
     rows: Iterable[Expected], segmenters: Sequence[str], variants: Sequence[str]
 ) -> list[Expected]:
-    kept = [
+    chosen = [
         row
         for row in rows
         if (not segmenters or row.segmenter in segmenters)
         and (not variants or row.variant in variants)
     ]
-    if not kept:
-        asked = ", ".join([*segmenters, *variants])
-        raise SamrobustError(f"no expected value is of {asked}")
-    return kept
+    if not chosen:
+        wanted = ", ".join([*segmenters, *variants])
+        raise SamrobustError(f"there is no published value of {wanted}")
+    return chosen
 
 
 def _run(
@@ -123,13 +136,13 @@ def _run(
     settings: "RunSettings",
     cache: tuple[Path | None, float],
 ) -> list[Path]:
-    """Run what the rows ask for, one model after the other."""
+    """Run the evaluations of the rows, one model after the other, and return their folders."""
     from samrobust.evaluation.runner import run_all
 
     folders: list[Path] = []
     models = dict.fromkeys((row.segmenter, row.variant, row.output, row.frame) for row in rows)
     for name, variant, output, frame in models:
-        own = [
+        of_model = [
             row
             for row in rows
             if (row.segmenter, row.variant, row.output, row.frame) == (name, variant, output, frame)
@@ -142,8 +155,10 @@ def _run(
             )
             model = build_segmenter(ChosenSegmenter(name, variant, output=output), options)
         cached = with_caches([model], *cache)
-        asked = dict.fromkeys((row.protocol, row.selection, row.dataset, row.split) for row in own)
-        for protocol, selection, dataset, split in asked:
+        runs = dict.fromkeys(
+            (row.protocol, row.selection, row.dataset, row.split) for row in of_model
+        )
+        for protocol, selection, dataset, split in runs:
             loaded = replace(
                 load_protocol(protocol), selection=one_of(Selection, selection, kind="selection")
             )
@@ -153,24 +168,24 @@ def _run(
     return list(dict.fromkeys(folders))
 
 
-def _table(found: "Sequence[Verified]") -> tuple[list[str], list[list[str]]]:
-    """Return header and rows; what is the same in all rows is left out, but for the segmenter."""
+def _table(verified: "Sequence[Verified]") -> tuple[list[str], list[list[str]]]:
+    """Return header and rows, without the columns (save the segmenter) that are the same in all."""
     from samrobust.report.columns import column_of, statistic_of
 
     columns = {
-        "segmenter": [each.expected.label for each in found],
-        "data": [each.expected.dataset for each in found],
-        "condition": [each.expected.condition for each in found],
+        "segmenter": [row.expected.label for row in verified],
+        "data": [row.expected.dataset for row in verified],
+        "condition": [row.expected.condition for row in verified],
     }
     shown = {
         name: cells for name, cells in columns.items() if name == "segmenter" or len({*cells}) > 1
     }
     shown |= {
-        "metric": [statistic_of(column_of(each.expected.metric)).label for each in found],
-        "measured": [_percent(each.measured) for each in found],
-        "published": [_percent(each.expected.value) for each in found],
-        "diff": [_percent(each.difference, sign="+") for each in found],
-        "verdict": [each.verdict for each in found],
+        "metric": [statistic_of(column_of(row.expected.metric)).label for row in verified],
+        "measured": [_percent(row.measured) for row in verified],
+        "published": [_percent(row.expected.value) for row in verified],
+        "diff": [_percent(row.difference, sign="+") for row in verified],
+        "verdict": [row.verdict for row in verified],
     }
     return list(shown), [list(row) for row in zip(*shown.values(), strict=True)]
 

@@ -1,4 +1,4 @@
-"""Data sets: images with masks, by name; the built-ins, the groups, and how others are added."""
+"""The registry of data sets: built-ins, those of plug-ins, and groups."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -11,7 +11,7 @@ from samrobust.registry import Entry, Registry
 from samrobust.types import Dataset, DatasetBuilder, DatasetOptions
 
 COCO_SPLITS = ("train2017", "val2017", "train2014", "val2014")
-"""Of MS-COCO, by which its own files are told from others of its format."""
+"""MS-COCO's own splits; other data sets of its format have other names."""
 FOUR_HQ, HQSEG_44K = "four-hq", "hqseg-44k"
 _HOME = (
     "HQSeg-44K: the three archives of sam-hq-team/sam-hq-training on Hugging Face "
@@ -22,18 +22,20 @@ _THIN = "thin_object_detection"
 
 @dataclass(frozen=True)
 class FolderEntry(Entry):
-    """A data set of an image and a mask file per sample.
+    """A data set with an image file and a mask file per sample.
 
     Attributes:
         name: as registered.
         images: folder of the images below the root.
-        masks: folder of the masks, may be the same.
-        collection: what its images belong to; training and test part have one. "" where its folder
-            tells.
+        masks: folder of the masks, which may be that of the images.
+        collection: the image collection that it belongs to; training and test split share one. ""
+            if the root folder names it.
         group: the group that published tables average it in, "" for none.
         image_suffixes: of image files, lower case.
         mask_suffixes: of mask files, lower case.
-        home: where the data set can be had.
+        home: where to get the data set.
+        published: whether its layout is a published one: its masks may hold areas of grey, which
+            are cut at 128 instead of being refused as a label map, and its folders other files.
     """
 
     name: str = ""
@@ -44,9 +46,10 @@ class FolderEntry(Entry):
     image_suffixes: tuple[str, ...] = (".jpg",)
     mask_suffixes: tuple[str, ...] = (".png",)
     home: str = _HOME
+    published: bool = False
 
     def load(self) -> Any:  # noqa: ANN401
-        """Import and return the builder of this data set."""
+        """Import and return the builder."""
         return partial(super().load(), self)
 
 
@@ -62,6 +65,7 @@ def _folder(
         masks=masks or images,
         collection=collection,
         group=group,
+        published=True,
     )
 
 
@@ -70,7 +74,7 @@ FOLDERS: Mapping[str, FolderEntry] = {
     for row in (
         FolderEntry(
             "samrobust.datasets.folder:FolderDataset",
-            "your own images/ and masks/, paired by file stem; needs a root",
+            "your own images/ and masks/, paired by file stem; needs --data-root",
             takes=("--data-root", "--ids", "--labels", "--void", "--recursive", "--exif"),
             name="folder",
             images="images",
@@ -81,7 +85,7 @@ FOLDERS: Mapping[str, FolderEntry] = {
         ),
         _folder(
             "dis-vd",
-            "DIS5K validation, 470 images; needs a root",
+            "DIS5K validation, 470 images; needs --data-root",
             "DIS5K/DIS-VD/im",
             "DIS5K/DIS-VD/gt",
             collection="DIS5K",
@@ -89,7 +93,7 @@ FOLDERS: Mapping[str, FolderEntry] = {
         ),
         _folder(
             "coift",
-            "COIFT, 280 images; needs a root",
+            "COIFT, 280 images; needs --data-root",
             f"{_THIN}/COIFT/images",
             f"{_THIN}/COIFT/masks",
             collection="COIFT",
@@ -97,7 +101,7 @@ FOLDERS: Mapping[str, FolderEntry] = {
         ),
         _folder(
             "hrsod",
-            "HRSOD, 287 images; needs a root",
+            "HRSOD, 287 images; needs --data-root",
             f"{_THIN}/HRSOD/images",
             f"{_THIN}/HRSOD/masks_max255",
             collection="HRSOD",
@@ -105,7 +109,7 @@ FOLDERS: Mapping[str, FolderEntry] = {
         ),
         _folder(
             "thinobject-te",
-            "ThinObject-5K test, 500 images; needs a root",
+            "ThinObject-5K test, 500 images; needs --data-root",
             f"{_THIN}/ThinObject5K/images_test",
             f"{_THIN}/ThinObject5K/masks_test",
             collection="ThinObject-5K",
@@ -113,7 +117,7 @@ FOLDERS: Mapping[str, FolderEntry] = {
         ),
         _folder(
             "dis-tr",
-            "HQSeg-44K: DIS5K training part, 3000 images",
+            "HQSeg-44K: DIS5K training, 3000 images; needs --data-root",
             "DIS5K/DIS-TR/im",
             "DIS5K/DIS-TR/gt",
             collection="DIS5K",
@@ -121,7 +125,7 @@ FOLDERS: Mapping[str, FolderEntry] = {
         ),
         _folder(
             "thinobject-tr",
-            "HQSeg-44K: ThinObject-5K training part, 4748 images",
+            "HQSeg-44K: ThinObject-5K training, 4748 images; needs --data-root",
             f"{_THIN}/ThinObject5K/images_train",
             f"{_THIN}/ThinObject5K/masks_train",
             collection="ThinObject-5K",
@@ -129,60 +133,61 @@ FOLDERS: Mapping[str, FolderEntry] = {
         ),
         _folder(
             "fss",
-            "HQSeg-44K: FSS-1000, 10000 images",
+            "HQSeg-44K: FSS-1000, 10000 images; needs --data-root",
             "cascade_psp/fss_all",
             collection="FSS-1000",
             group=HQSEG_44K,
         ),
         _folder(
             "duts-tr",
-            "HQSeg-44K: DUTS-TR, 10553 images",
+            "HQSeg-44K: DUTS-TR, 10553 images; needs --data-root",
             "cascade_psp/DUTS-TR",
             collection="DUTS",
             group=HQSEG_44K,
         ),
         _folder(
             "duts-te",
-            "HQSeg-44K: DUTS-TE, 5019 images",
+            "HQSeg-44K: DUTS-TE, 5019 images; needs --data-root",
             "cascade_psp/DUTS-TE",
             collection="DUTS",
             group=HQSEG_44K,
         ),
         _folder(
             "ecssd",
-            "HQSeg-44K: ECSSD, 1000 images",
+            "HQSeg-44K: ECSSD, 1000 images; needs --data-root",
             "cascade_psp/ecssd",
             collection="ECSSD",
             group=HQSEG_44K,
         ),
         _folder(
             "msra10k",
-            "HQSeg-44K: MSRA10K, 10000 images",
+            "HQSeg-44K: MSRA10K, 10000 images; needs --data-root",
             "cascade_psp/MSRA_10K",
             collection="MSRA10K",
             group=HQSEG_44K,
         ),
     )
 }
-"""One row per data set, as HQ-SAM's data preparation lays them out (facts/hq-sam.md 1.2)."""
+"""One row per data set, in the layout of HQ-SAM's data preparation (docs/sources/hq-sam.md 1.2)."""
 
 GROUPS: dict[str, tuple[str, ...]] = {
     group: tuple(row.name for row in FOLDERS.values() if row.group == group)
     for group in (FOUR_HQ, HQSEG_44K)
 }
-"""Data sets that published tables average, unweighted (facts/hq-sam.md 1.2)."""
+"""Groups of data sets that published tables average, unweighted (docs/sources/hq-sam.md 1.2)."""
 
 DATASETS: Registry[DatasetBuilder] = Registry(
     "dataset",
     {
         "scenes": Entry(
             "samrobust.datasets.scenes:build_scenes",
-            "scenes drawn in the package, no files; split N or NxWxH (images, width, height)",
+            "generated scenes, without files; --split N or NxWxH (images, width, height)",
             takes=("--split", "--ids"),
         ),
         "coco": Entry(
             "samrobust.datasets.coco:build_coco",
-            "MS-COCO folders and instance JSON; needs a root and a split",
+            "MS-COCO or data of its format; needs --data-root and --split, or --images and "
+            "--annotations",
             takes=(
                 *("--data-root", "--split", "--ids", "--images", "--annotations"),
                 *("--category", "--min-area", "--exif", "--strict"),
@@ -202,21 +207,21 @@ def open_dataset(
     split: str = "",
     ids: str | Path | None = None,
 ) -> Dataset:
-    """Return a data set, its files listed but not yet read.
+    """Return a data set; its files are listed but not yet read.
 
     Args:
-        name: as registered; `samrobust ls datasets` lists all.
-        options: all that can be said of how it is read; `root` and `split` suffice for most.
-        root: the folder of its files, None for a data set that needs none.
-        split: part of it, as "val2017"; "" for its default.
-        ids: a file with the ids of the images to take, one per line; None for all.
+        name: as registered; `samrobust ls datasets` lists all names.
+        options: how it is read, in place of `root` and `split`, which suffice for most.
+        root: folder of its files, None for a data set without files.
+        split: its split, such as "val2017"; "" for the default.
+        ids: file with the ids of the images to use, one per line; None for all.
 
     Raises:
         UnknownNameError: no data set has that name.
-        DatasetError: it is a group of several, or it is not there.
+        DatasetError: the name is that of a group, or the files are missing.
     """
     if name in GROUPS:
-        raise DatasetError(f"{name} is a group; open each of {', '.join(GROUPS[name])}")
+        raise DatasetError(f"{name} is a group; open its members: {', '.join(GROUPS[name])}")
     options = options or DatasetOptions(None if root is None else Path(root), split)
     for field in set_fields(options):
         if not DATASETS.takes(name, option_name(field)):
@@ -232,20 +237,20 @@ def open_dataset(
 
 
 def option_name(field: str) -> str:
-    """Return the option of the command line that sets a field of `DatasetOptions`."""
+    """Return the command-line option that sets a field of `DatasetOptions`."""
     return {"root": "--data-root", "categories": "--category"}.get(
         field, f"--{field.replace('_', '-')}"
     )
 
 
 def set_fields(options: DatasetOptions) -> list[str]:
-    """Return the names of the fields that are not at their default."""
+    """Return the names of the fields that do not have their default value."""
     return [
         field.name for field in fields(options) if getattr(options, field.name) != field.default
     ]
 
 
 def changed_settings(options: DatasetOptions) -> dict[str, str]:
-    """Return how files are read where that is not the default, for the manifest."""
-    places = ("root", "split", "images", "annotations")
-    return {name: str(getattr(options, name)) for name in set_fields(options) if name not in places}
+    """Return the options of reading files that are not the default, for the manifest."""
+    paths = ("root", "split", "images", "annotations")
+    return {name: str(getattr(options, name)) for name in set_fields(options) if name not in paths}

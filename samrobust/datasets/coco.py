@@ -1,4 +1,4 @@
-"""MS-COCO folders (`ROOT/<split>/`, `ROOT/annotations/instances_<split>.json`) and run lengths."""
+"""Data sets of MS-COCO's format, and its masks: polygons and run-length encoding (RLE)."""
 
 import hashlib
 import json
@@ -12,29 +12,29 @@ import numpy as np
 from pycocotools import mask as coco
 
 from samrobust.datasets import COCO_SPLITS, changed_settings
-from samrobust.datasets.images import files_fingerprint, leaves_root, read_image, root_name
+from samrobust.datasets.images import files_fingerprint, read_image, root_name
 from samrobust.errors import DatasetError, NoObjectError
-from samrobust.files import shown
+from samrobust.files import leaves_root, shown
 from samrobust.registry import known
 from samrobust.types import DatasetInfo, DatasetOptions, Instance, Mask, Sample
 
 _FIRST, _LAST = ord("0"), ord("o")
-"""Of the 64 characters that run lengths are written in."""
-_MOST_BITS = 35
-"""Of a run length: enough for any image; text that goes on and on is cut short here."""
+"""First and last of the 64 characters of compressed RLE."""
+_MAX_BITS = 35
+"""Of a run length: enough for any image; longer runs are refused."""
 
 
 def encode_mask(mask: Mask) -> bytes:
-    """Return the run lengths of a (H, W) bool mask, as COCO's `counts`."""
+    """Return the compressed RLE of a (H, W) bool mask, as COCO's `counts`."""
     counts: bytes = coco.encode(np.asfortranarray(mask, np.uint8))["counts"]
     return counts
 
 
 def decode_run_lengths(counts: bytes, size_hw: tuple[int, int]) -> Mask:
-    """Return the (H, W) bool mask of run lengths as `encode_mask` makes them.
+    """Return the (H, W) bool mask of compressed RLE from `encode_mask`.
 
     Raises:
-        ValueError: they do not add up to the size.
+        ValueError: the run lengths do not add up to the size.
     """
     check_runs(run_lengths(counts), size_hw)
     mask: Mask = coco.decode({"counts": counts, "size": list(size_hw)}).astype(np.bool_)
@@ -44,16 +44,17 @@ def decode_run_lengths(counts: bytes, size_hw: tuple[int, int]) -> Mask:
 def run_lengths(counts: bytes) -> list[int]:
     """Return the run lengths of COCO's compressed RLE.
 
-    Five bits a character, lowest first, a sixth says that more follow, the last sets the sign; from
-    the third run on, differences to the run before the last (pycocotools, `common/maskApi.c`).
+    A character has five bits of a number, lowest first, and a sixth that says whether more follow;
+    the highest bit of a number is its sign. From the fourth run on, numbers are differences to the
+    run two before (pycocotools, `common/maskApi.c`).
 
     Raises:
-        ValueError: a character is none of the 64, or a run is longer than any image.
+        ValueError: a character is not one of the 64, or a run is longer than any image.
     """
     runs: list[int] = []
     value, shift = 0, 0
     for character in counts:
-        if not _FIRST <= character <= _LAST or shift > _MOST_BITS:
+        if not _FIRST <= character <= _LAST or shift > _MAX_BITS:
             raise ValueError("counts are not run lengths")
         bits = character - _FIRST
         value |= (bits & 0x1F) << shift
@@ -69,10 +70,10 @@ def run_lengths(counts: bytes) -> list[int]:
 
 
 def check_runs(runs: Sequence[object], size_hw: tuple[int, int]) -> None:
-    """Check that pycocotools, which trusts them, writes nothing beyond a mask.
+    """Check run lengths, as pycocotools would write beyond a mask that they do not fit.
 
     Raises:
-        ValueError: one is no number of pixels, or they do not add up to the size.
+        ValueError: one is not a number of pixels, or they do not add up to the size.
     """
     numbers = [run for run in runs if type(run) is int and run >= 0]
     if len(numbers) < len(runs) or sum(numbers) != size_hw[0] * size_hw[1]:
@@ -84,13 +85,13 @@ _WANTED = (
     "get MS-COCO 2017 at cocodataset.org (Download: val2017 images, train/val annotations)"
 )
 MAX_CONTOUR = 2**22
-"""Length of a mask's polygons in pixels; pycocotools needs some 80 bytes for each."""
+"""Length of a mask's polygons in pixels; pycocotools needs some 80 bytes per pixel."""
 MAX_COORDINATE = 1e8
-"""Coordinate of a polygon; pycocotools counts in fifths of a pixel, in 32 bits."""
+"""Coordinate of a polygon; pycocotools stores fifths of a pixel in 32 bits."""
 MAX_MASK_BYTES = 2**32
-"""Of all objects of an image, a byte a pixel."""
+"""Of all objects of an image, at one byte per pixel."""
 
-LEAST_NUMBERS = 6
+MIN_NUMBERS = 6
 """Of a polygon: x and y of three points."""
 MAX_DIGITS = 18
 """Of an id as text."""
@@ -99,7 +100,7 @@ _OTHER_KINDS = {
     "segments_info": "panoptic segmentations",
     "keypoints": "keypoints without segmentations",
 }
-"""A key that annotations of other JSON files of MS-COCO have -> what these are."""
+"""A key of annotations in MS-COCO's other JSON files -> what these files hold."""
 _UNREADABLE = (
     AttributeError,
     IndexError,
@@ -109,14 +110,15 @@ _UNREADABLE = (
     TypeError,
     ValueError,
 )
-"""What JSON of another shape than COCO's makes of looking into it."""
+"""Errors of reading JSON that has not COCO's structure."""
 
 
 class CocoDataset:
-    """Images with the objects that an instance file draws; crowds are left out.
+    """Images with the objects of an instance annotation file.
 
-    Sample ids are COCO image ids, in ascending order; instance ids are annotation ids. Images
-    without an object are left out.
+    The files are `ROOT/<split>/*.jpg` and `ROOT/annotations/instances_<split>.json`, or those that
+    the options name. Sample ids are COCO image ids, in ascending order; instance ids are annotation
+    ids. Crowds, and images without an object, are left out.
 
     Raises:
         DatasetError: the folder or the JSON is missing, or the JSON is not an instance file.
@@ -126,7 +128,7 @@ class CocoDataset:
         self._options = options
         self._folder, self._json, wanted = _places(options)
         if not self._folder.is_dir():
-            raise DatasetError(f"{self._folder}: there is no such folder; wanted are {wanted}")
+            raise DatasetError(f"{self._folder}: there is no such folder; needed: {wanted}")
         content = self._read(wanted)
         try:
             table = json.loads(content.decode("utf-8-sig"))
@@ -135,7 +137,7 @@ class CocoDataset:
         try:
             self._load(table)
         except _UNREADABLE as error:
-            raise DatasetError(f"{self._json}: is no COCO instance file: {error}") from error
+            raise DatasetError(f"{self._json}: is not a COCO instance file: {error}") from error
         self._check_taken()
         files = [self._path(image_id) for image_id in sorted(self._objects)]
         digest = hashlib.sha256(content + files_fingerprint(files).encode()).hexdigest()[:16]
@@ -155,8 +157,8 @@ class CocoDataset:
         """Return one image with its objects; those without area are left out, and listed.
 
         Raises:
-            DatasetError: the image cannot be read, or it or a mask is of another size than the JSON
-                says.
+            DatasetError: the image cannot be read, or the size of the image or a mask is not that
+                in the JSON.
             NoObjectError: every object of the image is left out.
         """
         listed = self._images[int(sample_id)]
@@ -170,7 +172,7 @@ class CocoDataset:
         if len(objects) * height * width > MAX_MASK_BYTES:
             raise DatasetError(
                 f"{self._json}: {path.name} is {width}x{height} and has {len(objects)} objects, "
-                f"whose masks need more than {MAX_MASK_BYTES >> 30} GiB"
+                f"whose masks would need more than {MAX_MASK_BYTES >> 30} GiB"
             )
         instances, left_out = [], []
         for number, row in objects.items():
@@ -188,9 +190,9 @@ class CocoDataset:
         return Sample(sample_id, image, instances, left_out=tuple(left_out))
 
     def _path(self, image_id: int) -> Path:
-        """Return the file of an image: in the folder of the split, or where its address says.
+        """Return the file of an image: in the folder of the split, or in that of its URL.
 
-        LVIS's validation images are some of MS-COCO's training and validation images.
+        LVIS's validation images are in MS-COCO's training and validation folders.
         """
         listed = self._images[image_id]
         path = self._folder / listed.name
@@ -204,19 +206,19 @@ class CocoDataset:
     def _read(self, wanted: str) -> bytes:
         try:
             if self._json.exists() and not self._json.is_file():
-                raise DatasetError(f"{self._json}: is no regular file")
+                raise DatasetError(f"{self._json}: is not a regular file")
             return self._json.read_bytes()
         except OSError as error:
             raise DatasetError(
-                f"{self._json}: cannot be read: {error.strerror}; wanted are {wanted}"
+                f"{self._json}: cannot be read: {error.strerror}; needed: {wanted}"
             ) from error
 
     def _load(self, table: Any) -> None:  # noqa: ANN401
-        """Keep what is needed of the JSON, each part looked at once so that it fails here."""
+        """Store the needed parts of the JSON; all are checked here, not when they are used."""
         _check_kind(table)
         self._images: dict[int, _Listed] = {}
-        for place, row in enumerate(table["images"]):
-            number = _whole_id(row.get("id"), f"image {place + 1}")
+        for position, row in enumerate(table["images"], start=1):
+            number = _whole_id(row.get("id"), f"image {position}")
             if number in self._images:
                 raise ValueError(f"two images have the id {shown(row['id'])}")
             self._images[number] = _listed(row, number)
@@ -224,27 +226,27 @@ class CocoDataset:
         for name in self._options.categories:
             known(name, self._categories.values(), kind="category")
         self.n_crowds = 0
-        found: dict[int, Mapping[str, Any]] = {}
-        for place, row in enumerate(table["annotations"]):
-            number = _whole_id(row.get("id"), f"annotation {place + 1}")
-            if number in found:
+        annotations: dict[int, Mapping[str, Any]] = {}
+        for position, row in enumerate(table["annotations"], start=1):
+            number = _whole_id(row.get("id"), f"annotation {position}")
+            if number in annotations:
                 raise ValueError(f"two annotations have the id {shown(row['id'])}")
-            found[number] = row
+            annotations[number] = row
         self._objects: dict[int, dict[int, Mapping[str, Any]]] = {}
-        for number in sorted(found):
-            self._add(number, found[number])
+        for number, row in sorted(annotations.items()):
+            self._add(number, row)
 
     def _add(self, number: int, row: Mapping[str, Any]) -> None:
-        """Keep an annotation that is no crowd and of a category that is wanted."""
+        """Add an annotation unless it is a crowd or of a category that is not used."""
         image_id = _whole_id(row.get("image_id"), f"annotation {number}: its image")
         if image_id not in self._images:
-            raise ValueError(f"annotation {number} is of image {image_id}, which it does not list")
+            raise ValueError(f"annotation {number} is of image {image_id}, which is not listed")
         crowd = row.get("iscrowd", 0)
         if not isinstance(crowd, int) or crowd not in (0, 1):
             raise ValueError(f"annotation {number}: iscrowd must be 0 or 1, got {shown(crowd)}")
         if row.get("segmentation") is None:
             raise ValueError(f"annotation {number} has no segmentation")
-        hash(row.get("category_id"))  # it will be looked up: a list would fail in mid-run
+        hash(row.get("category_id"))  # a list would fail later, when it is looked up
         if crowd:
             self.n_crowds += 1
         elif not self._options.categories or self._category(row) in self._options.categories:
@@ -257,15 +259,16 @@ class CocoDataset:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Return what is left out, one line each."""
+        """Return one line about what is left out, if anything is."""
         if not self.n_crowds:
             return ()
-        return (f"{self._json}: {self.n_crowds} crowds (iscrowd 1) are left out",)
+        crowds = "1 crowd" if self.n_crowds == 1 else f"{self.n_crowds} crowds"
+        return (f"{self._json}: {crowds} (iscrowd 1) left out",)
 
 
 @dataclass(frozen=True)
 class _Listed:
-    """An image as the JSON lists it: its file below `folder`, and its size where that is said."""
+    """An image as the JSON lists it: file name, folder of its URL, and size, None if missing."""
 
     name: str
     folder: str
@@ -273,7 +276,7 @@ class _Listed:
 
 
 def _places(options: DatasetOptions) -> tuple[Path, Path, str]:
-    """Return folder of the images, file of the annotations, and what is wanted, for messages."""
+    """Return the folder of images, the annotation file, and what is needed, for messages."""
     if options.images is not None or options.annotations is not None:
         wanted = "--images FOLDER and --annotations FILE, of your own data"
         if options.images is None or options.annotations is None or options.root is not None:
@@ -283,33 +286,33 @@ def _places(options: DatasetOptions) -> tuple[Path, Path, str]:
         raise DatasetError(
             f"coco needs --data-root and --split: {_WANTED}; or --images and --annotations"
         )
-    own = f"ROOT/{options.split}/ and ROOT/annotations/instances_{options.split}.json"
-    wanted = _WANTED if options.split in COCO_SPLITS else f"{own} with --data-root ROOT"
+    layout = f"ROOT/{options.split}/ and ROOT/annotations/instances_{options.split}.json"
+    wanted = _WANTED if options.split in COCO_SPLITS else f"{layout} with --data-root ROOT"
     file = options.root / "annotations" / f"instances_{options.split}.json"
     return options.root / options.split, file, wanted
 
 
 def _check_kind(table: Any) -> None:  # noqa: ANN401
-    """Raise a ValueError that says what a JSON file is where it is no instance file."""
+    """Raise a ValueError if a JSON file is not an instance file; the message says what it is."""
     if not isinstance(table, dict):
-        raise ValueError(f"it holds {shown(table)}, not a table of images and annotations")
+        raise ValueError(f"it is {shown(table)}, not an object with images and annotations")
     for key in ("images", "annotations"):
         if not isinstance(table.get(key), list):
             raise ValueError(f"it has no list '{key}'")
-        for place, row in enumerate(table[key]):
+        for position, row in enumerate(table[key], start=1):
             if not isinstance(row, dict):
-                raise ValueError(f"'{key}' {place + 1} is {shown(row)}, not a table")
+                raise ValueError(f"row {position} of '{key}' is {shown(row)}, not an object")
     for row in table["annotations"]:
         if "segmentation" in row:
             continue
         for key, kind in _OTHER_KINDS.items():
             if key in row:
-                raise ValueError(f"it is a file of {kind}; wanted are instances")
+                raise ValueError(f"it is a file of {kind}, not of instances")
         raise ValueError(f"annotation {shown(row.get('id'))} has no segmentation")
 
 
 def _listed(row: Mapping[str, Any], number: int) -> _Listed:
-    """Return what the JSON says of an image; LVIS gives an address in place of a file name."""
+    """Return an image as the JSON lists it; LVIS has a URL instead of a file name."""
     name, folder = row.get("file_name"), ""
     if name is None and isinstance(row.get("coco_url"), str):
         folder, _, name = row["coco_url"].rpartition("/")
@@ -321,16 +324,16 @@ def _listed(row: Mapping[str, Any], number: int) -> _Listed:
     if isinstance(height, int) and isinstance(width, int):
         size_hw = height, width
     elif (height, width) != (None, None):
-        wrong = f"{shown(height)} and {shown(width)}"
-        raise ValueError(f"image {number}: height and width must be whole numbers, got {wrong}")
+        size = f"{shown(height)} and {shown(width)}"
+        raise ValueError(f"image {number}: height and width must be whole numbers, got {size}")
     return _Listed(_inside_root(name), _inside_root(folder), size_hw)
 
 
 def _whole_id(value: object, what: str) -> int:
-    """Return an id: a whole number, or one as text.
+    """Return an id that is a whole number or the text of one.
 
     Raises:
-        ValueError: it is none, or a number that only becomes whole when it is cut off.
+        ValueError: it is neither.
     """
     if isinstance(value, str) and value.isascii() and str(value).isdigit():
         number = int(value) if len(value) <= MAX_DIGITS else -1
@@ -344,22 +347,22 @@ def _whole_id(value: object, what: str) -> int:
 
 
 def build_coco(options: DatasetOptions) -> CocoDataset:
-    """Return the split of a COCO folder that the options name."""
+    """Return the data set that the options name."""
     return CocoDataset(options)
 
 
 def decode_mask(
     segmentation: list[Any] | dict[str, Any], size_hw: tuple[int, int], where: str
 ) -> Mask:
-    """Return (H, W) bool of polygons, of uncompressed RLE or of compressed RLE; it may be empty.
+    """Return the (H, W) bool mask, which may be empty, of polygons or (un)compressed RLE.
 
     Args:
         segmentation: as in COCO's JSON.
         size_hw: of the image.
-        where: the beginning of the message when it fails.
+        where: name of the annotation in messages.
 
     Raises:
-        DatasetError: it is none of these, or of another size.
+        DatasetError: it is none of these, or has another size.
     """
     try:
         decoded: Mask = coco.decode(_coded(segmentation, size_hw)).astype(np.bool_)
@@ -371,22 +374,22 @@ def decode_mask(
 def _inside_root(file_name: str) -> str:
     if leaves_root(file_name):
         raise ValueError(f"file name '{file_name}' leaves the data root")
-    if "\0" in os.fsdecode(os.fsencode(file_name)):  # which raises where there is no such name
-        raise ValueError("a file name holds a zero byte")
+    if "\0" in os.fsdecode(os.fsencode(file_name)):  # raises if no file can have that name
+        raise ValueError("a file name has a zero byte")
     return file_name
 
 
 def _coded(segmentation: list[Any] | dict[str, Any], size_hw: tuple[int, int]) -> Any:  # noqa: ANN401
-    """Return RLE that pycocotools decodes without reading what is not there."""
+    """Return checked RLE that pycocotools decodes without reading out of bounds."""
     height, width = size_hw
     if isinstance(segmentation, list):
         _check_polygons(segmentation)
-        pieces = [piece for piece in segmentation if len(piece) >= LEAST_NUMBERS]
+        pieces = [piece for piece in segmentation if len(piece) >= MIN_NUMBERS]
         if not pieces:
             return coco.encode(np.zeros(size_hw, np.uint8, order="F"))
         return coco.merge(coco.frPyObjects(pieces, height, width))
     if not {"size", "counts"} <= set(segmentation):
-        raise ValueError("RLE has a size and counts")
+        raise ValueError("RLE must have a size and counts")
     if list(segmentation["size"]) != [height, width]:
         size = segmentation["size"]
         raise ValueError(f"the mask is {size[1]}x{size[0]}, the image {width}x{height}")
@@ -399,29 +402,27 @@ def _coded(segmentation: list[Any] | dict[str, Any], size_hw: tuple[int, int]) -
 
 
 def _check_polygons(polygons: Sequence[Sequence[float]]) -> None:
-    """Check what pycocotools, which trusts it, would need in time and memory.
+    """Check polygons, as pycocotools would need unbounded time and memory for some.
 
-    A piece of fewer than three points is allowed and has no area.
+    A polygon of fewer than three points is allowed and has no area.
 
     Raises:
-        ValueError: one is no polygon, lies too far away, all are too long, or in fractions of the
-            image.
+        ValueError: one is not a polygon or has coordinates that are too large, all together are too
+            long, or they are in fractions of the image.
     """
-    length, relative, whole = 0.0, bool(polygons), True
+    length, in_unit_range, are_integers = 0.0, bool(polygons), True
     for polygon in polygons:
         numbers = np.asarray(polygon)
         is_list = numbers.ndim == 1 and numbers.dtype.kind in "if"
         if not is_list or numbers.size % 2:
-            raise ValueError("a polygon is a list of x and y of its points")
+            raise ValueError("a polygon must be a list of x and y of its points")
         xy = numbers.astype(np.float64).reshape(-1, 2)
         if not (abs(xy) <= MAX_COORDINATE).all():
-            raise ValueError(
-                f"a polygon is a list of x and y of at most {MAX_COORDINATE:.0f} pixels"
-            )
-        relative &= bool(((xy >= 0) & (xy <= 1)).all())
-        whole &= bool((xy == np.round(xy)).all())
+            raise ValueError(f"x and y of a polygon must be at most {MAX_COORDINATE:.0f} pixels")
+        in_unit_range &= bool(((xy >= 0) & (xy <= 1)).all())
+        are_integers &= bool((xy == np.round(xy)).all())
         length += (1 + abs(xy - np.roll(xy, 1, axis=0)).max(axis=1)).sum()
-    if relative and not whole:
-        raise ValueError("its coordinates lie between 0 and 1; wanted are pixels")
+    if in_unit_range and not are_integers:
+        raise ValueError("its coordinates are fractions of the image, must be pixels")
     if length > MAX_CONTOUR:
         raise ValueError(f"its polygons are {length:.0f} pixels long, more than {MAX_CONTOUR}")

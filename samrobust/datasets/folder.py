@@ -1,4 +1,4 @@
-"""Image and mask pairs in folders: DIS, COIFT, HRSOD, ThinObject, HQSeg-44K and a user's own."""
+"""Data sets of image and mask files: DIS, COIFT, HRSOD, ThinObject, HQSeg-44K and a user's own."""
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,23 +18,21 @@ from samrobust.datasets.images import (
 from samrobust.errors import DatasetError, NoObjectError
 from samrobust.types import Dataset, DatasetInfo, DatasetOptions, Instance, Mask, Sample
 
-OWN = "folder"
-"""The layout of a user's own files."""
 MAX_OBJECTS = 10_000
-"""Of a label map."""
+"""Per label map."""
 MAX_NAMES = 10
-"""That a message lists."""
+"""File names that a message lists."""
 
 
 class FolderDataset:
     """Images and masks with the same file stem.
 
-    A mask is a file, one object "0"; or a label map, an object for each value, where `labels` says
-    so; or a folder `masks/<stem>/`, an object for each file in it, named by its stem.
+    A mask is a file with one object, "0"; a label map with one object per value, if `labels` is
+    set; or a folder `masks/<stem>/` with one file per object, whose stem is the instance id.
 
     Args:
-        row: what is known of it.
-        options: with the root below which the layout stands; there are no splits.
+        row: name and layout of the data set.
+        options: the root and how files are read; there are no splits.
 
     Raises:
         DatasetError: a folder is missing or empty, images have no mask or masks no image, or two
@@ -47,7 +45,7 @@ class FolderDataset:
         if options.root is None:
             raise DatasetError(f"{name} needs --data-root: a folder with {wanted}")
         self._options = options
-        self._published = name != OWN
+        self._published = row.published
         images, masks = options.root / row.images, options.root / row.masks
         self._images = _by_stem(images, row.image_suffixes, wanted, options.recursive)
         self._masks = _by_stem(masks, row.mask_suffixes, wanted, options.recursive)
@@ -79,15 +77,15 @@ class FolderDataset:
         )
 
     def ids(self) -> list[str]:
-        """Return the file stems, sorted; below the folder of images where sub-folders are read."""
+        """Return the file stems, sorted; with sub-folders, their paths below the image folder."""
         return list(self._images)
 
     def __getitem__(self, sample_id: str) -> Sample:
         """Return one image with its masks.
 
         Raises:
-            DatasetError: one of the files cannot be read, or their sizes differ.
-            NoObjectError: it is a label map without an object.
+            DatasetError: a file cannot be read, or the sizes of image and mask differ.
+            NoObjectError: its label map has no object.
         """
         path = self._masks[sample_id]
         void: Mask | None = None
@@ -105,32 +103,35 @@ class FolderDataset:
         )
         for size in (*sizes, image.shape[:2]):
             if size != size_hw or size != image.shape[:2]:
-                shown = [f"{each[1]}x{each[0]}" for each in (size_hw, image.shape[:2])]
-                raise DatasetError(f"{path}: the mask is {shown[0]}, its image {shown[1]}")
+                mask_wh, image_wh = (
+                    f"{size_hw[1]}x{size_hw[0]}",
+                    f"{image.shape[1]}x{image.shape[0]}",
+                )
+                raise DatasetError(f"{path}: the mask is {mask_wh}, its image {image_wh}")
         named = self._options.labels and not path.is_dir()
         instances = [Instance(key, mask, key if named else "") for key, mask in masks.items()]
         return Sample(sample_id, image, instances, void)
 
     def _labelled(self, path: Path) -> tuple[dict[str, Mask], Mask | None]:
-        """Return the mask of each value of a label map, and its void."""
+        """Return the mask of each value of a label map, and its void pixels, None for none."""
         labels = read_labels(path)
         void = np.isin(labels, self._options.void)
         values = np.unique(labels[(labels != 0) & ~void])
         if len(values) == 0:
-            raise NoObjectError(f"{path}: holds no label but background and void")
+            raise NoObjectError(f"{path}: has no labels except background and void")
         if len(values) > MAX_OBJECTS:
-            raise DatasetError(f"{path}: holds {len(values)} labels, more than {MAX_OBJECTS}")
+            raise DatasetError(f"{path}: has {len(values)} labels, more than {MAX_OBJECTS}")
         return {str(value): labels == value for value in values}, void if void.any() else None
 
 
 @dataclass(frozen=True)
 class Subset:
-    """A data set of some images of another.
+    """Some images of a data set.
 
     Attributes:
-        whole: the other.
-        sample_ids: of `whole`, in its order.
-        name: of what chose them.
+        whole: the data set.
+        sample_ids: ids of the images, in the order of `whole`.
+        name: name of the file that lists them.
     """
 
     whole: Dataset
@@ -139,7 +140,7 @@ class Subset:
 
     @property
     def info(self) -> DatasetInfo:
-        """Return what it is: another fingerprint, but the key, and so every prompt, of `whole`."""
+        """Return the description of `whole` with another fingerprint; prompts stay the same."""
         info = self.whole.info
         text = "\n".join([info.fingerprint, *self.sample_ids])
         fingerprint = hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -147,11 +148,11 @@ class Subset:
 
     @property
     def notes(self) -> Sequence[str]:
-        """Return what is said of `whole`."""
+        """Return the notes of `whole`."""
         return tuple(getattr(self.whole, "notes", ()))
 
     def ids(self) -> Sequence[str]:
-        """Return the chosen ids."""
+        """Return the ids of the images."""
         return self.sample_ids
 
     def __getitem__(self, sample_id: str) -> Sample:
@@ -160,10 +161,10 @@ class Subset:
 
 
 def read_subset(whole: Dataset, path: Path) -> Subset:
-    """Return the images of a data set whose ids stand in a file, one a line.
+    """Return the images of a data set whose ids a file lists, one per line.
 
     Raises:
-        DatasetError: the file cannot be read, names no image, or one that is not there.
+        DatasetError: the file cannot be read, is empty, or lists an id that does not exist.
     """
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
@@ -174,9 +175,9 @@ def read_subset(whole: Dataset, path: Path) -> Subset:
     known = [sample_id for sample_id in whole.ids() if sample_id in wanted]
     missing = sorted(wanted - set(known))
     if missing:
-        raise DatasetError(f"{path}: '{missing[0]}' is no image of {whole.info.label}")
+        raise DatasetError(f"{path}: '{missing[0]}' is not an image of {whole.info.label}")
     if not known:
-        raise DatasetError(f"{path}: names no image")
+        raise DatasetError(f"{path}: lists no image")
     return Subset(whole, tuple(known), path.stem)
 
 
@@ -185,27 +186,27 @@ def _by_stem(
 ) -> dict[str, Path]:
     """Return files by their path below a folder, without suffix, sorted."""
     if not folder.is_dir():
-        raise DatasetError(f"{folder}: there is no such folder; wanted are {wanted}")
+        raise DatasetError(f"{folder}: there is no such folder; needed: {wanted}")
     files = [file for file in _listed(folder, recursive) if file.suffix.lower() in suffixes]
-    found: dict[str, Path] = {}
+    by_stem: dict[str, Path] = {}
     for file in files:
         stem = file.relative_to(folder).with_suffix("").as_posix()
         try:
             stem.encode()
         except UnicodeEncodeError as error:
             raise DatasetError(f"{file}: its name is not UTF-8; rename it") from error
-        if stem in found:
-            raise DatasetError(f"{file}: shares its stem with {found[stem].name}")
-        found[stem] = file
-    if not found and not any(path.is_dir() for path in folder.iterdir()):
-        raise DatasetError(f"{folder}: holds no {', '.join(suffixes)} files; wanted are {wanted}")
-    return found
+        if stem in by_stem:
+            raise DatasetError(f"{file}: has the same stem as {by_stem[stem].name}")
+        by_stem[stem] = file
+    if not by_stem and not any(path.is_dir() for path in folder.iterdir()):
+        raise DatasetError(f"{folder}: has no {', '.join(suffixes)} files; needed: {wanted}")
+    return by_stem
 
 
 def _mask_folders(
     folder: Path, images: Mapping[str, Path], suffixes: tuple[str, ...]
 ) -> dict[str, Path]:
-    """Return the folders of masks that are named like an image."""
+    """Return the mask folders whose name is the stem of an image."""
     return {
         stem: folder / stem
         for stem in images
@@ -214,7 +215,7 @@ def _mask_folders(
 
 
 def _files(mask: Path, suffixes: tuple[str, ...]) -> list[Path]:
-    """Return the files of a mask: itself, or those in it."""
+    """Return the mask itself if it is a file, else the files in it."""
     if not mask.is_dir():
         return [mask]
     return [file for file in _listed(mask, recursive=False) if file.suffix.lower() in suffixes]
@@ -233,39 +234,39 @@ def _listed(folder: Path, recursive: bool) -> list[Path]:
 def _check_pairs(
     images: Mapping[str, Path], masks: Mapping[str, Path], image_folder: Path, mask_folder: Path
 ) -> None:
-    """Raise where images have no mask or masks no image, naming all of them."""
-    lonely = [path for stem, path in images.items() if stem not in masks]
-    if lonely:
-        raise DatasetError(_lonely(lonely, f"no mask in {mask_folder}"))
+    """Raise a DatasetError if images have no mask or masks no image; the message lists them."""
+    unpaired = [path for stem, path in images.items() if stem not in masks]
+    if unpaired:
+        raise DatasetError(_unpaired(unpaired, f"no mask in {mask_folder}"))
     if not images:
-        raise DatasetError(f"{image_folder}: holds no images; --recursive reads sub-folders")
-    inside = {path for path in masks.values() if path.is_dir()}
-    extra = [
-        path for stem, path in masks.items() if stem not in images and not inside & {*path.parents}
+        raise DatasetError(f"{image_folder}: has no images; --recursive reads sub-folders")
+    folders = {path for path in masks.values() if path.is_dir()}
+    unpaired = [
+        path for stem, path in masks.items() if stem not in images and not folders & {*path.parents}
     ]
-    if extra:
-        raise DatasetError(_lonely(extra, f"no image in {image_folder}"))
+    if unpaired:
+        raise DatasetError(_unpaired(unpaired, f"no image in {image_folder}"))
 
 
-def _lonely(paths: Sequence[Path], what: str) -> str:
+def _unpaired(paths: Sequence[Path], what: str) -> str:
     first, others = paths[0], [path.name for path in paths[1:]]
-    more = f"; nor have {len(others)} others: {_some_names(others)}" if others else ""
+    more = f"; the same is true of {_some_names(others)}" if others else ""
     return f"{first}: has {what}{more}"
 
 
 def _not_read(folder: Path, read: Mapping[str, Path], suffixes: tuple[str, ...]) -> Iterator[str]:
-    """Yield a line about the files of a folder that are passed over."""
+    """Yield a line about the files of a folder that are not read, if there are any."""
     known = {*read.values()}
-    passed = [
+    ignored = [
         path.relative_to(folder).as_posix()
         for path in _listed(folder, recursive=True)
         if path not in known and not known & {*path.parents}
     ]
-    if passed:
+    if ignored:
         yield (
-            f"{folder}: {len(passed)} file{'s are' if len(passed) > 1 else ' is'} not read: "
-            f"{_some_names(passed)}; read are {', '.join(suffixes)}, and sub-folders with "
-            "--recursive"
+            f"{folder}: {len(ignored)} file{'s are' if len(ignored) > 1 else ' is'} not read: "
+            f"{_some_names(ignored)}; only {', '.join(suffixes)} files are read, and sub-folders "
+            "with --recursive"
         )
 
 

@@ -1,4 +1,4 @@
-"""Read photographs, masks and label maps from files; one clear line for whatever is wrong."""
+"""Read images, masks and label maps from files; an error is one line that says what is wrong."""
 
 import hashlib
 import json
@@ -7,7 +7,7 @@ import struct
 import warnings
 import zlib
 from collections.abc import Collection, Iterable
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -21,16 +21,16 @@ from samrobust.files import cache_folder, write_atomic
 from samrobust.types import Exif, Image, Mask
 
 SOFT_THRESHOLD = 128
-"""Above it a mask pixel is foreground, as in HQ-SAM's evaluation (facts/hq-sam.md 1.3)."""
+"""Larger mask values are foreground, as in HQ-SAM's evaluation (docs/sources/hq-sam.md 1.3)."""
 BLACK, WHITE = 10, 245
-"""Grey values up to the one and from the other on are those of a mask's two sides: JPEG blurs."""
+"""Grey values <= BLACK and >= WHITE count as black and white, as JPEG blurs masks."""
 MAX_PLATEAU = 0.002
-"""Share of the pixels that may be grey among eight equally grey neighbours: a soft edge has few,
-a label map has areas of them."""
+"""Fraction of pixels that may be grey and equal to all eight neighbours: soft edges have few, label
+maps have areas of them."""
 EIGHT_BIT_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
-"""Of pictures, as Pillow names them; others would be cut off at 255."""
+"""Pillow's modes that become RGB without loss; others would be cut off at 255."""
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
-"""Of picture files, as Pillow names them. Of its others some start programs, as Ghostscript."""
+"""Pillow's formats that are read; some of its others start programs such as Ghostscript."""
 UNDECODABLE = (
     AttributeError,
     EOFError,
@@ -46,35 +46,35 @@ UNDECODABLE = (
     struct.error,
     zlib.error,
 )
-"""What Pillow raises on damaged pictures and on those of more than 178,956,970 pixels."""
+"""Errors of Pillow for damaged images and for those of more than 178,956,970 pixels."""
 _ORIENTATION = 0x0112
 _QUARTER_TURNS = (5, 6, 7, 8)
 _LABELS_HINT = (
-    "is it a label map? Then --labels makes an object of each value, and --void names those of no "
-    "object"
+    "if it is a label map, add --labels to make each value an object, and --void for values that "
+    "are not objects"
 )
 
 
 def read_image(
     path: Path, *, exif: Exif = "apply", size_hw: tuple[int, int] | None = None
 ) -> Image:
-    """Return a photograph as (H, W, 3) uint8 RGB.
+    """Return an image file as (H, W, 3) uint8 RGB.
 
     Args:
         path: of the file.
-        exif: whether an EXIF orientation is applied; "auto" decides by the size, and refuses where
-            both fit (half turns, mirror images, squares).
-        size_hw: of the masks that belong to it, for "auto"; None where they do not say.
+        exif: whether an EXIF orientation is applied; "auto" decides by the size, and raises if both
+            sizes fit (half turns, mirror images, squares).
+        size_hw: of its masks, for "auto"; None if unknown.
 
     Raises:
-        DatasetError: the file is missing, cut off, no image or of more than 8 bits per channel, or
-            its orientation cannot be decided.
+        DatasetError: the file is missing, cut off, not an image or has more than 8 bits per
+            channel, or its orientation cannot be decided.
     """
     picture = _decode(path)
     if picture.mode not in EIGHT_BIT_MODES:
         raise DatasetError(
-            f"{path}: is a picture of mode {picture.mode}, not 8 bits per channel; convert it, for "
-            "example with PIL's Image.point or ImageMagick's 'convert -depth 8'"
+            f"{path}: is an image of mode {picture.mode}, not of 8 bits per channel; convert it, "
+            "for example with PIL's Image.point or ImageMagick's 'convert -depth 8'"
         )
     if exif != "ignore" and picture.getexif().get(_ORIENTATION, 1) not in (0, 1):
         picture = _oriented(picture, path, exif, size_hw)
@@ -84,18 +84,19 @@ def read_image(
 def read_mask(path: Path, *, published: bool = False) -> Mask:
     """Return a mask file as (H, W) bool.
 
-    Values 0 and 1 alone are read as they are; else black is background and white foreground, and
-    the soft edge between is cut at 128. Where the transparency varies, it is the mask.
-    Source: HQ-SAM's threshold (facts/hq-sam.md 1.3). Differs: there a 0/1 file is all background.
+    A file of only 0 and 1 has foreground 1; else black is background and white is foreground, and
+    the soft edge between is thresholded at 128. A transparency that varies is the mask.
+    Source: HQ-SAM's threshold (docs/sources/hq-sam.md 1.3). Differs: there a 0/1 file is all
+    background.
 
     Args:
         path: of the file.
-        published: of a data set whose masks are known to be soft: greys are cut at 128 whatever
-            their area.
+        published: whether the data set's masks are known to be soft, so that grey areas of any size
+            are thresholded.
 
     Raises:
-        DatasetError: the file is missing, cut off or no image, empty, coloured, or holds values
-            that are not those of one mask; the message names them.
+        DatasetError: the file is missing, cut off, not an image, empty or coloured, or has values
+            other than those of one mask, which the message lists.
     """
     picture = _decode(path)
     if picture.mode == "P":
@@ -112,46 +113,39 @@ def read_mask(path: Path, *, published: bool = False) -> Mask:
 
 
 def read_labels(path: Path) -> npt.NDArray[np.int64]:
-    """Return the (H, W) values of a label map: indices of a palette, or whole grey numbers.
+    """Return the (H, W) values of a label map: palette indices or grey values.
 
     Raises:
-        DatasetError: the file is missing, cut off or no image, coloured, or its values are no
+        DatasetError: the file is missing, cut off, not an image or coloured, or its values are not
             whole numbers.
     """
     picture = _decode(path)
     values = np.asarray(picture) if picture.mode == "P" else _grey(np.asarray(picture), path)
     if values.dtype.kind not in "biu":
-        raise DatasetError(f"{path}: holds the values {_some(values)}; labels are whole numbers")
+        raise DatasetError(f"{path}: has the values {_some(values)}; labels are whole numbers")
     return values.astype(np.int64)
 
 
 def files_fingerprint(files: Collection[Path]) -> str:
-    """Return a hash of the names and contents of files, in the order given; some may be missing.
+    """Return a hash of the names and contents of files, in this order; some may be missing.
 
-    What a file holds is read once and remembered in the cache folder, until its size or the time
-    of its last change differ.
+    The hash of a file's content is cached until its size or time of change differ.
     """
-    memory = _Hashes(files)
+    hashes = _HashCache(files)
     digest = hashlib.sha256()
     for file in files:
-        digest.update(os.fsencode(file.name) + f"\x1f{memory.of(file)}\x1e".encode())
-    memory.store()
+        digest.update(os.fsencode(file.name) + f"\x1f{hashes.of(file)}\x1e".encode())
+    hashes.store()
     return digest.hexdigest()[:16]
 
 
-def leaves_root(name: str) -> bool:
-    """Return whether a path, as a file names it, can lead out of the folder that it starts in."""
-    paths = PurePosixPath(name), PureWindowsPath(name)
-    return any(path.is_absolute() or path.drive or ".." in path.parts for path in paths)
-
-
 def root_name(folder: Path) -> str:
-    """Return the name of a folder as text that any file can hold."""
+    """Return the name of a folder as valid Unicode text."""
     return os.fsencode(folder.resolve().name).decode(errors="replace")
 
 
-class _Hashes:
-    """SHA-256 of files, remembered by size and time of change."""
+class _HashCache:
+    """SHA-256 of files, cached by size and time of change."""
 
     def __init__(self, files: Iterable[Path]) -> None:
         folders = sorted({str(file.parent.absolute()) for file in files})
@@ -162,12 +156,12 @@ class _Hashes:
         try:
             stored = json.loads(self._path.read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError):
-            return  # it is made again
+            return  # start with an empty cache
         if isinstance(stored, dict):
             self._known = stored
 
     def of(self, file: Path) -> str:
-        """Return a hash of the content, "" where the file is missing: reading it says so."""
+        """Return the hash of a file's content, "" if it is missing, which is an error later."""
         try:
             stat = file.stat()
             state = [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
@@ -178,15 +172,15 @@ class _Hashes:
             if not file.is_file():  # a pipe would never end
                 return ""
             with file.open("rb") as content:
-                found = hashlib.file_digest(content, "sha256").hexdigest()
+                digest = hashlib.file_digest(content, "sha256").hexdigest()
         except OSError:
             return ""
-        self._known[key] = [*state, found]
+        self._known[key] = [*state, digest]
         self._is_new = True
-        return found
+        return digest
 
     def store(self) -> None:
-        """Remember what was found; where that cannot be written, it is read again next time."""
+        """Write the cache; if that fails, files are read again next time."""
         if self._is_new:
             try:
                 self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -198,7 +192,7 @@ class _Hashes:
 def _oriented(
     picture: PillowImage.Image, path: Path, exif: Exif, size_hw: tuple[int, int] | None
 ) -> PillowImage.Image:
-    """Return a picture upright, or as stored where masks of a size fit only that."""
+    """Return an image with its EXIF orientation applied, or as stored if only that fits masks."""
     turned = ImageOps.exif_transpose(picture)
     if exif == "apply":
         return turned
@@ -206,14 +200,14 @@ def _oriented(
     if orientation in _QUARTER_TURNS and size_hw is not None and turned.size != picture.size:
         return turned if turned.size == size_hw[::-1] else picture
     raise DatasetError(
-        f"{path}: has the EXIF orientation {orientation}, and the size does not tell whether its "
-        "masks are drawn on the upright picture (--exif apply) or on the pixels as stored "
+        f"{path}: has the EXIF orientation {orientation}, and its size does not tell whether the "
+        "masks belong to the upright image (--exif apply) or to the pixels as stored "
         "(--exif ignore)"
     )
 
 
 def _palette_mask(picture: PillowImage.Image, path: Path) -> Mask:
-    """Return the mask of a palette image of two indices, 0 and 1, or of greys."""
+    """Return the mask of a palette image with only the indices 0 and 1, or only greys."""
     indices = np.asarray(picture)
     colours = picture.convert("RGB")
     grey = np.asarray(colours)
@@ -224,31 +218,31 @@ def _palette_mask(picture: PillowImage.Image, path: Path) -> Mask:
         return mask
     if not is_grey:
         raise DatasetError(
-            f"{path}: is a palette image of the values {_some(indices)}; a mask holds 0 and 1, or "
+            f"{path}: is a palette image with the values {_some(indices)}; a mask has 0 and 1, or "
             f"black and white; {_LABELS_HINT}"
         )
     return _grey_mask(grey[..., 0], path, published=False)
 
 
 def _cutout_mask(values: npt.NDArray[Any], path: Path) -> Mask:
-    """Return the transparency of a cut-out as a mask, where the colours are no other mask."""
+    """Return the transparency of a cut-out as a mask; raise if its colours are another mask."""
     mask = _grey_mask(values[..., -1], path, published=False)
     colours = values[..., :-1]
     looks_like_mask = np.isin(colours, (0, 255)).all() and np.ptp(colours) > 0
     if looks_like_mask and ((colours[..., 0] > SOFT_THRESHOLD) != mask).any():
         raise DatasetError(
-            f"{path}: has one mask in its colours and another in its transparency; store one"
+            f"{path}: has one mask in its colours and another in its transparency; store only one"
         )
     return mask
 
 
 def _grey(values: npt.NDArray[Any], path: Path) -> npt.NDArray[Any]:
-    """Return the (H, W) values of a picture whose colour channels are equal."""
+    """Return the (H, W) values of an image whose colour channels are equal."""
     if values.ndim == 2:
         return values
     colours = values[..., :3] if values.shape[2] >= 3 else values[..., :1]
     if (colours != colours[..., :1]).any():
-        raise DatasetError(f"{path}: a mask must be grey, its colour channels differ")
+        raise DatasetError(f"{path}: a mask must be grey, but its colour channels differ")
     grey: npt.NDArray[Any] = colours[..., 0]
     return grey
 
@@ -264,8 +258,8 @@ def _grey_mask(values: npt.NDArray[Any], path: Path, *, published: bool) -> Mask
     )
     if not is_soft:
         raise DatasetError(
-            f"{path}: holds the values {_some(values)}; a mask holds 0 and 1, or black (0) and "
-            f"white (255) with a soft edge between; {_LABELS_HINT}"
+            f"{path}: has the values {_some(values)}; a mask has 0 and 1, or black (0) and white "
+            f"(255) with a soft edge between; {_LABELS_HINT}"
         )
     soft: Mask = values > SOFT_THRESHOLD
     return soft
@@ -282,22 +276,22 @@ def _plateau(values: npt.NDArray[np.uint8]) -> float:
 def _decode(path: Path) -> PillowImage.Image:
     try:
         if path.exists() and not path.is_file():
-            raise DatasetError(f"{path}: is no regular file")
+            raise DatasetError(f"{path}: is not a regular file")
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what is wrong is raised
+            warnings.simplefilter("ignore")  # damage that matters is raised
             with PillowImage.open(path, formats=FORMATS) as picture:
                 picture.load()
                 return picture
     except FileNotFoundError as error:
         raise DatasetError(f"{path}: there is no such file") from error
     except UnidentifiedImageError as error:
-        raise DatasetError(f"{path}: is no image that can be read") from error
+        raise DatasetError(f"{path}: is not an image of a known format") from error
     except UNDECODABLE as error:
         reason = getattr(error, "strerror", None) or error
         raise DatasetError(f"{path}: cannot be decoded: {reason}") from error
 
 
 def _some(values: npt.NDArray[np.generic]) -> str:
-    found = np.unique(values)
-    shown = [str(value) for value in found[:6]]
-    return ", ".join(shown if len(found) <= 6 else [*shown, "…", str(found[-1])])
+    distinct = np.unique(values)
+    shown = [str(value) for value in distinct[:6]]
+    return ", ".join(shown if len(distinct) <= 6 else [*shown, "…", str(distinct[-1])])

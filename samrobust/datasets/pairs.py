@@ -1,4 +1,4 @@
-"""Pairs of an image and its masks that the caller holds: a list, or a torch Dataset of them."""
+"""A data set of pairs of an image and its masks in memory, from a list or a torch Dataset."""
 
 import hashlib
 from collections.abc import Sequence
@@ -12,10 +12,10 @@ from samrobust.types import DatasetInfo, Instance, Sample
 
 
 class Pairs(Protocol):
-    """Anything with a length whose items are pairs, as a list or a map-style torch Dataset."""
+    """A sequence of pairs, such as a list or a map-style torch Dataset."""
 
     def __len__(self) -> int:
-        """Return how many pairs there are."""
+        """Return the number of pairs."""
         ...
 
     def __getitem__(self, index: int, /) -> tuple[npt.ArrayLike, npt.ArrayLike]:
@@ -24,20 +24,20 @@ class Pairs(Protocol):
 
 
 class PairsDataset:
-    """A data set of pairs; ids count from "0", of images and of the masks of each image.
+    """A data set of pairs; the ids of images, and of the masks of each image, count from "0".
 
     Args:
-        pairs: each is read once here, for the fingerprint, and again when it is evaluated.
-        name: stands in tables and in the key of every prompt.
+        pairs: read once here, for the fingerprint, and again during the evaluation.
+        name: used in tables and in the key of every prompt.
 
     Raises:
-        DatasetError: there is no pair, or one is not an image with its masks.
+        DatasetError: there is no pair, or a pair is not an image with its masks.
     """
 
     def __init__(self, pairs: Pairs, name: str = "pairs") -> None:
         self._pairs = pairs
         if len(pairs) == 0:
-            raise DatasetError(f"{name}: holds no pair of an image and masks")
+            raise DatasetError(f"{name}: has no pair of an image and masks")
         digest = hashlib.sha256()
         for sample_id in self.ids():
             sample = self._sample(name, sample_id)
@@ -59,7 +59,7 @@ class PairsDataset:
         return self._sample(self.info.name, sample_id)
 
     def _sample(self, name: str, sample_id: str) -> Sample:
-        image, masks = (np.asarray(each) for each in self._pairs[int(sample_id)])
+        image, masks = map(np.asarray, self._pairs[int(sample_id)])
         masks = masks[None] if masks.ndim == 2 else masks
         try:
             instances = [Instance(str(n), mask.copy()) for n, mask in enumerate(masks)]

@@ -1,4 +1,4 @@
-"""Scenes like photographs, drawn from a key with exact masks: no file, any number, any size."""
+"""Generated scenes with exact masks, like photographs: without files, of any number and size."""
 
 import cmath
 import hashlib
@@ -19,7 +19,7 @@ from samrobust.types import DatasetInfo, DatasetOptions, Floats, Image, Instance
 Floats32: TypeAlias = npt.NDArray[np.float32]
 Stroke: TypeAlias = tuple[float, float, float, float, float]
 Family: TypeAlias = Callable[[np.random.Generator, Floats32, Floats32], Mask]
-"""Where a shape is, of x to the right and y down; shapes about fill the unit circle."""
+"""Function of (rng, x, y) that returns where a shape is; shapes about fill the unit circle."""
 
 
 def _blob(rng: np.random.Generator, x: Floats32, y: Floats32) -> Mask:
@@ -115,7 +115,7 @@ def _near(reach: float | Floats32, along: Floats32, center: float = 0.0) -> Mask
 
 
 def _limbs(rng: np.random.Generator, limbs: Iterable[Stroke]) -> list[Stroke]:
-    """Return two strokes a limb, bent at the joint; a limb is x, y, angle, bone length, radius."""
+    """Return two strokes per limb (x, y, angle, length, radius), with a bend between them."""
     strokes = []
     for x, y, angle, length, radius in limbs:
         for _ in range(2):
@@ -126,7 +126,7 @@ def _limbs(rng: np.random.Generator, limbs: Iterable[Stroke]) -> list[Stroke]:
 
 
 def _strokes(x: Floats32, y: Floats32, strokes: Iterable[Stroke]) -> Mask:
-    """Return what lies within the radius of a segment; a stroke is x0, y0, x1, y1, radius."""
+    """Return the pixels within the radius of a segment; strokes are x0, y0, x1, y1, radius."""
     mask = np.zeros(x.shape, np.bool_)
     for x0, y0, x1, y1, radius in strokes:
         dx, dy, px, py = x1 - x0, y1 - y0, x - x0, y - y0
@@ -154,44 +154,44 @@ FAMILIES: dict[str, Family] = {
 SCENES_VERSION = 1
 """Part of every scene's key: raised whenever a pixel of any scene changes."""
 DEFAULT_SIZE = (12, 160, 120)
-"""Images, their width and height in pixels: enough for a first look, seconds on a laptop."""
+"""Number of images, width and height in pixels: an evaluation takes seconds on a laptop."""
 SIDES = (32, 4096)
-"""Least and most pixels of a side: below, shapes lose their parts; above, gigabytes an image."""
-MOST_SCENES = 1_000_000
-"""Of a split: the ids of all stand in memory."""
-MOST_INSTANCES = 4
-LEAST_VISIBLE = 64
-"""Pixels that an instance must show: fewer are a smudge, not an object."""
-LEAST_VISIBLE_SHARE = 0.6
-"""Of its pixels inside the image, what an instance must show to be known as one object."""
+"""Minimum and maximum side in pixels: smaller shapes lose details, larger images need gigabytes."""
+MAX_SCENES = 1_000_000
+"""Per split: all ids are in memory."""
+MAX_INSTANCES = 4
+MIN_VISIBLE = 64
+"""Visible pixels of an instance."""
+MIN_VISIBLE_FRACTION = 0.6
+"""Of an instance's pixels inside the image, the fraction that is not hidden."""
 SHAPES = (4, 9)
-"""Least and most shapes before the background; those that are not annotated are clutter."""
+"""Minimum and maximum number of shapes; those that are not annotated are clutter."""
 RADIUS = (0.09, 0.7)
-"""Least and most radius of a shape in short sides of the image, uniform in the logarithm."""
+"""Minimum and maximum radius of a shape in short sides of the image, log-uniform."""
 INSET = 0.7
-"""Least distance of a shape's centre to the image border, in radii: some are cut off."""
+"""Minimum distance of a shape's centre to the image border, in radii: some shapes are cut off."""
 MARGIN = 1.3
-"""Half side of the window that a shape is drawn in, in radii: room for its shadow."""
-RAGGED = 0.012
-"""Most that a texture displaces an outline, in radii as a standard deviation: from none to fur."""
+"""Half side of the window that a shape is drawn in, in radii, with room for its shadow."""
+MAX_RAGGED = 0.012
+"""Maximum standard deviation of an outline's displacement by a texture, in radii."""
 CAMOUFLAGE = (1.2, 1.0)
-"""Beta distribution of the share of an object's colour that is that of what it covers."""
+"""Beta distribution of how much of an object's colour is that of the pixels that it covers."""
 SLOPE = 0.3
-"""Standard deviation of the change of an object's log brightness over one radius, each axis."""
+"""Standard deviation of the change of an object's log brightness over one radius, per axis."""
 SWING = 0.09
-"""Scale of the Laplace distribution of a texture's contrast, white being 1."""
+"""Scale of the Laplace distribution of a texture's contrast; white is 1."""
 TEXTURES = 5
-"""Noise fields of a scene: objects, clutter and background take theirs from the same few."""
+"""Noise fields of a scene, which objects, clutter and background share."""
 WAVELENGTH = (0.012, 0.25)
-"""Of a texture's band in short sides of the image, uniform in the logarithm: hair to cloud."""
+"""Of a texture's band in short sides of the image, log-uniform."""
 OPPONENT_AXES = np.array([[0.08, 0.01, -0.10], [0.02, -0.03, 0.02]])
-"""Typical excursions in RGB: colours of nature vary in brightness first, then from yellow to blue,
+"""Typical deviations in RGB: natural colours vary most in brightness, less from yellow to blue, and
 least from green to magenta (Ruderman et al. 1998)."""
 
 
 @dataclass(frozen=True)
 class Scenes:
-    """A data set of scenes; each depends on its size and index, not on how many there are."""
+    """A data set of scenes; a scene depends on its size and index, not on the number of scenes."""
 
     count: int
     width: int
@@ -199,7 +199,7 @@ class Scenes:
 
     @property
     def info(self) -> DatasetInfo:
-        """Return what it is."""
+        """Return its description."""
         key = f"scenes {SCENES_VERSION} {self.width}x{self.height}"
         return DatasetInfo(
             name="scenes",
@@ -212,10 +212,10 @@ class Scenes:
         return [_scene_id(index) for index in range(self.count)]
 
     def __getitem__(self, sample_id: str) -> Sample:
-        """Return one scene, drawn anew on every call.
+        """Return one scene, generated on every call.
 
         Raises:
-            DatasetError: there is no scene of that id.
+            DatasetError: no scene has that id.
         """
         digits = sample_id.removeprefix("scene-")
         index = int(digits) if digits.isdecimal() else self.count
@@ -229,18 +229,16 @@ def build_scenes(options: DatasetOptions) -> Scenes:
     """Return the scenes of a split: "" (12 of 160x120), "N" or "NxWxH" (images, width, height).
 
     Raises:
-        DatasetError: the split is none of these, or a root is given.
+        DatasetError: the split has another form, or its numbers are out of range.
     """
-    if options.root is not None:
-        raise DatasetError("scenes needs no --data-root")
-    split, (least, most) = options.split, SIDES
-    given = [int(part) for part in split.split("x")] if _SPLIT.fullmatch(split) else []
-    count, width, height = (*given, *DEFAULT_SIZE[len(given) :])
-    fits = count <= MOST_SCENES and least <= width <= most and least <= height <= most
-    if (split and not given) or not fits:
+    split, (low, high) = options.split, SIDES
+    numbers = [int(part) for part in split.split("x")] if _SPLIT.fullmatch(split) else []
+    count, width, height = (*numbers, *DEFAULT_SIZE[len(numbers) :])
+    fits = count <= MAX_SCENES and low <= width <= high and low <= height <= high
+    if (split and not numbers) or not fits:
         raise DatasetError(
             f"scenes: split '{split}' must be N or NxWxH (images, width, height), "
-            f"positive integers with N up to {MOST_SCENES} and W and H {least} to {most}"
+            f"positive integers with N up to {MAX_SCENES} and W and H {low} to {high}"
         )
     return Scenes(count, width, height)
 
@@ -248,13 +246,13 @@ def build_scenes(options: DatasetOptions) -> Scenes:
 def draw_scene(index: int, *, width: int, height: int) -> Sample:
     """Return the scene of a size and an index, the same on every call.
 
-    Shapes are painted from back to front; a mask is what is seen of its shape in the end. What
-    makes colour a poor guide: objects and background share colours and textures, an object may
-    have several, takes on some of the colour that it covers, and is lit unevenly.
+    Shapes are painted from back to front; a mask is the visible part of its shape. Colour alone
+    does not separate objects: they share colours and textures with the background, may have
+    several, take on some of the colour that they cover, and are lit unevenly.
     """
     rng = keyed_generator("scenes", SCENES_VERSION, width, height, index)
     instances: list[Instance] = []
-    while not instances:  # where no shape is well visible, the scene is drawn over
+    while not instances:  # draw again if no shape is visible enough
         scene = _Scene(rng, height, width)
         for _ in range(rng.integers(*SHAPES, endpoint=True)):
             scene.add_shape()
@@ -270,12 +268,12 @@ def _scene_id(index: int) -> str:
 
 
 class _Scene:
-    """A picture under construction.
+    """A scene that is being painted.
 
     Attributes:
-        canvas: (3, H, W) float32 RGB, light of about [0, 1].
-        owner: (H, W) int, the shape seen at each pixel, -1 for the background.
-        shapes: family and number of pixels of each shape, the rearmost first.
+        canvas: (3, H, W) float32 RGB, about in [0, 1].
+        owner: (H, W) int, index of the shape visible at each pixel, -1 for the background.
+        shapes: family and number of pixels of each shape, from back to front.
     """
 
     def __init__(self, rng: np.random.Generator, height: int, width: int) -> None:
@@ -291,18 +289,18 @@ class _Scene:
         self.canvas = self._paint(*self._object_frame(x, y), self._colour())
 
     def add_shape(self) -> None:
-        """Paint a shape and its shadow in front of all there is."""
+        """Paint a shape and its shadow in front of the scene."""
         rng = self.rng
         family = str(rng.choice(list(FAMILIES)))
         radius = self.short * _log_uniform(rng, *RADIUS)
         (rows, y), (columns, x) = (self._span(n, radius) for n in self.owner.shape)
-        ragged = rng.uniform(0, RAGGED) * self.textures[0, rows, columns]
+        ragged = rng.uniform(0, MAX_RAGGED) * self.textures[0, rows, columns]
         x, y = self._object_frame(x + ragged, y[:, None] + ragged)
         mask = FAMILIES[family](rng, x, y)
         seen = self.canvas[:, rows, columns]
         under = seen.mean(axis=(1, 2))
-        own = self._colour()
-        paint = self._paint(x, y, own + rng.beta(*CAMOUFLAGE) * (under - own))
+        colour = self._colour()
+        paint = self._paint(x, y, colour + rng.beta(*CAMOUFLAGE) * (under - colour))
         relief = _soften(mask, _log_uniform(rng, 0.05, 0.3) * radius)
         slope_y, slope_x = np.gradient(rng.uniform(0.1, 0.35) * radius * relief)
         shade = rng.normal(0, SLOPE) * x + rng.normal(0, SLOPE) * y
@@ -313,19 +311,19 @@ class _Scene:
         self.shapes.append((family, int(mask.sum())))
 
     def annotate(self) -> list[Instance]:
-        """Return some shapes that are well visible, or none where there are none."""
-        visible = np.bincount(self.owner[self.owner >= 0], minlength=len(self.shapes))
-        least = [max(LEAST_VISIBLE, LEAST_VISIBLE_SHARE * n_pixels) for _, n_pixels in self.shapes]
-        known = np.flatnonzero(visible >= least)
-        n = min(len(known), int(self.rng.integers(1, MOST_INSTANCES, endpoint=True)))
-        chosen = np.sort(self.rng.choice(known, n, replace=False)) if n else known
+        """Return some of the shapes that are visible enough, none if no shape is."""
+        n_visible = np.bincount(self.owner[self.owner >= 0], minlength=len(self.shapes))
+        needed = [max(MIN_VISIBLE, MIN_VISIBLE_FRACTION * n_pixels) for _, n_pixels in self.shapes]
+        visible = np.flatnonzero(n_visible >= needed)
+        n = min(len(visible), int(self.rng.integers(1, MAX_INSTANCES, endpoint=True)))
+        chosen = np.sort(self.rng.choice(visible, n, replace=False)) if n else visible
         return [
             Instance(str(number), self.owner == shape, self.shapes[shape][0])
             for number, shape in enumerate(chosen, start=1)
         ]
 
     def photograph(self) -> Image:
-        """Return (H, W, 3) uint8: the canvas under uneven light, a soft lens, a noisy sensor."""
+        """Return (H, W, 3) uint8: the canvas with uneven light, lens blur and sensor noise."""
         rng = self.rng
         y, x = (rng.normal(0, 0.25) * np.linspace(-1, 1, n) for n in self.owner.shape)
         light = np.exp(np.add.outer(y, x), dtype=np.float32)
@@ -343,7 +341,7 @@ class _Scene:
         return slice(start, stop), (np.arange(start, stop, dtype=np.float32) - center) / radius
 
     def _object_frame(self, x: Floats32, y: Floats32) -> tuple[Floats32, Floats32]:
-        """Return x and y turned, squeezed and bent."""
+        """Return x and y rotated, squeezed and bent."""
         rng = self.rng
         turned = (x + 1j * y) * cmath.exp(1j * rng.normal(0, 0.4))
         squeeze = math.exp(rng.normal(0, 0.25))
@@ -358,7 +356,7 @@ class _Scene:
         return colour
 
     def _paint(self, x: Floats32, y: Floats32, colour: Floats32) -> Floats32:
-        """Return (3, h, w) colours of one to three materials, divided by waves."""
+        """Return (3, h, w) colours of one to three materials, separated by waves."""
         rng = self.rng
         paint = self._material(x.shape, colour)
         for _ in range(rng.integers(3)):
@@ -368,7 +366,7 @@ class _Scene:
         return paint
 
     def _material(self, size_hw: tuple[int, ...], colour: Floats32) -> Floats32:
-        """Return (3, h, w) colours that swing about one with a texture, shifted and mirrored."""
+        """Return (3, h, w) colours that vary about one with a shifted and mirrored texture."""
         rng = self.rng
         shift = rng.integers(self.owner.shape)
         texture = np.roll(self.textures[rng.integers(TEXTURES)], shift, (0, 1))
@@ -380,7 +378,7 @@ class _Scene:
         return paint + colour[:, None, None]
 
     def _shadow(self, relief: Floats32, radius: float) -> Floats32:
-        """Return what is left of the light behind a shape."""
+        """Return (h, w) factors of the light in the shadow of a shape."""
         reach = math.ceil(self.rng.uniform(0.05, 0.3) * radius)
         origin = [round(-reach * light) for light in self.light_yx]
         cast: Floats32
@@ -400,9 +398,9 @@ def _palette(rng: np.random.Generator) -> Floats32:
 
 
 def _textures(rng: np.random.Generator, height: int, width: int) -> Floats32:
-    """Return (N, H, W) periodic noise of unit variance: 1 / f, some with a band, some oriented.
+    """Return (N, H, W) periodic 1 / f noise of unit variance, some with a band, some oriented.
 
-    All are filtered from one noise, which nobody sees because each use shifts them.
+    All fields are filtered from the same noise; each use shifts them, so this is not visible.
     """
     short = min(height, width)
     ky = short * fft.fftfreq(height).astype(np.float32)[:, None]
@@ -425,7 +423,7 @@ def _textures(rng: np.random.Generator, height: int, width: int) -> Floats32:
 
 
 def _soften(mask: Mask, sigma: float) -> Floats32:
-    """Return a mask in [0, 1] with soft edges, about a Gaussian's of `sigma` pixels."""
+    """Return a mask in [0, 1], blurred by about a Gaussian of `sigma` pixels."""
     soft = mask.astype(np.float32)
     for _ in range(2):  # two boxes of side w have the variance of sigma when w = sqrt(6) sigma
         soft = ndimage.uniform_filter(soft, max(1, round(2.45 * sigma)), mode="nearest")

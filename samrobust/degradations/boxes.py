@@ -25,16 +25,16 @@ class ExactBox:
 
 @dataclass(frozen=True)
 class BoxNoise:
-    """The box with its centre and sides moved at random, independently per axis.
+    """The exact box with noise on its centre and sides, independent per axis.
 
     The centre moves by U(-1, 1) * shift * side / 2, each side changes by U(-1, 1) * scale * side.
     Source: DN-DETR's box noise as in sam-hq `train/utils/misc.py:box_noise`, which the published
-    tables use (facts/hq-sam.md 2.1). Differs: clipped to the image, not to 1024; never less than
-    one pixel wide where the exact box is wider; shift and scale are set apart.
+    tables use (docs/sources/hq-sam.md 2.1). Differs: clipped to the image, not to 1024; at least
+    one pixel wide if the exact box is; shift and scale are separate parameters.
 
     Attributes:
-        shift: of the centre, in half sides, >= 0.
-        scale: of the sides, as a fraction, >= 0.
+        shift: maximum shift of the centre, in half sides, >= 0.
+        scale: maximum change of the sides, as a fraction, >= 0.
     """
 
     family: ClassVar[str] = "box-noise"
@@ -52,7 +52,7 @@ class BoxNoise:
         return self.shift > 0 or self.scale > 0
 
     def __call__(self, mask: Mask, rng: np.random.Generator) -> Prompt:
-        """Return the noisy box of `mask`; four uniform numbers are drawn, whatever the levels."""
+        """Return the noisy box of `mask`; always draws four uniform numbers."""
         noise = rng.random(4) * 2 - 1  # centre x, centre y, width, height
         exact = mask_to_box(mask)
         sides = box_sides(exact)
@@ -63,13 +63,12 @@ class BoxNoise:
 
 @dataclass(frozen=True)
 class BoxShift:
-    """The box moved, as it is, in a random direction.
+    """The exact box moved in a random direction, then clipped to the image.
 
-    The step (dx / width, dy / height) has length `amount` and a uniform angle; the part of the box
-    that leaves the image is then cut off.
+    The step (dx / width, dy / height) has length `amount` and a uniform angle.
 
     Attributes:
-        amount: in sides, >= 0.
+        amount: length of the step in sides of the box, >= 0.
     """
 
     family: ClassVar[str] = "box-shift"
@@ -81,11 +80,11 @@ class BoxShift:
 
     @property
     def is_random(self) -> bool:
-        """Return whether the box moves at all."""
+        """Return whether the box moves."""
         return self.amount > 0
 
     def __call__(self, mask: Mask, rng: np.random.Generator) -> Prompt:
-        """Return the shifted box of `mask`; one uniform number, the angle, is drawn."""
+        """Return the shifted box of `mask`; draws one uniform number, for the angle."""
         angle = 2 * math.pi * rng.random()
         exact = mask_to_box(mask)
         step = self.amount * box_sides(exact) * np.array([math.cos(angle), math.sin(angle)])
@@ -94,7 +93,7 @@ class BoxShift:
 
 @dataclass(frozen=True)
 class BoxScale:
-    """The box scaled about its centre, then clipped to the image.
+    """The exact box scaled about its centre, then clipped to the image.
 
     Attributes:
         factor: of both sides, > 0; 1 is the exact box.
@@ -117,7 +116,7 @@ class BoxScale:
 
 
 def _clipped(centre: Floats, extent: Floats, exact: Floats, mask: Mask) -> Prompt:
-    """Return the box inside the image, at least a pixel wide wherever the exact box is."""
+    """Return the box clipped to the image, at least one pixel wide and high if the exact box is."""
     height, width = mask.shape
     box = np.concatenate([centre - extent / 2, centre + extent / 2])
     least_wh = np.minimum(exact[2:] - exact[:2], 1)

@@ -1,7 +1,7 @@
-"""Prompts that mean an object and name a part of it: ambiguous ones.
+"""Ambiguous prompts: a box or points on a part of the object, as a wheel of a car.
 
-A wheel is prompted, the car is wanted. Stable-SAM's robust training is against such prompts too
-(facts/stable-sam.md, "Robust training strategy"); how a part is chosen is ours.
+Stable-SAM trains for robustness to such prompts (docs/sources/stable-sam.md, "Robust training
+strategy"). Differs: how a part is chosen.
 """
 
 from dataclasses import dataclass
@@ -19,11 +19,11 @@ from samrobust.types import FOREGROUND, Mask, Prompt, PromptKind
 class PartBox:
     """The exact box of a part of the object.
 
-    The part is what a window shows of the object. The window has the shape of the object's box,
-    lies within it, and around a uniformly drawn pixel of the object.
+    The part is the object inside a window. The window has the aspect ratio of the object's box,
+    lies inside that box, and contains a uniformly drawn pixel of the object.
 
     Attributes:
-        side: of the window, in sides of the object's box; in (0, 1].
+        side: of the window, as a fraction of the object's box, in (0, 1].
     """
 
     family: ClassVar[str] = "part-box"
@@ -35,7 +35,7 @@ class PartBox:
 
     @property
     def is_random(self) -> bool:
-        """Return whether the part is not the whole."""
+        """Return whether the window is smaller than the object's box."""
         return self.side < 1
 
     def __call__(self, mask: Mask, rng: np.random.Generator) -> Prompt:
@@ -45,11 +45,13 @@ class PartBox:
 
 @dataclass(frozen=True)
 class PartPoints:
-    """Points uniform over a part of the object; the part is drawn as for `PartBox`. Nested.
+    """Points drawn uniformly from a part of the object, which is drawn as for `PartBox`.
+
+    Nested: the first k points of a trial are the same trial's k-point prompt.
 
     Attributes:
         count: of points, >= 1.
-        side: of the window, in sides of the object's box; in (0, 1].
+        side: of the window, as a fraction of the object's box, in (0, 1].
     """
 
     family: ClassVar[str] = "part-points"
@@ -71,13 +73,7 @@ class PartPoints:
 
 
 def _draw_part(mask: Mask, side: float, rng: np.random.Generator) -> Mask:
-    """Return (H, W) bool, what a random window shows of the mask; four numbers are drawn or less.
-
-    Args:
-        mask: not empty.
-        side: of the window, in sides of the mask's box.
-        rng: the source of randomness.
-    """
+    """Return (H, W) bool, the mask inside a random window; `side` is as for `PartBox`."""
     pixels = foreground_pixels(mask)
     anchor_yx = np.divmod(pixels[uniform_indices(rng, len(pixels), 1)[0]], mask.shape[1])
     x0, y0, x1, y1 = mask_to_box(mask).astype(int)
@@ -85,8 +81,8 @@ def _draw_part(mask: Mask, side: float, rng: np.random.Generator) -> Mask:
     window = []
     for anchor, first, last in zip(anchor_yx, (y0, x0), (y1, x1), strict=True):
         length = max(1, round(side * (last - first + 1)))
-        least = max(first, anchor - length + 1)
-        start = int(rng.integers(least, min(anchor, last - length + 1), endpoint=True))
+        lowest = max(first, anchor - length + 1)
+        start = int(rng.integers(lowest, min(anchor, last - length + 1), endpoint=True))
         window.append(slice(start, start + length))
     rows, columns = window
     part[rows, columns] = mask[rows, columns]

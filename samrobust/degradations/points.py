@@ -1,4 +1,4 @@
-"""Point prompts: random, at the centre and at the border, with background points if asked."""
+"""Point prompts: random, at the centre or near the border, optionally with background points."""
 
 import math
 from dataclasses import dataclass
@@ -21,21 +21,21 @@ from samrobust.types import BACKGROUND, FOREGROUND, Mask, Prompt, PromptKind
 RING_WIDTH = 0.1
 """Width of the ring of background points, in square roots of the object's area.
 
-As in the training click sampler of RITM (facts/peers.md 1.3)."""
-LEAST_RING = 1.0
-"""Pixels; below, the ring around a tiny object would hold no pixel."""
-LEAST_BAND = 2.0
-"""Pixels; the least width of the band of border points (facts/peers.md 5.4)."""
-MOST_POINTS = 1_000
-"""Of a kind in one prompt: a decoder's memory grows with the square of their number."""
+As in the training click sampler of RITM (docs/sources/peers.md 1.3)."""
+MIN_RING_WIDTH = 1.0
+"""Pixels; a narrower ring around a tiny object would have no pixel."""
+MIN_BAND_WIDTH = 2.0
+"""Pixels; of the band of border points (docs/sources/peers.md 5.4)."""
+MAX_POINTS = 1_000
+"""Per prompt and label: a decoder's memory grows with the square of the number of points."""
 
 
 @dataclass(frozen=True)
 class RandomPoints:
-    """Points uniform over the mask, without replacement as long as there are pixels left.
+    """Points drawn uniformly from the mask, without replacement until all pixels are taken.
 
-    Nested: the first k points of a trial are the same trial's k-point prompt. Facts: 1, 3 and 10
-    such points are Stable-SAM's point prompts (facts/stable-sam.md).
+    Nested: the first k points of a trial are the same trial's k-point prompt. Source: Stable-SAM
+    uses 1, 3 and 10 such points (docs/sources/stable-sam.md).
 
     Attributes:
         count: foreground points, >= 1.
@@ -59,14 +59,15 @@ class RandomPoints:
 
 @dataclass(frozen=True)
 class BorderPoints:
-    """Points uniform over the pixels inside the object that are near its contour. Nested.
+    """Points drawn uniformly from a band of the mask along its contour.
 
-    Near is within max(2 px, band * sqrt(area)) of the nearest pixel outside (facts/peers.md 5.4);
-    the image border counts as outside.
+    The band has the pixels within max(2 px, band * sqrt(area)) of the nearest pixel outside
+    (docs/sources/peers.md 5.4); the image border counts as outside. Nested: the first k points of a
+    trial are the same trial's k-point prompt.
 
     Attributes:
         count: foreground points, >= 1.
-        band: in square roots of the object's area, > 0.
+        band: width of the band in square roots of the object's area, > 0.
         background: extra points with label 0 in the ring around the object, >= 0.
     """
 
@@ -85,15 +86,15 @@ class BorderPoints:
 
     def __call__(self, mask: Mask, rng: np.random.Generator) -> Prompt:
         """Return `count` foreground points, then `background` background points."""
-        width = max(LEAST_BAND, self.band * math.sqrt(np.count_nonzero(mask)))
+        width = max(MIN_BAND_WIDTH, self.band * math.sqrt(np.count_nonzero(mask)))
         return _points(mask, border_pixels(mask, width), self.count, self.background, rng)
 
 
 @dataclass(frozen=True)
 class CentrePoint:
-    """The pixel farthest from the outside (Euclidean; the image border counts as outside).
+    """The mask's pixel farthest from the outside; of several, the first in row-major order.
 
-    Of equally deep pixels, the first in reading order.
+    The distance is Euclidean; the image border counts as outside.
 
     Attributes:
         background: extra points with label 0 in the ring around the object, >= 0.
@@ -120,10 +121,10 @@ class CentrePoint:
 def _points(
     mask: Mask, candidates: Pixels, count: int, background: int, rng: np.random.Generator
 ) -> Prompt:
-    """Draw from the candidates and from the ring, each with a stream of its own.
+    """Draw foreground points from the candidates and background points from the ring.
 
-    So the foreground points do not depend on how many background points there are, nor the other
-    way round.
+    Each has its own random stream: the foreground points do not depend on the number of background
+    points, nor these on the number of foreground points.
     """
     foreground_rng, background_rng = rng.spawn(2)
     chosen = candidates[uniform_indices(foreground_rng, len(candidates), count)]
@@ -136,17 +137,17 @@ def _points(
 
 
 def _ring(mask: Mask) -> Pixels:
-    width = max(LEAST_RING, RING_WIDTH * math.sqrt(np.count_nonzero(mask)))
+    width = max(MIN_RING_WIDTH, RING_WIDTH * math.sqrt(np.count_nonzero(mask)))
     ring = ring_pixels(mask, width)
     if len(ring) == 0:
-        raise DatasetError("the object fills the image: there is no pixel for background points")
+        raise DatasetError("the object fills the image: no pixel is left for background points")
     return ring
 
 
 def check_count(name: str, value: int, *, least: int) -> None:
-    """Raise a ValueError where a number of points is smaller or larger than it may be."""
-    if not least <= value <= MOST_POINTS:
+    """Raise a ValueError if a number of points is below `least` or above `MAX_POINTS`."""
+    if not least <= value <= MAX_POINTS:
         raise ValueError(
-            f"{name} must be a whole number of at least {least} and at most {MOST_POINTS}, "
+            f"{name} must be a whole number of at least {least} and at most {MAX_POINTS}, "
             f"got {value}"
         )

@@ -1,4 +1,4 @@
-"""Inspect Stable-SAM: where its decoder reads an image, and how its router weighs a prompt."""
+"""Inspect Stable-SAM: the positions that its decoder samples, and the weights of its router."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -32,14 +32,14 @@ BATCH_SIZE = 16
 
 @dataclass(frozen=True)
 class MaskReading:
-    """One model's mask of one prompt, and where in the image it was read.
+    """One model's mask of one prompt, and the image positions that its output token attends to.
 
     Attributes:
         mask: (H, W) bool.
         iou: of the mask with the target.
-        places: (P, 2) xy, in pixels of the image, where the output token reads it.
-        shares: (P,), of each place in what is read; those outside of the image are left out, so
-            the sum is at most 1.
+        places: (P, 2) xy of the positions inside the image, in pixels of the image.
+        shares: (P,), attention at each position; positions outside the image are left out, so the
+            sum is at most 1.
     """
 
     mask: Mask
@@ -56,7 +56,7 @@ class ReadingPair:
         sample_id: of the image.
         image: (H, W, 3) uint8.
         target: (H, W) bool.
-        condition: of the protocol, that drew the box.
+        condition: name of the condition that drew the box.
         box: (4,) xyxy.
         sam: SAM's reading.
         stable: Stable-SAM's.
@@ -73,14 +73,14 @@ class ReadingPair:
 
 @dataclass(frozen=True)
 class RoutedBoxes:
-    """What the router did with P boxes.
+    """The router's inputs and weights for P boxes.
 
     Attributes:
-        box_iou: (P,), of each box with the exact one.
-        weights: (P,) by decoder layer that has a plugin: those of the deformed features.
-        tokens: (P, C) likewise: the output tokens that the router sees.
+        box_iou: (P,), of each box with the exact box.
+        weights: decoder layer with a plugin -> (P,) weights of the deformed features.
+        tokens: decoder layer with a plugin -> (P, C) output tokens, the router's input.
         mask_iou: (P,), of the mask with the target.
-        image: (P,), number of each box's image.
+        image: (P,), index of each box's image.
     """
 
     box_iou: Floats
@@ -91,9 +91,9 @@ class RoutedBoxes:
 
 
 def median_instance(sample: Sample) -> Instance | None:
-    """Return the object of median area among those of at least 1,024 pixels, None without one."""
-    large = [one for one in sample.instances if one.mask.sum() >= SMALL_AREA]
-    large.sort(key=lambda one: int(one.mask.sum()))
+    """Return the object of median area among those of at least 1,024 pixels, None if none is."""
+    large = [instance for instance in sample.instances if instance.mask.sum() >= SMALL_AREA]
+    large.sort(key=lambda instance: int(instance.mask.sum()))
     return large[len(large) // 2] if large else None
 
 
@@ -110,12 +110,12 @@ def compare_readings(
     """Yield the readings of evenly spaced images, for the first box of each condition.
 
     Args:
-        sam: the SAM alone.
+        sam: SAM without plugins.
         stable: another copy of it, with plugins.
         dataset: the images.
         protocol: of boxes.
-        count: of images; of each the object of median area.
-        layer: of the decoder, at which it reads; default: the first that has a plugin.
+        count: number of images; the object of median area is used in each.
+        layer: decoder layer whose attention is read; None for the first that has a plugin.
 
     Raises:
         SegmenterError: the layer has no plugin, or too few images have a large object.
@@ -124,7 +124,7 @@ def compare_readings(
     layer = layers[0] if layer is None else layer
     if layer not in layers:
         raise SegmenterError(
-            f"{stable.info.label}: has no plugin at layer {layer}; it has at "
+            f"{stable.info.label}: has no plugin at layer {layer}; its plugins are at "
             + ", ".join(map(str, layers))
         )
     ids = dataset.ids()
@@ -141,7 +141,7 @@ def compare_readings(
                 break
         else:
             raise SegmenterError(
-                f"{dataset.info.label}: has no {count} images with an object of at least "
+                f"{dataset.info.label}: fewer than {count} images have an object of at least "
                 f"{SMALL_AREA} pixels"
             )
 
@@ -150,19 +150,19 @@ def compare_readings(
 def routed_boxes(
     stable: StableSam, dataset: Dataset, sample_ids: Sequence[str], protocol: EvalProtocol
 ) -> RoutedBoxes:
-    """Return what the router does with all boxes of a protocol, on objects of 1,024 pixels or more.
+    """Return the router's weights for all boxes of a protocol, on objects of 1,024 pixels or more.
 
     Args:
         stable: with a router.
         dataset: the images.
-        sample_ids: which of them.
+        sample_ids: of the images to use.
         protocol: of boxes.
 
     Raises:
-        SegmenterError: there is no router, or no object that is large enough.
+        SegmenterError: there is no router, or no object is large enough.
     """
     if not stable.plugins.settings.routing:
-        raise SegmenterError(f"{stable.info.label}: has no router, but deformable sampling alone")
+        raise SegmenterError(f"{stable.info.label}: has no router, only deformable sampling")
     box_ious, mask_ious, images = [], [], []
     weights: dict[int, list[Tensor]] = defaultdict(list)
     tokens: dict[int, list[Tensor]] = defaultdict(list)
@@ -222,7 +222,7 @@ def _readings_of(
 def _mask_reading(
     masks: Tensor, target: Mask, read: Sequence[tuple[Tensor, Tensor]]
 ) -> MaskReading:
-    """Return the reading of a mask (1, H, W), of places (1, h, w, 2) and shares (1, h, w)."""
+    """Return the reading of a mask (1, H, W); pairs are places (1, h, w, 2), shares (1, h, w)."""
     places = np.concatenate([xy.reshape(-1, 2).numpy(force=True) for xy, _ in read])
     shares = np.concatenate([share.flatten().numpy(force=True) for _, share in read])
     inside = ((places >= 0) & (places <= np.array(target.shape[::-1]) - 1)).all(axis=1)
@@ -236,7 +236,7 @@ def _by_layer(parts: Mapping[int, Sequence[Tensor]]) -> dict[int, Floats]:
 
 def _boxes(prompts: PromptBatch) -> Floats:
     if prompts.boxes is None:
-        raise SegmenterError("routing and readings are drawn for boxes; name such a protocol")
+        raise SegmenterError("routing and readings need a protocol of boxes")
     return prompts.boxes.astype(np.float64)
 
 

@@ -1,7 +1,7 @@
-"""The evaluation loop: images and jobs in, scores out; it knows no disk and no terminal.
+"""The evaluation loop: images and jobs in, scores out; nothing is stored or printed here.
 
-A job is a segmenter under a protocol. All jobs on a data set go over its images together: each
-image is decoded once, encoded once for all segmenters that share an encoder, and its prompts are
+A job is a segmenter with a protocol. All jobs on a data set share one pass over its images: each
+image is decoded once, encoded once for all segmenters with the same encoder, and its prompts are
 drawn once for all segmenters.
 """
 
@@ -18,29 +18,29 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from samrobust.errors import DatasetError, NoObjectError, ProtocolError, SegmenterError
-from samrobust.evaluation.mask_selection import MaskKeeper
+from samrobust.evaluation.mask_selection import MaskSelector
 from samrobust.evaluation.predictor import Predictor
 from samrobust.evaluation.prompts import DrawnSample, Draws, draw_sample
-from samrobust.metrics import METRICS
+from samrobust.metrics import load_metric
 from samrobust.metrics.overlap import DILATION_RATIO
-from samrobust.runs.manifest import Keep, Kept, ObjectRow, Score
+from samrobust.runs.manifest import Kept, ObjectRow, Score
 from samrobust.seeding import combined_hash
 from samrobust.segmenters.device import release_memory, says_out_of_memory
-from samrobust.types import Dataset, EvalProtocol, Image, Metric, Segmenter, SegmenterInfo
+from samrobust.types import Dataset, EvalProtocol, Image, Keep, Metric, Segmenter, SegmenterInfo
 
 T = TypeVar("T")
 
 SCORE_CONSTANTS = {"boundary_dilation_ratio": DILATION_RATIO}
-"""What every score depends on besides protocol, data and segmenter; stands in the manifest."""
-MASK_BYTES = 2**27
-"""Bound on the masks of one call of a segmenter, so that huge photographs fit into memory."""
+"""Constants of the metrics that scores depend on; stored in the manifest."""
+MAX_MASK_BYTES = 2**27
+"""Of the masks of one forward pass, so that very large images fit into memory."""
 ALL_TRIALS = -1
-"""The trial of a score over all trials."""
+"""Trial number of a score over all trials."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """One segmenter under one protocol, and the images that are still to be scored."""
+    """A segmenter, a protocol, and the images that are still to be scored."""
 
     segmenter: Segmenter[Any]
     protocol: EvalProtocol
@@ -49,12 +49,12 @@ class Job:
 
 @dataclass(frozen=True)
 class Failure:
-    """An image that cannot be evaluated, and why.
+    """An image that cannot be evaluated, with the reason.
 
     Attributes:
         sample_id: the image.
-        reason: in one line.
-        is_left_out: whether it has nothing to score: it is recorded, and no error.
+        reason: one line.
+        is_left_out: whether it has no object to score; it is then recorded and not an error.
     """
 
     sample_id: str
@@ -69,12 +69,12 @@ class Evaluated:
     Attributes:
         sample_id: the image.
         scores: of all its objects, conditions and trials.
-        n_prompts: that were predicted.
-        halvings: that of the options, or more where device memory ran out on this image.
+        n_prompts: number of prompts.
+        halvings: how often the batch size was halved, up to this image.
         objects: one row per instance.
         kept: the masks to be stored, None for none.
-        left_out: why objects of the image were left out, one line each.
-        busy_s: seconds in which the image was encoded, predicted and scored.
+        left_out: one line for each object that was left out, with the reason.
+        busy_s: seconds of encoding, predicting and scoring.
     """
 
     sample_id: str
@@ -89,16 +89,16 @@ class Evaluated:
 
 @dataclass(frozen=True)
 class LoopOptions:
-    """How to run; nothing here changes a score, but for rounding by `image_batch_size`.
+    """Options that do not change scores, apart from rounding by `image_batch_size`.
 
     Attributes:
-        batch_size: prompts in one call of a segmenter, at most.
+        batch_size: maximum number of prompts per forward pass.
         workers: processes that decode images and draw prompts ahead; 0 for none.
-        keep_going: yield a failure instead of raising it.
+        keep_going: whether a failure is yielded instead of raised.
         keep_masks: which masks are yielded with the scores.
-        halvings: how often `batch_size` is halved; once more wherever device memory runs out, for
-            all that the same segmenter is asked from then on.
-        image_batch_size: images in one call of an encoder, at most.
+        halvings: how often `batch_size` is halved at the start; each job halves it once more
+            whenever device memory runs out.
+        image_batch_size: maximum number of images per forward pass of the encoder.
     """
 
     batch_size: int = 16
@@ -110,15 +110,15 @@ class LoopOptions:
 
 
 def check_can_run(info: SegmenterInfo, protocol: EvalProtocol) -> None:
-    """Check that a segmenter takes every prompt of a protocol, and that there will be scores.
+    """Check that a segmenter accepts all prompts of a protocol, and that the protocol has scores.
 
     Raises:
         SegmenterError: it does not; the message names both.
-        ProtocolError: every metric is over trials, and no condition has two.
+        ProtocolError: all metrics need two trials, and every condition has one.
     """
-    metrics = [METRICS.load(name) for name in protocol.metrics]
-    most_trials = max(condition.trials for condition in protocol.conditions)
-    if most_trials < 2 and all(metric.over_trials for metric in metrics):
+    metrics = [load_metric(name) for name in protocol.metrics]
+    max_trials = max(condition.trials for condition in protocol.conditions)
+    if max_trials < 2 and all(metric.over_trials for metric in metrics):
         raise ProtocolError(
             f"protocol {protocol.name}: {', '.join(protocol.metrics)} needs two trials or more, "
             "every condition has one"
@@ -136,50 +136,50 @@ def check_can_run(info: SegmenterInfo, protocol: EvalProtocol) -> None:
 def score_images(
     dataset: Dataset, jobs: Sequence[Job], options: LoopOptions
 ) -> Iterator[tuple[int, Evaluated | Failure]]:
-    """Yield (place of the job, scores of one image), image by image in the data set's order.
+    """Yield (index of the job, scores of one image), image by image in the data set's order.
 
     Masks are scored on the device that holds them.
 
     Raises:
-        DatasetError: an image or mask cannot be read, unless told to keep going.
-        SegmenterError: a segmenter does not take its protocol's prompts. Unless told to keep
-            going: its memory runs out with a single prompt, or its prediction is not finite.
+        DatasetError: an image or mask cannot be read, unless `keep_going` is set.
+        SegmenterError: a segmenter does not accept its protocol's prompts; or, unless `keep_going`
+            is set, memory runs out with a single prompt or a prediction is not finite.
     """
     for job in jobs:
         check_can_run(job.segmenter.info, job.protocol)
     wanted = [frozenset(job.sample_ids) for job in jobs]
     sample_ids = [name for name in dataset.ids() if any(name in ids for ids in wanted)]
-    of_image = {
-        name: [place for place, ids in enumerate(wanted) if name in ids] for name in sample_ids
+    jobs_of = {
+        name: [index for index, ids in enumerate(wanted) if name in ids] for name in sample_ids
     }
     loader: DataLoader[DrawnSample | Failure] = DataLoader(
-        _Drawing(dataset, jobs, of_image),  # type: ignore[arg-type]
+        _DrawnSamples(dataset, jobs, jobs_of),  # type: ignore[arg-type]
         batch_size=None,
         num_workers=min(options.workers, len(sample_ids)),
         collate_fn=identity_collate,
         worker_init_fn=end_with_parent,
     )
     scorers = [_Scorer(job, options) for job in jobs]
-    images = iter(loader)
-    while group := list(itertools.islice(images, options.image_batch_size)):
-        drawn = [each for each in group if isinstance(each, DrawnSample)]
-        embeddings = _Embeddings([each.sample.image for each in drawn])
-        for each in group:
-            if isinstance(each, Failure):
-                if not (options.keep_going or each.is_left_out):
-                    raise DatasetError(each.reason)
-                yield from ((place, each) for place in of_image[each.sample_id])
+    samples = iter(loader)
+    while group := list(itertools.islice(samples, options.image_batch_size)):
+        images = [loaded.sample.image for loaded in group if isinstance(loaded, DrawnSample)]
+        embeddings = _Embeddings(images)
+        for loaded in group:
+            if isinstance(loaded, Failure):
+                if not (options.keep_going or loaded.is_left_out):
+                    raise DatasetError(loaded.reason)
+                yield from ((index, loaded) for index in jobs_of[loaded.sample_id])
                 continue
-            places = of_image[each.sample.sample_id]
-            protocols = _distinct(jobs[place].protocol for place in places)
-            for place in places:
-                draws = each.draws[protocols.index(jobs[place].protocol)]
-                yield place, scorers[place].score(each, draws, embeddings)
-            embeddings.drop(each.sample.image)
+            indices = jobs_of[loaded.sample.sample_id]
+            protocols = _distinct(jobs[index].protocol for index in indices)
+            for index in indices:
+                draws = loaded.draws[protocols.index(jobs[index].protocol)]
+                yield index, scorers[index].score(loaded, draws, embeddings)
+            embeddings.drop(loaded.sample.image)
 
 
 def end_with_parent(_worker: int) -> None:
-    """Let a loading process end when its parent is killed, instead of waiting for it for ever."""
+    """Make a loading process end when its parent is killed."""
     parent = os.getppid()
 
     def watch() -> None:
@@ -191,26 +191,26 @@ def end_with_parent(_worker: int) -> None:
 
 
 def identity_collate(loaded: T) -> T:
-    """Return what a loading process made, without making tensors of it."""
+    """Return what a loading process made, without converting it to tensors."""
     return loaded
 
 
-class _Drawing:
-    """What the loader's processes run: decode one image and draw its prompts."""
+class _DrawnSamples:
+    """The torch Dataset of the loader, which decodes an image and draws its prompts."""
 
     def __init__(
-        self, dataset: Dataset, jobs: Sequence[Job], of_image: Mapping[str, Sequence[int]]
+        self, dataset: Dataset, jobs: Sequence[Job], jobs_of: Mapping[str, Sequence[int]]
     ) -> None:
         self._dataset = dataset
         self._protocols = [job.protocol for job in jobs]
-        self._of_image = list(of_image.items())
+        self._jobs_of = list(jobs_of.items())
 
     def __len__(self) -> int:
-        return len(self._of_image)
+        return len(self._jobs_of)
 
-    def __getitem__(self, index: int) -> DrawnSample | Failure:
-        sample_id, places = self._of_image[index]
-        protocols = _distinct(self._protocols[place] for place in places)
+    def __getitem__(self, row: int) -> DrawnSample | Failure:
+        sample_id, indices = self._jobs_of[row]
+        protocols = _distinct(self._protocols[index] for index in indices)
         try:
             return draw_sample(self._dataset[sample_id], self._dataset.info.key, protocols)
         except NoObjectError as error:
@@ -220,20 +220,20 @@ class _Drawing:
 
 
 def _distinct(protocols: Iterator[EvalProtocol]) -> list[EvalProtocol]:
-    """Return protocols in the order of their jobs, each once."""
-    found: list[EvalProtocol] = []
+    """Return protocols without repetition, in their order; they cannot be hashed."""
+    distinct: list[EvalProtocol] = []
     for protocol in protocols:
-        if protocol not in found:
-            found.append(protocol)
-    return found
+        if protocol not in distinct:
+            distinct.append(protocol)
+    return distinct
 
 
 class _Embeddings:
-    """The embeddings of some images, made once for all segmenters that share an encoder."""
+    """The embeddings of a batch of images, computed once per encoder."""
 
     def __init__(self, images: Sequence[Image]) -> None:
         self._images = images
-        self._made: dict[object, dict[int, Any]] = {}
+        self._by_encoder: dict[object, dict[int, Any]] = {}
 
     def get(self, segmenter: Segmenter[Any], image: Image) -> object:
         """Return the embedding of one of the images.
@@ -242,20 +242,20 @@ class _Embeddings:
             SegmenterError: the encoder cannot encode it, or device memory runs out.
         """
         encoder = getattr(segmenter, "encoder_key", "") or id(segmenter)
-        if encoder not in self._made:
-            self._made[encoder] = self._encode_together(segmenter)
-        made = self._made[encoder]
-        if id(image) not in made:
-            made[id(image)] = _encode_alone(segmenter, image)
-        return made[id(image)]
+        if encoder not in self._by_encoder:
+            self._by_encoder[encoder] = self._encode_batch(segmenter)
+        embeddings = self._by_encoder[encoder]
+        if id(image) not in embeddings:
+            embeddings[id(image)] = _encode_one(segmenter, image)
+        return embeddings[id(image)]
 
     def drop(self, image: Image) -> None:
         """Forget the embeddings of an image."""
-        for made in self._made.values():
-            made.pop(id(image), None)
+        for embeddings in self._by_encoder.values():
+            embeddings.pop(id(image), None)
 
-    def _encode_together(self, segmenter: Segmenter[Any]) -> dict[int, Any]:
-        """Return the embeddings of all images where there are several and one call can do it."""
+    def _encode_batch(self, segmenter: Segmenter[Any]) -> dict[int, Any]:
+        """Return the embeddings of several images; none for one image or if the batch fails."""
         if len(self._images) < 2:
             return {}
         try:
@@ -270,7 +270,7 @@ class _Embeddings:
         return dict(zip(map(id, self._images), embeddings, strict=True))
 
 
-def _encode_alone(segmenter: Segmenter[Any], image: Image) -> object:
+def _encode_one(segmenter: Segmenter[Any], image: Image) -> object:
     try:
         (embedding,) = segmenter.encode([image])
     except (RuntimeError, MemoryError) as error:
@@ -278,36 +278,36 @@ def _encode_alone(segmenter: Segmenter[Any], image: Image) -> object:
             raise
         height, width = image.shape[:2]
         raise SegmenterError(
-            f"{segmenter.info.label}: out of device memory in encoding its {width} x {height} "
+            f"{segmenter.info.label}: out of device memory when encoding {width} x {height} "
             "pixels; a smaller variant or --dtype may fit"
         ) from error
     return embedding
 
 
 class _Scorer:
-    """Scores the images of one job, with smaller batches once device memory has run out."""
+    """Scores the images of one job, with smaller batches after device memory has run out."""
 
     def __init__(self, job: Job, options: LoopOptions) -> None:
         self._segmenter = job.segmenter
         self._selection = job.protocol.selection
-        self._metrics = [METRICS.load(name) for name in job.protocol.metrics]
+        self._metrics = [load_metric(name) for name in job.protocol.metrics]
         self._options = options
 
     @torch.inference_mode()
     def score(
         self, drawn: DrawnSample, draws: Sequence[Draws], embeddings: _Embeddings
     ) -> Evaluated | Failure:
-        """Return the scores of an image, or why there are none where that is to be recorded.
+        """Return the scores of an image, or its failure if `keep_going` is set.
 
         Raises:
-            SegmenterError: there are none, and it is not to be recorded.
+            SegmenterError: the image cannot be scored, and `keep_going` is not set.
         """
         sample_id = drawn.sample.sample_id
         try:
             started = time.perf_counter()
             embedding = embeddings.get(self._segmenter, drawn.sample.image)
             scored = self._within_memory(drawn, draws, embedding)
-            # scores are numbers here: no device lags behind
+            # scores are Python numbers: the device has finished
             return replace(scored, busy_s=time.perf_counter() - started)
         except SegmenterError as error:
             reason = f"image '{sample_id}': {error}"
@@ -318,11 +318,11 @@ class _Scorer:
     def _within_memory(
         self, drawn: DrawnSample, draws: Sequence[Draws], embedding: object
     ) -> Evaluated:
-        """Score an image, once more with half the batch as often as device memory runs out."""
+        """Score an image; halve the batch and repeat whenever device memory runs out."""
         height, width = drawn.sample.image.shape[:2]
-        most = min(self._options.batch_size, MASK_BYTES // (height * width))
+        max_batch_size = min(self._options.batch_size, MAX_MASK_BYTES // (height * width))
         while True:
-            batch_size = max(1, most >> self._options.halvings)
+            batch_size = max(1, max_batch_size >> self._options.halvings)
             predict = Predictor(
                 self._segmenter, embedding, self._selection, batch_size, void=drawn.sample.void
             )
@@ -342,21 +342,21 @@ class _Scorer:
         self, predict: Predictor, drawn: DrawnSample, draws: Sequence[Draws]
     ) -> Evaluated:
         sample, keep = drawn.sample, self._options.keep_masks
-        keeper = None if keep == "none" else MaskKeeper(sample, keep)
+        selector = None if keep == "none" else MaskSelector(sample, keep)
         scores: list[Score] = []
-        for each, masks, target in predict.all_masks(draws):
-            if keeper is not None:
-                keeper.add(each, masks, target)
+        for draw, masks, target in predict.all_masks(draws):
+            if selector is not None:
+                selector.add(draw, masks, target)
             for metric in self._metrics:
-                scores.extend(_scores(sample.sample_id, each, metric, masks, target))
+                scores.extend(_scores(sample.sample_id, draw, metric, masks, target))
         predict.check_finite()
         return Evaluated(
             sample.sample_id,
             tuple(scores),
-            sum(len(each.prompts) for each in draws),
+            sum(len(draw.prompts) for draw in draws),
             self._options.halvings,
             drawn.objects,
-            None if keeper is None else keeper.kept(),
+            None if selector is None else selector.selected(),
             sample.left_out,
         )
 
@@ -370,7 +370,12 @@ def _scores(
 
     if metric.over_trials and len(masks) < 2:
         return []
-    values = metric.fn(masks, target).tolist()
+    scored = metric.fn(masks, target)
+    wanted = (1,) if metric.over_trials else (len(masks),)
+    if tuple(scored.shape) != wanted:
+        shape = tuple(scored.shape)
+        raise ProtocolError(f"metric '{metric.name}' gave values of shape {shape}, not {wanted}")
+    values = scored.tolist()
     if metric.over_trials:
         return [score(ALL_TRIALS, values[0], combined_hash(draws.hashes))]
     return [

@@ -1,4 +1,4 @@
-"""Which masks of an image are stored for the gallery, and the photograph under them."""
+"""Select the masks of an image that are stored for the gallery, with their photograph."""
 
 import io
 from collections import defaultdict
@@ -12,11 +12,11 @@ from torch import Tensor
 from samrobust.datasets.coco import encode_mask
 from samrobust.evaluation.prompts import Draws
 from samrobust.metrics.overlap import iou
-from samrobust.runs.manifest import TARGET_TRIAL, Keep, Kept, MaskRow, PhotographRow
-from samrobust.types import Sample
+from samrobust.runs.manifest import TARGET_TRIAL, Kept, MaskRow, PhotographRow
+from samrobust.types import Keep, Sample
 
 FIRST_TRIALS = 3
-"""Trials that are kept whatever they are, beside the one of lowest IoU."""
+"""Trials that are always stored, besides the one of lowest IoU."""
 LONGEST_SIDE = 1024
 """Of a stored photograph, in pixels."""
 JPEG_QUALITY = 85
@@ -24,20 +24,20 @@ JPEG_QUALITY = 85
 
 @dataclass(frozen=True)
 class _Candidate:
-    """The masks of one object and condition that may be kept."""
+    """The masks of one object and condition that may be stored."""
 
     rows: tuple[MaskRow, ...]
     mean: float
     lowest: float
 
 
-class MaskKeeper:
-    """Chooses the masks of one image as they are scored.
+class MaskSelector:
+    """Selects the masks of one image while they are scored.
 
-    "all" keeps every mask. "worst" keeps two objects in each condition: the one that loses most in
-    its lowest trial against the mean of its best other condition (against a perfect mask where
-    there is no other), and the largest, which is the same for every segmenter. Of these, the first
-    3 trials and the lowest are kept.
+    "all" selects every mask. "worst" selects two objects per condition: the largest, which is the
+    same for every segmenter, and the one with the largest drop from its best mean in another
+    condition (1 if there is no other) to its lowest trial. Of each, the first 3 trials and the
+    lowest are stored.
 
     Args:
         sample: the image.
@@ -50,7 +50,7 @@ class MaskKeeper:
         self._candidates: dict[str, dict[str, _Candidate]] = defaultdict(dict)
 
     def add(self, draws: Draws, masks: Tensor, target: Tensor) -> None:
-        """Take the (T, H, W) masks of one object and condition, and its (H, W) target."""
+        """Add the (T, H, W) masks of one object and condition, with the (H, W) target."""
         ious = iou(masks, target)
         trials = list(range(len(masks)))
         if self._keep == "worst":
@@ -60,11 +60,11 @@ class MaskKeeper:
             self._row(draws, trial, encode_mask(mask))
             for trial, mask in zip(trials, chosen, strict=True)
         ]
-        found = _Candidate(tuple(rows), ious.mean().item(), ious.min().item())
-        self._candidates[draws.instance.instance_id][draws.condition.name] = found
+        candidate = _Candidate(tuple(rows), ious.mean().item(), ious.min().item())
+        self._candidates[draws.instance.instance_id][draws.condition.name] = candidate
 
-    def kept(self) -> Kept:
-        """Return what is kept of the image; every object with a mask comes with its target."""
+    def selected(self) -> Kept:
+        """Return the photograph and the selected masks; each object's target comes before them."""
         chosen = {
             instance_id: list(candidates) for instance_id, candidates in self._candidates.items()
         }
@@ -86,7 +86,7 @@ class MaskKeeper:
         return Kept(photograph, tuple(masks))
 
     def _worst(self) -> dict[str, list[str]]:
-        largest = max(self._sample.instances, key=lambda each: np.count_nonzero(each.mask))
+        largest = max(self._sample.instances, key=lambda one: np.count_nonzero(one.mask))
         chosen: dict[str, list[str]] = defaultdict(list)
         for condition in self._candidates[largest.instance_id]:
             drops = {name: self._drop(name, condition) for name in self._candidates}
@@ -96,8 +96,8 @@ class MaskKeeper:
 
     def _drop(self, instance_id: str, condition: str) -> float:
         candidates = self._candidates[instance_id]
-        others = [each.mean for name, each in candidates.items() if name != condition]
-        return max(others, default=1.0) - candidates[condition].lowest
+        means = [other.mean for name, other in candidates.items() if name != condition]
+        return max(means, default=1.0) - candidates[condition].lowest
 
     def _row(self, draws: Draws, trial: int, counts: bytes) -> MaskRow:
         prompts = draws.prompts

@@ -1,4 +1,4 @@
-"""From the prompts of an image to the masks that count, in batches of bounded size."""
+"""Predict the masks of an image's prompts in batches, and select the candidates to score."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -17,14 +17,14 @@ E = TypeVar("E")
 
 
 class Predictor:
-    """The masks of one image's draws, in calls that mix instances and conditions.
+    """Predicts the masks of one image, in batches that mix instances and conditions.
 
     Args:
-        segmenter: that is asked.
+        segmenter: the segmenter.
         embedding: of the image.
-        selection: which of several candidates counts.
-        batch_size: prompts in one call, at most.
-        void: (H, W) bool, pixels that are taken from every mask; None for none.
+        selection: which of several candidates is scored.
+        batch_size: maximum number of prompts per forward pass.
+        void: (H, W) bool, pixels that are removed from every mask; None for none.
     """
 
     def __init__(
@@ -45,15 +45,15 @@ class Predictor:
         self._finite: list[Tensor] = []
 
     def check_finite(self) -> None:
-        """Raise where an answer was not finite; once an image, as it waits for the device.
+        """Check all predictions so far; call it once per image, as it waits for the device.
 
         Raises:
-            SegmenterError: the quality of a mask is not a number, or not finite.
+            SegmenterError: the quality of a mask is NaN or infinite.
         """
         check_finite(self._segmenter.info, self._finite)
 
     def all_masks(self, draws: Sequence[Draws]) -> Iterator[tuple[Draws, Tensor, Tensor]]:
-        """Yield each draw with its masks (T, H, W) and its target (H, W), bool, on the device."""
+        """Yield draws with masks (T, H, W) and target (H, W), bool, on the segmenter's device."""
         by_structure: dict[tuple[bool, int], list[Draws]] = defaultdict(list)
         for draw in draws:
             by_structure[draw.prompts.structure].append(draw)
@@ -69,38 +69,40 @@ class Predictor:
             while candidates.n_waiting < trials:
                 batch = prompts[start : start + self._batch_size]
                 start += len(batch)
-                found = self._segmenter.predict(self._embedding, batch, multimask=self._multimask)
-                self._finite.append(found.quality.isfinite().all())
-                candidates.put(self._without_void(found))
+                predicted = self._segmenter.predict(
+                    self._embedding, batch, multimask=self._multimask
+                )
+                self._finite.append(predicted.quality.isfinite().all())
+                candidates.put(self._without_void(predicted))
             prediction = candidates.take(trials)
             target = to_device(torch.tensor(draw.instance.mask), prediction.masks.device)
             yield draw, _select(prediction, target, self._selection), target
 
-    def _without_void(self, found: Prediction) -> Prediction:
+    def _without_void(self, prediction: Prediction) -> Prediction:
         if self._void is None:
-            return found
-        outside = ~to_device(self._void, found.masks.device)
-        return Prediction(found.masks & outside, found.quality)
+            return prediction
+        valid = ~to_device(self._void, prediction.masks.device)
+        return Prediction(prediction.masks & valid, prediction.quality)
 
 
 def check_finite(info: SegmenterInfo, finite: Sequence[Tensor]) -> None:
-    """Check that a segmenter's answers were finite.
+    """Check that all predictions of a segmenter are finite.
 
     Args:
         info: of the segmenter, for the message.
-        finite: () bool each, whether the qualities of a call were.
+        finite: () bool for each forward pass, whether its qualities are finite.
 
     Raises:
-        SegmenterError: some were not.
+        SegmenterError: some are not.
     """
     if not torch.stack(list(finite)).all():
         raise SegmenterError(
-            f"{info.label}: an answer is not finite (NaN or infinite logits or quality)"
+            f"{info.label}: a prediction is not finite (NaN or infinite logits or quality)"
         )
 
 
 class _Queue:
-    """Predictions put in as they are made and taken out as many at a time as a condition has."""
+    """Predictions in the order of their prompts, put in by batch and taken out by condition."""
 
     def __init__(self) -> None:
         self._waiting: list[Prediction] = []
@@ -120,7 +122,7 @@ class _Queue:
 
 
 def _select(prediction: Prediction, target: Tensor, selection: Selection) -> Tensor:
-    """Return (T, H, W), the candidate of each prompt that counts."""
+    """Return (T, H, W), the selected candidate of each prompt."""
     if prediction.masks.shape[1] == 1:
         return prediction.masks[:, 0]
     if selection == "best-quality":

@@ -1,4 +1,4 @@
-"""An image and protocols in, every trial's prompt out: numpy alone, run in loading processes."""
+"""Draw the prompts of an image for all conditions and trials, with NumPy, in loading processes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ class Draws:
         instance: the object.
         condition: the condition.
         prompts: T prompts.
-        hashes: their T prompt hashes.
+        hashes: T prompt hashes.
     """
 
     instance: Instance
@@ -31,11 +31,11 @@ class Draws:
 
 @dataclass(frozen=True)
 class DrawnSample:
-    """An image with every prompt of one protocol or several, and what its objects are.
+    """An image with all prompts of one or several protocols.
 
     Attributes:
         sample: the image.
-        draws: of each protocol asked for, in their order.
+        draws: of each protocol, in the order of the protocols.
         objects: one row per instance.
     """
 
@@ -45,7 +45,7 @@ class DrawnSample:
 
 
 def draw_sample(sample: Sample, dataset_key: str, protocols: Sequence[EvalProtocol]) -> DrawnSample:
-    """Return an image with all prompts of some protocols.
+    """Return an image with all prompts of several protocols.
 
     Raises:
         DatasetError: a condition cannot be drawn from an instance.
@@ -58,7 +58,8 @@ def draw_sample(sample: Sample, dataset_key: str, protocols: Sequence[EvalProtoc
 def draw_prompts(sample: Sample, dataset_key: str, protocol: EvalProtocol) -> tuple[Draws, ...]:
     """Return all prompts of a protocol for an image, instance by instance.
 
-    Each prompt's randomness is keyed by (seed, data set, sample, instance, family, trial).
+    The random generator of each prompt has the key (seed, data set, sample, instance, family,
+    trial).
 
     Raises:
         DatasetError: a condition cannot be drawn from an instance.
@@ -90,6 +91,6 @@ def _draw(sample_id: str, instance: Instance, condition: Condition, key: tuple[i
 
 def _object_row(sample_id: str, instance: Instance) -> ObjectRow:
     x0, y0, x1, y1 = mask_to_box(instance.mask).astype(int)
-    inside = instance.mask[y0 : y1 + 1, x0 : x1 + 1]
-    area, length = int(np.count_nonzero(inside)), perimeter(inside)
+    cropped = instance.mask[y0 : y1 + 1, x0 : x1 + 1]
+    area, length = int(np.count_nonzero(cropped)), perimeter(cropped)
     return ObjectRow(sample_id, instance.instance_id, instance.category, area, length)

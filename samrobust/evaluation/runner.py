@@ -1,4 +1,4 @@
-"""Evaluate segmenters on data sets under protocols; each combination is a run on disk."""
+"""Evaluate segmenters on data sets with protocols; each combination is a run on disk."""
 
 import logging
 import os
@@ -32,15 +32,15 @@ from samrobust.evaluation.loop import (
     score_images,
 )
 from samrobust.protocol import describe_protocol, load_protocol, protocol_hash, with_trials
-from samrobust.runs.manifest import Keep, RunManifest, run_name
+from samrobust.runs.manifest import RunManifest, run_name
 from samrobust.runs.sharing import WHOLE, Ranks, Shard
 from samrobust.runs.store import Run, RunWriter, read_run
 from samrobust.segmenters import build_segmenter
 from samrobust.segmenters.user_models import as_segmenter
-from samrobust.types import Dataset, EvalProtocol, Segmenter
+from samrobust.types import Dataset, EvalProtocol, Keep, Segmenter
 
 MAX_WORKERS = 8
-"""More loading processes than this do not pay for one model."""
+"""More loading processes do not make an evaluation faster."""
 VERSIONED = (
     "numpy",
     "opencv-python-headless",
@@ -51,20 +51,20 @@ VERSIONED = (
     "torch",
     "torchvision",
 )
-"""Packages whose version a score can depend on; they stand in the manifest."""
+"""Packages whose version can change a score; stored in the manifest."""
 _LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far the evaluation of a data set is.
+    """Progress of the evaluation of one data set.
 
     Attributes:
         title: data set, protocols and segmenters.
         done: images scored, counted once per run.
         total: images of all runs on the data set.
-        n_prompts: predicted since the start.
-        busy_s: seconds spent in encoding, predicting and scoring.
+        n_prompts: prompts predicted since the start.
+        busy_s: seconds of encoding, predicting and scoring.
         elapsed_s: seconds since the start.
     """
 
@@ -81,15 +81,15 @@ ProgressCallback = Callable[[Progress], None]
 
 @dataclass(frozen=True)
 class RunSettings:
-    """How to run, and where to.
+    """Settings of an evaluation.
 
     Attributes:
-        results: the folder of all runs.
-        limit: only so many images, None for all.
-        device: kind and number of the device of segmenters that do not say theirs.
-        loop: of the evaluation.
-        shard: which images this process takes.
-        command: what was typed, for the manifest.
+        results: folder of all runs.
+        limit: only the first images, None for all.
+        device: of segmenters whose device is not known ("cpu", "cuda:1"), for the manifest.
+        loop: options of the evaluation loop.
+        shard: the images that this process takes.
+        command: the command line, for the manifest.
         progress: called after every image.
     """
 
@@ -116,10 +116,10 @@ def evaluate(
     keep_masks: Keep = "none",
     progress: ProgressCallback = lambda _: None,
 ) -> list[Run]:
-    """Evaluate segmenters on a data set under protocols, as `samrobust eval` does.
+    """Evaluate segmenters on a data set with protocols, as `samrobust eval` does.
 
-    Scores are stored as they are made; the same call resumes, and one whose scores are all there
-    reads them.
+    Scores are stored after every image: the same call resumes an interrupted evaluation, or reads
+    the scores of a complete one.
 
     Args:
         segmenters: registered names, places such as "my_model.py:build", or objects with `encode`
@@ -128,31 +128,32 @@ def evaluate(
         data: a registered name, a `Dataset`, or pairs of an image, (H, W, 3) uint8 RGB, and its
             masks, (N, H, W) bool: a list of them or a torch Dataset.
         protocols: names, paths of TOML files, or protocols.
-        results: the folder of all runs.
+        results: folder of all runs.
         limit: only the first images, None for all.
-        trials: for every random condition, None for the protocol's own number.
+        trials: per random condition, None for the protocol's own number.
         device: "auto", "cpu", "cuda" or "cuda:N", for segmenters given by name.
-        batch_size: prompts in one forward pass; halved when device memory runs out.
+        batch_size: prompts per forward pass; halved on out-of-memory.
         workers: processes that decode images and draw prompts; 0 for none.
-        keep_masks: "none", "worst" or "all" of the masks, for the gallery of a report.
+        keep_masks: which masks are stored for the gallery of a report: "none", "worst" or "all".
         progress: called after every image.
 
     Returns:
         One run per protocol and segmenter, in that order.
 
     Raises:
-        SamrobustError: something named is unknown, cannot be read or does not fit together.
+        SamrobustError: a name is unknown, a file cannot be read, or no segmenter accepts the
+            prompts of a protocol.
     """
     from samrobust.segmenters.device import resolve_device
 
     device = resolve_device(device)
     built = [
-        build_segmenter(each, device=device) if isinstance(each, str) else as_segmenter(each)
-        for each in _as_list(segmenters)
+        build_segmenter(model, device=device) if isinstance(model, str) else as_segmenter(model)
+        for model in _as_list(segmenters)
     ]
     loaded = [
-        each if isinstance(each, EvalProtocol) else load_protocol(each)
-        for each in _as_list(protocols)
+        protocol if isinstance(protocol, EvalProtocol) else load_protocol(protocol)
+        for protocol in _as_list(protocols)
     ]
     if trials is not None:
         loaded = [with_trials(protocol, trials) for protocol in loaded]
@@ -174,40 +175,40 @@ def run_all(
 ) -> list[Path]:
     """Run every combination and return the folders of the runs, protocol by protocol.
 
-    A segmenter that does not take the prompts of one of several protocols is left out there, with
-    a note in the log.
+    A combination whose segmenter does not accept the protocol's prompts is skipped, with a warning
+    in the log.
 
     Raises:
-        SamrobustError: nothing can be run, or a run on disk cannot be written.
+        SamrobustError: no combination can be run, or a run on disk cannot be written.
     """
     pairs = _runnable(protocols, segmenters)
-    found: dict[tuple[int, int], list[Path]] = {}
+    folders: dict[tuple[int, int], list[Path]] = {}
     for number, dataset in enumerate(datasets):
-        for place, folder in enumerate(_run_on(dataset, pairs, settings)):
-            found.setdefault((protocols.index(pairs[place][0]), number), []).append(folder)
-    ordered = [folder for key in sorted(found) for folder in found[key]]
+        for (protocol, _), folder in zip(pairs, _run_on(dataset, pairs, settings), strict=True):
+            folders.setdefault((protocols.index(protocol), number), []).append(folder)
+    ordered = [folder for key in sorted(folders) for folder in folders[key]]
     return list(dict.fromkeys(ordered))
 
 
-def n_workers(asked: int | None, *, ranks: int = 1) -> int:
-    """Return how many processes load images: as many as asked for, or one per core but one.
+def n_workers(requested: int | None, *, ranks: int = 1) -> int:
+    """Return the number of processes that load images.
 
     Args:
-        asked: by the user.
-        ranks: processes that share the cores, each with as many.
+        requested: by the user; None for the number of cores - 1, at most `MAX_WORKERS`.
+        ranks: processes that share the cores equally.
     """
-    if asked is not None:
-        return asked
+    if requested is not None:
+        return requested
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return max(1, min(MAX_WORKERS, (cores or 1) // ranks - 1))
 
 
 @contextmanager
 def joined_ranks(ranks: Ranks) -> Iterator[None]:
-    """Join the processes that `torchrun` started; in the end, wait until all have done their share.
+    """Join the processes that `torchrun` started; on leaving, wait until all have finished.
 
     Raises:
-        RunError: they do not find each other, or another one ended early.
+        RunError: the processes cannot connect, or another one ended early.
     """
     if ranks.world == 1:
         yield
@@ -215,15 +216,14 @@ def joined_ranks(ranks: Ranks) -> Iterator[None]:
     try:
         distributed.init_process_group("gloo", timeout=timedelta(days=30))
     except (RuntimeError, ValueError) as error:
-        raise RunError(f"rank {ranks.rank} does not find the others: {error}") from error
+        raise RunError(f"rank {ranks.rank} cannot connect to the others: {error}") from error
     try:
         yield
         try:
             distributed.barrier()
         except RuntimeError as error:
             raise RunError(
-                f"rank {ranks.rank}: another rank ended early; what was stored is kept, rerun the "
-                "same command to resume"
+                f"rank {ranks.rank}: another rank ended early; rerun the same command to resume"
             ) from error
     finally:
         distributed.destroy_process_group()
@@ -236,19 +236,19 @@ def _as_list(given: Any) -> list[Any]:  # noqa: ANN401
 def _runnable(
     protocols: Sequence[EvalProtocol], segmenters: Sequence[Segmenter[Any]]
 ) -> list[tuple[EvalProtocol, Segmenter[Any]]]:
-    """Return the pairs that fit; where none does, the reason of the first is raised."""
-    pairs, reasons = [], []
+    """Return the pairs that can be run; if none can, raise the error of the first."""
+    pairs, errors = [], []
     for protocol in protocols:
         for segmenter in segmenters:
             try:
                 check_can_run(segmenter.info, protocol)
             except SegmenterError as error:
-                reasons.append(error)
+                errors.append(error)
             else:
                 pairs.append((protocol, segmenter))
     if not pairs:
-        raise reasons[0]
-    for reason in reasons:
+        raise errors[0]
+    for reason in errors:
         _LOG.warning("left out: %s", reason)
     return pairs
 
@@ -268,11 +268,11 @@ def _run_on(
         for protocol, segmenter in pairs:
             manifest = _manifest(protocol, dataset, segmenter, len(sample_ids), settings)
             folder = settings.results / run_name(manifest)
-            if folder not in folders:  # else the same combination was asked for twice
+            if folder not in folders:  # else the same combination was named twice
                 writer = RunWriter(settings.results, manifest, settings.shard)
                 writers.append(stack.enter_context(writer))
-                left = _left(writer, share, settings.loop.keep_masks)
-                jobs.append(Job(segmenter, protocol, left))
+                missing = _not_stored(writer, share, settings.loop.keep_masks)
+                jobs.append(Job(segmenter, protocol, missing))
             folders.append(folder)
         try:
             _write_scores(dataset, jobs, writers, settings, n_images=len(share))
@@ -283,15 +283,16 @@ def _run_on(
     return folders
 
 
-def _left(writer: RunWriter, share: Sequence[str], keep_masks: Keep) -> list[str]:
-    """Return the images of a run that are not stored yet."""
+def _not_stored(writer: RunWriter, share: Sequence[str], keep_masks: Keep) -> list[str]:
+    """Return the images of a share whose scores, or masks, are not stored yet."""
     stored = writer.done
     if keep_masks != "none":
         stored &= writer.masks_kept(keep_masks)
-    left = [sample_id for sample_id in share if sample_id not in stored]
-    if share and not left:
-        _LOG.info("%s: all %d images were stored already", writer.folder, len(share))
-    return left
+    missing = [sample_id for sample_id in share if sample_id not in stored]
+    if share and not missing:
+        images = "the only image was" if len(share) == 1 else f"all {len(share)} images were"
+        _LOG.info("%s: %s stored already", writer.folder, images)
+    return missing
 
 
 def _write_scores(
@@ -302,21 +303,21 @@ def _write_scores(
     *,
     n_images: int,
 ) -> None:
-    """Score the images that are not stored yet, store their scores, and tell how far it is."""
+    """Score the images that are not stored yet, store their scores, and report progress."""
     total = n_images * len(jobs)
     done = total - sum(len(job.sample_ids) for job in jobs)
     n_prompts, busy_s, started = 0, 0.0, time.monotonic()
     halvings = [settings.loop.halvings] * len(jobs)
-    for place, result in score_images(dataset, jobs, settings.loop):
-        writer = writers[place]
+    for index, result in score_images(dataset, jobs, settings.loop):
+        writer = writers[index]
         if isinstance(result, Failure) and result.is_left_out:
             writer.leave_out(result.sample_id, [result.reason])
         elif isinstance(result, Failure):
             writer.fail(result.sample_id, result.reason)
             _LOG.warning("failed: %s", result.reason)
         else:
-            if result.halvings > halvings[place]:
-                halvings[place] = result.halvings
+            if result.halvings > halvings[index]:
+                halvings[index] = result.halvings
                 _note_halvings(writer, result)
             if result.left_out:
                 writer.leave_out(result.sample_id, result.left_out)
@@ -330,12 +331,12 @@ def _write_scores(
 
 
 def _title(dataset: Dataset, jobs: Sequence[Job]) -> str:
-    """Return data set, protocols and segmenters, counted where there are several."""
+    """Return the data set, and names of protocol and segmenter or the number of several."""
     protocols = list(dict.fromkeys(job.protocol.name for job in jobs))
     segmenters = list(dict.fromkeys(job.segmenter.info.label for job in jobs))
     words = [
-        names[0] if len(names) == 1 else f"{len(names)} {what}s"
-        for names, what in ((protocols, "protocol"), (segmenters, "segmenter"))
+        names[0] if len(names) == 1 else f"{len(names)} {noun}s"
+        for names, noun in ((protocols, "protocol"), (segmenters, "segmenter"))
     ]
     return " · ".join([dataset.info.key, *words])
 
@@ -357,8 +358,8 @@ def _manifest(
     settings: RunSettings,
 ) -> RunManifest:
     packages = {name: version(name) for name in VERSIONED}
-    at_once = settings.loop.image_batch_size
-    rounding = {"images_at_once": float(at_once)} if at_once > 1 else {}
+    image_batch_size = settings.loop.image_batch_size
+    rounding = {"images_at_once": float(image_batch_size)} if image_batch_size > 1 else {}
     return RunManifest(
         protocol={**describe_protocol(protocol), "sha256": protocol_hash(protocol)},
         reported=[asdict(row) for row in protocol.reported],
@@ -376,7 +377,7 @@ def _manifest(
 
 
 def _device_kind(segmenter: Segmenter[Any], default: str) -> str:
-    """Return "cpu" or "cuda": of a torch model where its weights are, else the default."""
+    """Return "cpu" or "cuda": the device of a torch model's weights, else the default."""
     model = getattr(segmenter, "model", segmenter)
     weights = next(model.parameters(), None) if isinstance(model, torch.nn.Module) else None
     return default.partition(":")[0] if weights is None else weights.device.type
@@ -384,9 +385,9 @@ def _device_kind(segmenter: Segmenter[Any], default: str) -> str:
 
 @contextmanager
 def sigterm_as_interrupt() -> Iterator[None]:
-    """Let SIGTERM, with which torchrun and Slurm end processes, act as Ctrl-C: work is kept."""
+    """Treat SIGTERM, with which torchrun and Slurm end processes, as Ctrl-C."""
     if threading.current_thread() is not threading.main_thread():
-        yield  # where Python allows no handler
+        yield  # Python allows handlers only in the main thread
         return
 
     def stop(_signal: int, _frame: FrameType | None) -> None:

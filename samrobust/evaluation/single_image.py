@@ -1,4 +1,4 @@
-"""One photograph and one box: the masks that segmenters predict for its degradations."""
+"""Predict the masks of one photograph for a box and its degradations."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -26,21 +26,22 @@ from samrobust.types import (
     Segmenter,
 )
 
-PROMPTS_AT_ONCE = 16
+BATCH_SIZE = 16
+"""Prompts per forward pass."""
 KEY = "show"
-"""Stands for a data set in the key of every prompt: the same box has the same degradations."""
+"""In place of a data set in the key of every prompt: the same box has the same degradations."""
 
 
 @dataclass(frozen=True)
 class Answers:
-    """What a segmenter makes of the prompts of one condition.
+    """The masks of a segmenter for one condition.
 
     Attributes:
-        segmenter: its label.
-        condition: of the protocol.
+        segmenter: label of the segmenter.
+        condition: name of the condition.
         boxes: (T, 4) xyxy.
         masks: (T, H, W) bool.
-        agreement: (T,) IoU of each mask with the one that the box itself gives.
+        agreement: (T,) IoU of each mask with the mask of the box that is not degraded.
     """
 
     segmenter: str
@@ -51,14 +52,14 @@ class Answers:
 
 
 def box_sample(image: Image, box: Floats) -> Sample:
-    """Return an image with one object: the whole box, from which degraded boxes are drawn.
+    """Return an image whose one object fills the box, so that boxes can be drawn from its mask.
 
     Args:
         image: (H, W, 3) uint8.
         box: (4,) xyxy with inclusive last pixels.
 
     Raises:
-        SegmenterError: the box is inverted, or outside of the image.
+        SegmenterError: the box is inverted, or outside the image.
     """
     height, width = image.shape[:2]
     x0, y0, x1, y1 = clip_box(box, (height, width), least_wh=np.zeros(2)).round().astype(int)
@@ -66,7 +67,7 @@ def box_sample(image: Image, box: Floats) -> Sample:
     if is_outside or box[0] > box[2] or box[1] > box[3]:
         raise SegmenterError(
             f"the box {', '.join(f'{value:g}' for value in box)} is not inside an image of "
-            f"{width}x{height}; wanted are x0, y0, x1, y1 with x0 <= x1 and y0 <= y1"
+            f"{width}x{height}; it must be x0, y0, x1, y1 with x0 <= x1 and y0 <= y1"
         )
     mask = np.zeros((height, width), np.bool_)
     mask[y0 : y1 + 1, x0 : x1 + 1] = True
@@ -77,7 +78,7 @@ def box_sample(image: Image, box: Floats) -> Sample:
 def answers(
     segmenters: Sequence[Segmenter[Any]], sample: Sample, protocol: EvalProtocol
 ) -> Iterator[Answers]:
-    """Yield what each segmenter makes of each condition, conditions in the order of the protocol.
+    """Yield the masks of each segmenter for each condition, in the order of the protocol.
 
     Args:
         segmenters: at least one.
@@ -85,37 +86,37 @@ def answers(
         protocol: of boxes.
 
     Raises:
-        SegmenterError: the protocol does not give boxes alone, a segmenter does not take them, or
-            an answer is not finite.
+        SegmenterError: the protocol has other prompts than boxes, a segmenter does not accept them,
+            or a prediction is not finite.
     """
     for condition in protocol.conditions:
         if condition.degradation.gives != {"box"}:
-            given = " and ".join(sorted(condition.degradation.gives))
+            kinds = " and ".join(sorted(condition.degradation.gives))
             raise SegmenterError(
-                f"protocol {protocol.name}: condition '{condition.name}' gives {given}; "
-                "here it is a box that is degraded"
+                f"protocol {protocol.name}: condition '{condition.name}' gives {kinds}; "
+                "only protocols of boxes can be shown"
             )
     draws = draw_prompts(sample, KEY, protocol)
     exact = ExactBox()(sample.instances[0].mask, np.random.default_rng())
     for segmenter in segmenters:
         check_can_run(segmenter.info, protocol)
         (embedding,) = segmenter.encode([sample.image])
-        own = _masks(segmenter, embedding, PromptBatch.stack([exact]))[0]
-        for each in draws:
-            masks = _masks(segmenter, embedding, each.prompts)
+        exact_mask = _masks(segmenter, embedding, PromptBatch.stack([exact]))[0]
+        for draw in draws:
+            masks = _masks(segmenter, embedding, draw.prompts)
             yield Answers(
                 segmenter.info.label,
-                each.condition.name,
-                np.asarray(each.prompts.boxes, np.float64),
+                draw.condition.name,
+                np.asarray(draw.prompts.boxes, np.float64),
                 masks.numpy(force=True),
-                iou(masks, own).numpy(force=True),
+                iou(masks, exact_mask).numpy(force=True),
             )
 
 
 def _masks(segmenter: Segmenter[Any], embedding: object, prompts: PromptBatch) -> Tensor:
     """Return the (N, H, W) single masks of prompts."""
-    starts = range(0, len(prompts), PROMPTS_AT_ONCE)
-    batches = [prompts[start : start + PROMPTS_AT_ONCE] for start in starts]
-    found = [segmenter.predict(embedding, batch) for batch in batches]
-    check_finite(segmenter.info, [each.quality.isfinite().all() for each in found])
-    return torch.cat([each.masks[:, 0] for each in found])
+    starts = range(0, len(prompts), BATCH_SIZE)
+    batches = [prompts[start : start + BATCH_SIZE] for start in starts]
+    predictions = [segmenter.predict(embedding, batch) for batch in batches]
+    check_finite(segmenter.info, [one.quality.isfinite().all() for one in predictions])
+    return torch.cat([one.masks[:, 0] for one in predictions])

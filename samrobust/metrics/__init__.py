@@ -1,5 +1,9 @@
-"""Scores of masks, by name; the built-ins and how others are added."""
+"""The registry of metrics: built-ins and those of plug-ins."""
 
+import math
+from functools import cache
+
+from samrobust.errors import SamrobustError
 from samrobust.registry import Entry, Registry
 from samrobust.types import Metric
 
@@ -18,3 +22,24 @@ METRICS: Registry[Metric] = Registry(
     },
     group="samrobust.metrics",
 )
+
+
+def load_metric(name: str) -> Metric:
+    """Return a metric by its registered name.
+
+    Raises:
+        UnknownNameError: no metric has that name.
+        SamrobustError: it goes by another name, under which its scores could not be found again.
+    """
+    metric = METRICS.load(name)
+    if metric.name != name:
+        raise SamrobustError(
+            f"metric '{name}' calls itself '{metric.name}'; its name must be the registered one"
+        )
+    return metric
+
+
+@cache
+def bounds_of(name: str) -> tuple[float, float]:
+    """Return the smallest and largest value of a metric; infinite for one that is not installed."""
+    return load_metric(name).bounds if name in METRICS.names() else (-math.inf, math.inf)

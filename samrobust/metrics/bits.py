@@ -1,7 +1,7 @@
-"""Masks packed 64 pixels to a word: counted and eroded without touching single pixels.
+"""Pack masks as bits, 64 pixels per word, and count and erode whole words.
 
-On a CPU the words are NumPy's, whose bit operations need no threads and which can count bits; on an
-accelerator they are torch's. Erosion is written once, in operators that both have.
+On a CPU the words are NumPy arrays, because NumPy counts bits and needs no threads; on other
+devices they are torch tensors. Erosion uses only operators that both have.
 """
 
 from collections.abc import Callable
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Words = Any
-"""int64 arrays: NumPy's on a CPU, torch's elsewhere. Only what both can do is asked of them."""
+"""int64: a NumPy array on a CPU, a torch tensor elsewhere; only operators of both are used."""
 
 WORD = 64
 _BYTE = 8
@@ -29,7 +29,7 @@ def pack_masks(masks: "Tensor", *, margin: int = 0) -> Words:
 
     Args:
         masks: (T, H, W) bool.
-        margin: zero bits wanted after the last pixel of each row; an erosion needs its reach.
+        margin: minimum number of zero bits after each row; an erosion needs its reach.
     """
     if masks.device.type == "cpu":
         return pack_with_numpy(masks.numpy(), margin)
@@ -48,10 +48,10 @@ def count_bits(words: Words) -> "Tensor":
 
 
 def erode_bits(words: Words, reach: int) -> Words:
-    """Return packed masks without every pixel that has the outside within `reach` pixels.
+    """Return packed masks eroded `reach` times by a 3x3 square.
 
-    Equals `reach` erosions by a 3x3 square; the outside of the image counts as outside the mask.
-    A run of k ones is found by ANDing runs of half its length: log2(k) steps instead of k.
+    Pixels beyond the image count as outside the mask. Runs of k ones are found by ANDing runs of
+    half that length: log2(k) steps instead of k.
 
     Args:
         words: (T, H, n) from `pack_masks` with a margin of at least `reach`.
@@ -63,28 +63,28 @@ def erode_bits(words: Words, reach: int) -> Words:
     if height < window:
         return eroded
     rows = _runs(words, window, lambda x, step: (x[:, :-step], x[:, step:]))
-    bits = rows.reshape(trials, -1)  # rows end in zeros: one long string of bits an image
+    bits = rows.reshape(trials, -1)  # rows end in zeros: one long string of bits per mask
     bits = _runs(bits, window, lambda x, step: (x, _later(x, step)))
     eroded[:, reach : height - reach] = _earlier(bits, reach).reshape(trials, -1, n)
     return eroded
 
 
 def pack_with_numpy(masks: npt.NDArray[np.bool_], margin: int) -> npt.NDArray[np.int64]:
-    """Return `pack_masks` of (T, H, W) NumPy masks."""
+    """Return `pack_masks` of (T, H, W) bool NumPy masks."""
     trials, height, width = masks.shape
     octets = np.packbits(masks, axis=-1, bitorder="little")
-    words = np.zeros((trials, height, _words_a_row(width + margin) * _BYTE), np.uint8)
+    words = np.zeros((trials, height, _words_per_row(width + margin) * _BYTE), np.uint8)
     words[..., : octets.shape[-1]] = octets
     return words.view(np.int64)
 
 
 def pack_with_torch(masks: "Tensor", margin: int) -> "Tensor":
-    """Return `pack_masks` in torch operations alone, on any device."""
+    """Return `pack_masks` of a torch tensor on any device."""
     import torch
     from torch.nn import functional
 
     width = masks.shape[-1]
-    padded = _words_a_row(width + margin) * WORD
+    padded = _words_per_row(width + margin) * WORD
     pixels = functional.pad(masks.view(torch.uint8), (0, padded - width))
     eight_pixels = pixels.view(torch.int64)  # one byte each
     octets = ((eight_pixels * _GATHER) >> (WORD - _BYTE)).to(torch.uint8)
@@ -92,24 +92,24 @@ def pack_with_torch(masks: "Tensor", margin: int) -> "Tensor":
 
 
 def count_with_torch(words: "Tensor") -> "Tensor":
-    """Return `count_bits` in torch operations alone: sums of ever wider neighbours."""
+    """Return `count_bits` of a torch tensor: sums of neighbouring 1, 2, 4 and 8 bits."""
     pairs = words - ((words >> 1) & _PAIRS)
     nibbles = (pairs & _NIBBLES) + ((pairs >> 2) & _NIBBLES)
     octets = (nibbles + (nibbles >> 4)) & _BYTES
     return (((octets * _ADD_BYTES) >> (WORD - _BYTE)) & 0xFF).sum(dim=(1, 2))
 
 
-def _words_a_row(bits: int) -> int:
+def _words_per_row(bits: int) -> int:
     return -(-bits // WORD)
 
 
 def _runs(x: Words, window: int, shifted: Callable[[Words, int], tuple[Words, Words]]) -> Words:
-    """Return where a run of `window` ones begins."""
+    """Return words in which the bits that begin a run of `window` ones are set."""
     length = 1
     while length < window:
         step = min(length, window - length)
-        here, there = shifted(x, step)
-        x = here & there
+        first, second = shifted(x, step)
+        x = first & second
         length += step
     return x
 

@@ -1,4 +1,4 @@
-"""IoU, boundary IoU and the stability factor: exact, on the device that holds the masks."""
+"""IoU, boundary IoU and the stability factor, computed exactly on the device of the masks."""
 
 import math
 import operator
@@ -18,7 +18,7 @@ DILATION_RATIO = 0.02
 def boundary_width(height: int, width: int) -> int:
     """Return the width of the boundary band of an image in pixels, at least 1.
 
-    Rounded half to even, as boundary-iou-api does (facts/performance.md 1).
+    Rounded half to even, as boundary-iou-api does (docs/sources/performance.md 1).
     """
     return max(1, round(DILATION_RATIO * math.hypot(height, width)))
 
@@ -31,7 +31,7 @@ def iou(masks: "Tensor", target: "Tensor") -> "Tensor":
         target: (H, W) bool, on the same device.
 
     Returns:
-        (T,) float64 in [0, 1]; 1 where both are empty, 0 where one is.
+        (T,) float64 in [0, 1]; 1 if both are empty, 0 if one is.
     """
     return packed_iou(pack_masks(masks), pack_masks(target[None]))
 
@@ -39,15 +39,16 @@ def iou(masks: "Tensor", target: "Tensor") -> "Tensor":
 def boundary_iou(masks: "Tensor", target: "Tensor") -> "Tensor":
     """Return the IoU of the inner boundary bands of each mask and the target.
 
-    The band of a mask is what `boundary_width` erosions by a 3x3 square take from it; the image
-    border counts as outside (Cheng et al. 2021, sec. 4; as sam-hq's evaluation, facts/hq-sam.md 2).
+    The band of a mask has the pixels that `boundary_width` erosions by a 3x3 square remove; the
+    image border counts as outside (Cheng et al. 2021, sec. 4; as sam-hq's evaluation,
+    docs/sources/hq-sam.md 2).
 
     Args:
         masks: (T, H, W) bool.
         target: (H, W) bool, on the same device.
 
     Returns:
-        (T,) float64 in [0, 1]; 1 where both bands are empty, 0 where one is.
+        (T,) float64 in [0, 1]; 1 if both bands are empty, 0 if one is.
     """
     width = boundary_width(*target.shape)
     return packed_iou(_bands(masks, width), _bands(target[None], width))
@@ -56,11 +57,11 @@ def boundary_iou(masks: "Tensor", target: "Tensor") -> "Tensor":
 def packed_iou(words: Words, target: Words) -> "Tensor":
     """Return (T,) float64 IoU of (T, H, n) packed masks with a (1, H, n) packed target.
 
-    Counts first, division last; the empty cases are decided here and nowhere else.
+    The IoU of two empty masks is 1; no other function decides this.
     """
-    common = count_bits(words & target)
-    either = count_bits(words) + count_bits(target) - common
-    ratios: Tensor = (common.double() / either.clamp(min=1)).where(either > 0, 1.0)
+    intersection = count_bits(words & target)
+    union = count_bits(words) + count_bits(target) - intersection
+    ratios: Tensor = (intersection.double() / union.clamp(min=1)).where(union > 0, 1.0)
     return ratios
 
 
@@ -76,15 +77,15 @@ BOUNDARY_IOU = Metric("boundary-iou", boundary_iou, label="mBIoU", unit="%")
 def stability_factor(masks: "Tensor", target: "Tensor") -> "Tensor":  # noqa: ARG001
     """Return the mean IoU of an object's masks with their union; mSF is its mean over objects.
 
-    Source: Fan et al. 2025 (facts/stable-sam.md, Evaluation). Not SAM's own "stability score",
-    which thresholds one logit map at two levels.
+    Source: Fan et al. 2025 (docs/sources/stable-sam.md, Evaluation). It differs from SAM's
+    "stability score", which compares one mask at two thresholds of its logits.
 
     Args:
-        masks: (T, H, W) bool, one a trial.
-        target: (H, W) bool, not used: stability needs no ground truth.
+        masks: (T, H, W) bool, one per trial.
+        target: not used, as stability needs no target.
 
     Returns:
-        (1,) float64 in [0, 1]; 1 where every mask is empty.
+        (1,) float64 in [0, 1]; 1 if all masks are empty.
     """
     words = pack_masks(masks)
     union = reduce(operator.or_, words)[None]

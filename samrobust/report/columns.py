@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Literal
 
-from samrobust.metrics import METRICS
+from samrobust.metrics import METRICS, load_metric
 
 COLUMNS = {"iou": "miou", "boundary-iou": "mbiou", "stability": "msf"}
 """Metric -> the column of its mean, as CSV files and exports name it; others keep their name."""
@@ -77,7 +77,7 @@ def statistic_of(column: str) -> Statistic:
     name = {mean: metric for metric, mean in COLUMNS.items()}.get(column, column)
     if name not in METRICS.names():
         return Statistic(column, column, "", higher_is_better=True)
-    metric = METRICS.load(name)
+    metric = load_metric(name)
     return Statistic(column, metric.label or column, metric.unit, metric.higher_is_better)
 
 

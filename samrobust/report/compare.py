@@ -32,13 +32,18 @@ class Comparison:
     objects: pd.DataFrame
 
 
-def compare(before: Run, after: Run) -> Comparison:
-    """Return the second run against the first.
+def compare(before: Run, after: Run, *, strict: bool = False) -> Comparison:
+    """Return the second run against the first, on the images that both have.
+
+    Args:
+        before: the first.
+        after: the second.
+        strict: whether an image that only one of them has is an error.
 
     Raises:
         RunError: they are not of one protocol and data set, or their prompts differ.
     """
-    sections = summarise([before, after])
+    sections = summarise([before, after], strict=strict)
     if len(sections) != 1:
         one, other = (_what(run) for run in (before, after))
         raise RunError(f"{before.folder} and {after.folder}: cannot be paired: {one} and {other}")
@@ -149,7 +154,7 @@ def _difference_table(found: Comparison) -> Table:
     )
     header = ("condition", "", "A", "B", "B - A", "p", "higher")
     names = f"A: {first}. B: {second}."
-    return Table(found.section.title, header, tuple(rows), (names, about))
+    return Table(found.section.title, header, tuple(rows), (names, about), dispensable=(2, 3, 5))
 
 
 def _object_table(title: str, objects: pd.DataFrame) -> Table:
@@ -164,7 +169,7 @@ def _object_table(title: str, objects: pd.DataFrame) -> Table:
         for row in records(objects)
     )
     header = ("image", "object", "category", "condition", "A", "B", "B - A")
-    return Table(title, header, rows, (), n_names=4)
+    return Table(title, header, rows, (), n_names=4, dispensable=(4, 5, 2))
 
 
 def _objects(section: Section) -> pd.DataFrame:

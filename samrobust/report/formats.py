@@ -9,20 +9,23 @@ from typing import Any, Literal
 import pandas as pd
 
 from samrobust.errors import RunError
+from samrobust.files import write_atomic
 from samrobust.report.columns import DETAILS, NO_VALUE, statistic_of
 from samrobust.report.summary import MEASURED, Section, summarise
 from samrobust.report.tables import (
+    FEW_IMAGES,
     IN_DOMAIN,
     Table,
     bold_note,
     footnotes,
+    glance_table,
     interval_text,
     mark_of,
     page_tables,
     rows_of,
     shown,
     shown_over_trials,
-    trial_footnotes,
+    trial_terms,
     value_text,
 )
 from samrobust.runs.store import Run
@@ -64,8 +67,16 @@ _MARKDOWN = re.compile(r"[\\|`*~<]|(?<!\w)_|_(?!\w)")
 
 
 def to_markdown(sections: Sequence[Section]) -> str:
-    """Return a heading, a table and footnotes for each table of each section; with intervals."""
-    tables = [table for section in sections for table in page_tables(section)]
+    """Return a heading, a table and footnotes for each table of each section; with intervals.
+
+    The first of a section is that at a glance, where there are degraded prompts.
+    """
+    tables = [
+        table
+        for section in sections
+        for table in (glance_table(section, brackets=True), *page_tables(section))
+        if table is not None
+    ]
     return "\n".join(map(_markdown_table, tables))
 
 
@@ -109,46 +120,117 @@ _LATEX = {
 def to_latex(sections: Sequence[Section]) -> str:
     r"""Return the `table` environments of all sections; with intervals; needs `booktabs`.
 
-    A section has one of its main statistics, and one over trials where there are several.
+    A section has one of its main statistics, and one over trials where there are several. What is
+    wider than a column of a two-column article is a `table*`. Each has a `\label`.
     """
     blocks = [r"% needs \usepackage{booktabs}"]
+    labels: dict[str, int] = {}
     for section in sections:
-        blocks.append(_latex_table(section, shown(section)))
-        over_trials = shown_over_trials(section)
-        blocks += [_latex_table(section, over_trials)] if over_trials else []
+        for statistics in (shown(section), shown_over_trials(section)):
+            if statistics:
+                words = [section.protocol, section.dataset]
+                words += ["trials"] if set(statistics) <= set(DETAILS) else []
+                label = re.sub(r"[^A-Za-z0-9]+", "-", "-".join(words)).strip("-").lower()
+                labels[label] = labels.get(label, 0) + 1
+                number = f"-{labels[label]}" if labels[label] > 1 else ""
+                blocks.append(_latex_table(section, statistics, label=f"tab:{label}{number}"))
     return "\n\n".join(blocks) + "\n"
 
 
-def _latex_table(section: Section, statistics: Sequence[str]) -> str:
+_COLUMN_POINTS = 229.0
+"""Width of a column of LaTeX's own article in two columns, less than in the usual templates."""
+_SMALL, _FOOTNOTE, _SCRIPT = 4.7, 4.3, 4.0
+r"""Points of a character of \small, \footnotesize and \scriptsize."""
+
+
+def _latex_table(section: Section, statistics: Sequence[str], *, label: str) -> str:
     over_trials = set(statistics) <= set(DETAILS)
-    notes_of = trial_footnotes if over_trials else footnotes
-    about, *sources = notes_of(section, "in brackets")
-    best = {cell for cell in section.best if cell[0] in statistics}
     heads = [
         f"\\multicolumn{{2}}{{c}}{{{_latex(statistic_of(name).label)}}}" for name in statistics
     ]
     width = 1 + 2 * len(statistics)
-    caption = " ".join([f"{section.title}.", about, *bold_note(best)])
-    lines = [
-        r"\begin{table}",
-        r"  \centering",
-        rf"  \caption{{{_latex(caption)}}}",
-        rf"  \smallskip\{'footnotesize' if over_trials else 'small'}",
-        rf"  \setlength{{\tabcolsep}}{{{2 if over_trials else 4}pt}}",
-        rf"  \begin{{tabular}}{{l{len(statistics) * 'r@{ }l'}}}",
-        r"    \toprule",
-        f"    {' & '.join(['segmenter', *heads])} \\\\",
-    ]
+    body: list[str] = []
     for condition in section.table["condition"].unique():
         rows = list(_latex_rows(section, condition, statistics=statistics))
         if rows:
             title = rf"    \multicolumn{{{width}}}{{l}}{{\emph{{{_latex(condition)}}}}} \\"
-            lines += [r"    \midrule", title, *rows]
-    lines += [r"    \bottomrule", r"  \end{tabular}"]
+            body += [r"    \midrule", title, *rows]
+    bold = [line for line in body if r"\textbf" in line]
+    caption = " ".join([*_caption(section, statistics), *bold_note(bold)])
+    separation = 2 if over_trials else 4
+    is_wide = _points(section, statistics, separation=separation) > _COLUMN_POINTS
+    environment = "table*" if is_wide else "table"
+    lines = [
+        rf"\begin{{{environment}}}",
+        r"  \centering",
+        rf"  \caption{{{_latex(caption)}}}",
+        rf"  \label{{{label}}}",
+        rf"  \smallskip\{'footnotesize' if over_trials else 'small'}",
+        rf"  \setlength{{\tabcolsep}}{{{separation}pt}}",
+        rf"  \begin{{tabular}}{{l{len(statistics) * 'r@{ }l'}}}",
+        r"    \toprule",
+        f"    {' & '.join(['segmenter', *heads])} \\\\",
+        *body,
+        r"    \bottomrule",
+        r"  \end{tabular}",
+    ]
+    sources = [] if over_trials else footnotes(section, "in brackets")[1:]
     if sources:
         notes = r"\\ ".join(map(_latex, sources))
         lines.append(rf"  \par\smallskip\parbox{{\linewidth}}{{\footnotesize {notes}}}")
-    return "\n".join([*lines, r"\end{table}"])
+    return "\n".join([*lines, rf"\end{{{environment}}}"])
+
+
+def _caption(section: Section, statistics: Sequence[str]) -> Iterator[str]:
+    """Yield the sentences of a caption: what was run, what the numbers and their intervals are."""
+    yield f"{section.title}."
+    measured = section.measured
+    n_images, n_objects = (int(measured[name].iloc[0]) for name in ("n_images", "n_objects"))
+    least, most = int(measured["n_trials"].min()), int(measured["n_trials"].max())
+    trials = (
+        f"{least} to {most} times" if least < most else "once" if most == 1 else f"{most} times"
+    )
+    percent = [statistic_of(name).label for name in statistics if statistic_of(name).unit == "%"]
+    yield (
+        f"{', '.join(percent) or 'Metrics'} {'in percent' if percent else 'in their own units'}: "
+        f"means over {n_objects} objects, each prompted {trials} a condition (its trials)."
+    )
+    terms = [
+        f"{statistic_of(name).label}: {_MEANING[name]}" for name in statistics if name in _MEANING
+    ]
+    if terms:
+        yield f"{'; '.join(terms)}."
+    yield from trial_terms(statistics)
+    if n_images > 1:
+        rough = "; with so few images it is rough" if n_images < FEW_IMAGES else ""
+        yield f"In brackets the 95 % interval, bootstrap over {n_images} images{rough}."
+
+
+_MEANING = {
+    "miou": "intersection over union with the target",
+    "mbiou": "the same of bands along the boundary",
+    "msf": "stability, IoU of an object's masks with their union",
+    "iou_std": "standard deviation over an object's trials",
+}
+"""What the columns of every report are, in the words of a caption."""
+
+
+def _points(section: Section, statistics: Sequence[str], *, separation: int) -> float:
+    """Return about how wide a LaTeX table is."""
+    rows = rows_of(section)
+    normal = _FOOTNOTE if set(statistics) <= set(DETAILS) else _SMALL
+    total = normal * max(_characters(row["segmenter"] + mark_of(section, row)) for row in rows)
+    for name in statistics:
+        numbers = normal * max(_characters(value_text(row, name)) for row in rows)
+        intervals = _SCRIPT * max(_characters(interval_text(row, name)) for row in rows)
+        head = normal * _characters(statistic_of(name).label)
+        total += max(numbers + intervals + normal / 2, head)
+    return total + 2 * separation * (1 + len(statistics))
+
+
+def _characters(text: str) -> float:
+    """Return how many characters wide a text is; points, brackets and blanks are half as wide."""
+    return sum(1.0 if character.isalnum() else 0.5 for character in text)
 
 
 def _latex_rows(section: Section, condition: str, *, statistics: Sequence[str]) -> Iterator[str]:
@@ -204,14 +286,19 @@ def write_tables(
 
 
 def write_text(path: Path, text: str) -> Path:
-    """Write a file, its folder made where there is none, and return its path.
+    """Write a file atomically, its folder made where there is none, and return its path.
+
+    A link keeps its place, and what is no file, as /dev/stdout, is written to.
 
     Raises:
-        RunError: it cannot be written.
+        RunError: it cannot be written; what was there before still is.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
+        if path.exists() and not path.is_file():
+            path.write_text(text, encoding="utf-8")
+        else:
+            write_atomic(path.resolve(), text.encode())
     except OSError as error:
         raise RunError(f"{path}: cannot be written: {error.strerror}") from error
     return path
@@ -253,6 +340,10 @@ def export_run(run: Run) -> dict[str, Any]:
             "n_images": int(rows["n_images"].iloc[0]),
             "n_objects": int(rows["n_objects"].iloc[0]),
             "n_failed": len(run.failures),
+            "n_images_left_out": len(run.left_out.keys() - run.images),
+            "n_objects_left_out": sum(
+                len(why) for name, why in run.left_out.items() if name in run.images
+            ),
             "is_complete": run.n_missing == 0,
             "limit": manifest.limit,
         },

@@ -14,7 +14,15 @@ from markupsafe import Markup
 from samrobust import __version__
 from samrobust.report.formats import write_text
 from samrobust.report.gallery import LARGEST_OUTLINES, Gallery, Photographs, gallery_of
-from samrobust.report.plots import COLUMN_INCHES, DPI, STYLE, Look, figures_of, looks_of, stem_of
+from samrobust.report.plots import (
+    COLUMN_INCHES,
+    DPI,
+    STYLE,
+    LineStyle,
+    figures_of,
+    line_styles,
+    stem_of,
+)
 from samrobust.report.summary import Section
 from samrobust.report.tables import Table, page_tables
 from samrobust.runs.manifest import RunManifest
@@ -71,7 +79,7 @@ def write_page(
 
 def page(sections: Sequence[Section], *, progress: Callable[[], None] = lambda: None) -> str:
     """Return the page; everything that names a file, class or segmenter is escaped."""
-    photographs, looks = Photographs(), looks_of(sections)
+    photographs, styles = Photographs(), line_styles(sections)
     shown = []
     for section in sections:
         shown.append(
@@ -79,7 +87,7 @@ def page(sections: Sequence[Section], *, progress: Callable[[], None] = lambda: 
                 stem_of(section),
                 section,
                 page_tables(section),
-                list(_figures(section, looks)),
+                list(_figures(section, styles)),
                 gallery_of(section, photographs, room=LARGEST_OUTLINES // len(sections)),
                 list(_notes(section)),
             )
@@ -104,10 +112,10 @@ def page(sections: Sequence[Section], *, progress: Callable[[], None] = lambda: 
     )
 
 
-def _figures(section: Section, looks: Mapping[str, Look]) -> Iterator[_Picture]:
+def _figures(section: Section, styles: Mapping[str, LineStyle]) -> Iterator[_Picture]:
     """Yield the figures of a section."""
     with mpl.rc_context(STYLE):
-        for name, figure in figures_of(section, looks):
+        for name, figure in figures_of(section, styles):
             buffer = io.BytesIO()
             figure.savefig(buffer, format="png", dpi=DPI)
             kind, _, of = name.partition("-")

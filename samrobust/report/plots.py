@@ -58,31 +58,31 @@ STYLE: dict[Any, Any] = {
     "text.usetex": False,
     "pdf.fonttype": 42,  # TrueType, which publishers ask for
 }
-Look = Mapping[str, Any]
+LineStyle = Mapping[str, Any]
 
 
 def figure_text(
-    title: str, *, size: tuple[float, float], looks: Mapping[str, Look] | None = None
+    title: str, *, size: tuple[float, float], styles: Mapping[str, LineStyle] | None = None
 ) -> Figure:
-    """Return an empty figure with a title above and, of `looks`, a legend below.
+    """Return an empty figure with a title above and, of `styles`, a legend below.
 
     Args:
         title: broken into lines.
         size: width and height in inches of what is between.
-        looks: name -> how its line looks.
+        styles: name -> the style of its line.
     """
     width, height = size
     text = textwrap.fill(title, int(width * _LETTERS_AN_INCH * 1.17), break_on_hyphens=False)
     height += _LINE_INCHES * (text.count("\n") + 1)
     n_columns = 1
-    if looks:
-        longest = max(map(len, looks))
-        n_columns = min(len(looks), max(1, int(width / (0.5 + longest / _LETTERS_AN_INCH))))
-        height += _LINE_INCHES * math.ceil(len(looks) / n_columns)
+    if styles:
+        longest = max(map(len, styles))
+        n_columns = min(len(styles), max(1, int(width / (0.5 + longest / _LETTERS_AN_INCH))))
+        height += _LINE_INCHES * math.ceil(len(styles) / n_columns)
     figure = Figure(figsize=(width, height), layout="constrained")
     figure.suptitle(text, x=0.01, horizontalalignment="left", fontsize=6, color="#444444")
-    if looks:
-        handles = [Line2D([], [], label=name, **look) for name, look in looks.items()]
+    if styles:
+        handles = [Line2D([], [], label=name, **style) for name, style in styles.items()]
         figure.legend(
             handles=handles, loc="outside lower center", ncols=n_columns, fontsize=7, frameon=False
         )
@@ -96,24 +96,24 @@ def shortened(name: str) -> str:
     )
 
 
-def looks_of(sections: Sequence[Section]) -> dict[str, Look]:
-    """Return the look of each segmenter, in order of appearance; controls are grey and dashed."""
-    looks: dict[str, Look] = {}
+def line_styles(sections: Sequence[Section]) -> dict[str, LineStyle]:
+    """Return the style of each segmenter, in order of appearance; controls are grey and dashed."""
+    styles: dict[str, LineStyle] = {}
     counts = {True: 0, False: 0}
     for section in sections:
         rows = section.measured
         for name, is_control in zip(rows["segmenter"], rows["is_control"], strict=True):
-            if name not in looks:
+            if name not in styles:
                 colours = _GREYS if is_control else COLOURS
                 number = counts[is_control]
-                looks[name] = {
+                styles[name] = {
                     "color": colours[number % len(colours)],
                     "marker": _MARKERS[number % len(_MARKERS)],
                     "markeredgecolor": "white",
                     "linestyle": "--" if is_control else "-",
                 }
                 counts[is_control] += 1
-    return looks
+    return styles
 
 
 def save_figure(figure: Figure, path: Path) -> None:
@@ -142,20 +142,22 @@ MOST_CONDITIONS = 9
 """Conditions of a heat map that is one column wide; with more it is two columns wide."""
 
 
-def spread_figures(section: Section, looks: Mapping[str, Look]) -> Iterator[tuple[str, Figure]]:
+def spread_figures(
+    section: Section, styles: Mapping[str, LineStyle]
+) -> Iterator[tuple[str, Figure]]:
     """Yield the names and figures that a section has scores for."""
     rows = section.measured
     order = list(rows["segmenter"].unique())
     if section.stored and rows["iou_var"].notna().any():
         means = rows.groupby("condition", sort=False)["iou_var"].mean()
-        yield "objects", _object_figure(section, str(means.idxmax()), looks)
+        yield "objects", _object_figure(section, str(means.idxmax()), styles)
     if rows["iou_var_between"].notna().any():
         yield "variance", _variance_figure(section, order)
     if rows["miou"].notna().any() and len({*rows["condition"]}) > 1:
         yield "heat", _heat_figure(section, order)
 
 
-def _object_figure(section: Section, condition: str, looks: Mapping[str, Look]) -> Figure:
+def _object_figure(section: Section, condition: str, styles: Mapping[str, LineStyle]) -> Figure:
     """Return the IoU of each object over its trials, objects in order of their median."""
     order = list(section.measured["segmenter"].unique())
     n_rows = -(-len(order) // PANELS_A_ROW)
@@ -174,7 +176,7 @@ def _object_figure(section: Section, condition: str, looks: Mapping[str, Look]) 
         trials = iou_of_trials(run, [condition])[condition]
         low, first, middle, third, high = _quantiles(trials)
         rank = np.linspace(0, 100, len(middle)) if len(middle) > 1 else np.zeros(1)
-        colour = looks[segmenter]["color"]
+        colour = styles[segmenter]["color"]
         axes.fill_between(rank, low, high, color=colour, alpha=0.2, lw=0)
         axes.fill_between(rank, first, third, color=colour, alpha=0.45, lw=0)
         axes.plot(rank, middle, color=colour, linewidth=1.0)
@@ -286,16 +288,16 @@ def write_plots(sections: Sequence[Section], folder: Path) -> Iterator[Path]:
     `<protocol>--<data set>--level` shows all metrics against the level, with 95 % bands;
     `...--stability` mSF against mIoU; `...--objects` IoU of each object over its trials;
     `...--variance` its variance split; `...--heat` mIoU of segmenters x conditions. A figure that
-    would be empty is not written. Published values are not drawn. A segmenter looks the same in all
+    would be empty is not written. Published values are not drawn. A segmenter has one style in all
     figures.
 
     Raises:
         RunError: a file cannot be written.
     """
-    looks = looks_of(sections)
+    styles = line_styles(sections)
     with mpl.rc_context(STYLE):
         for section in sections:
-            for name, figure in figures_of(section, looks):
+            for name, figure in figures_of(section, styles):
                 for ending in ("png", "pdf"):
                     path = folder / f"{stem_of(section)}--{name}.{ending}"
                     save_figure(figure, path)
@@ -305,22 +307,22 @@ def write_plots(sections: Sequence[Section], folder: Path) -> Iterator[Path]:
 def draw_figures(section: Section) -> dict[str, Figure]:
     """Return the figures of a section by name, drawn in the style of `write_plots`."""
     with mpl.rc_context(STYLE):
-        return dict(figures_of(section, looks_of([section])))
+        return dict(figures_of(section, line_styles([section])))
 
 
-def figures_of(section: Section, looks: Mapping[str, Look]) -> Iterator[tuple[str, Figure]]:
+def figures_of(section: Section, styles: Mapping[str, LineStyle]) -> Iterator[tuple[str, Figure]]:
     """Yield the figures of a section that would not be empty, each with its name.
 
     They are drawn and saved within `STYLE`.
     """
     rows = section.measured
-    looks = {segmenter: looks[segmenter] for segmenter in rows["segmenter"].unique()}
+    styles = {segmenter: styles[segmenter] for segmenter in rows["segmenter"].unique()}
     ladders = _ladders(section)
     for ladder in ladders:
-        yield f"level{ladder.suffix}", _level_figure(section, ladder, looks=looks)
+        yield f"level{ladder.suffix}", _level_figure(section, ladder, styles=styles)
     if rows[["miou", "msf"]].notna().all(axis=1).any():
-        yield "stability", _stability_figure(section, ladders, looks=looks)
-    yield from spread_figures(section, looks)
+        yield "stability", _stability_figure(section, ladders, styles=styles)
+    yield from spread_figures(section, styles)
 
 
 def _metrics(section: Section) -> list[str]:
@@ -328,20 +330,20 @@ def _metrics(section: Section) -> list[str]:
     return [name for name in section.statistics if name not in OF_TRIALS]
 
 
-def _level_figure(section: Section, ladder: _Ladder, *, looks: Mapping[str, Look]) -> Figure:
+def _level_figure(section: Section, ladder: _Ladder, *, styles: Mapping[str, LineStyle]) -> Figure:
     rows = section.measured
     rows = rows[rows["condition"].isin(list(ladder.levels))].sort_values("level")
     panels = [name for name in _metrics(section) if rows[name].notna().any()]
     width = COLUMN_INCHES if len(panels) == 1 else PANEL_INCHES * len(panels)
-    figure = figure_text(section.title, looks=looks, size=(width, LEVEL_INCHES))
+    figure = figure_text(section.title, styles=styles, size=(width, LEVEL_INCHES))
     grid = figure.subplots(1, len(panels), sharex=True, squeeze=False)
     for axes, name in zip(grid[0], panels, strict=True):
-        for segmenter, look in looks.items():
+        for segmenter, style in styles.items():
             line = rows[rows["segmenter"] == segmenter].dropna(subset=[name])
             factor = statistic_of(name).factor
-            axes.plot(line["level"], factor * line[name], **look)
+            axes.plot(line["level"], factor * line[name], **style)
             ends = factor * line[f"{name}_low"], factor * line[f"{name}_high"]
-            axes.fill_between(line["level"], *ends, color=look["color"], alpha=0.15, lw=0)
+            axes.fill_between(line["level"], *ends, color=style["color"], alpha=0.15, lw=0)
         whole = all(level.is_integer() for level in ladder.levels.values())
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=whole, steps=[1, 2, 5, 10]))
         axes.set(xlabel=ladder.axis, ylabel=statistic_of(name).axis)
@@ -349,7 +351,7 @@ def _level_figure(section: Section, ladder: _Ladder, *, looks: Mapping[str, Look
 
 
 def _stability_figure(
-    section: Section, ladders: Sequence[_Ladder], *, looks: Mapping[str, Look]
+    section: Section, ladders: Sequence[_Ladder], *, styles: Mapping[str, LineStyle]
 ) -> Figure:
     """Return mSF against mIoU: ladders as lines, their last level written at the end."""
     rows = section.measured.dropna(subset=["miou", "msf"])
@@ -359,31 +361,31 @@ def _stability_figure(
     key = [f"at line ends: {ladder.axis}" for ladder in ladders]
     key += [f"({number})\N{NO-BREAK SPACE}{name}" for number, name in enumerate(alone, start=1)]
     title = f"{section.title}; {', '.join(key)}"
-    figure = figure_text(title, looks=looks, size=(COLUMN_INCHES, STABILITY_INCHES))
+    figure = figure_text(title, styles=styles, size=(COLUMN_INCHES, STABILITY_INCHES))
     axes = figure.subplots()
-    for segmenter, look in looks.items():
+    for segmenter, style in styles.items():
         points = rows[rows["segmenter"] == segmenter]
         for ladder in ladders:
             line = points[points["condition"].isin(list(ladder.levels))].sort_values("level")
-            _draw_line(axes, line, look=look, text=f"{line['level'].max():g}")
+            _draw_line(axes, line, style=style, text=f"{line['level'].max():g}")
         for number, name in enumerate(alone, start=1):
-            _draw_line(axes, points[points["condition"] == name], look=look, text=f"({number})")
+            _draw_line(axes, points[points["condition"] == name], style=style, text=f"({number})")
     axes.margins(0.08)
     axes.set(xlabel=statistic_of("miou").axis, ylabel=statistic_of("msf").axis)
     return figure
 
 
-def _draw_line(axes: Axes, line: pd.DataFrame, *, look: Look, text: str) -> None:
+def _draw_line(axes: Axes, line: pd.DataFrame, *, style: LineStyle, text: str) -> None:
     """Draw mSF against mIoU with a text at the last point."""
     x, y = 100 * line["miou"], 100 * line["msf"]
-    axes.plot(x, y, **look)
+    axes.plot(x, y, **style)
     axes.annotate(
         text,
         (x.iloc[-1], y.iloc[-1]),
         xytext=(3, -7),
         textcoords="offset points",
         fontsize=6,
-        color=look["color"],
+        color=style["color"],
         path_effects=[withStroke(linewidth=1.5, foreground="white")],
     )
 

@@ -13,7 +13,7 @@ from samrobust.runs.store import Run
 FORMAT = 1
 LIMITS = {"miou": 0.002, "mbiou": 0.003, "msf": 0.002}
 """Statistic -> the largest difference that is within the tolerance, in any condition; fractions
-(facts/performance.md, end: a proposal, not yet calibrated with published weights)."""
+(docs/sources/performance.md, end: a proposal, not yet calibrated with published weights)."""
 _PREFIX = "gate--"
 """Of the names of stored verdicts, which version 0.1.0 called gates."""
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -13,8 +13,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from samrobust.errors import RunError
+from samrobust.files import shown
 from samrobust.report.columns import column_of
 from samrobust.report.statistics import Tail
+from samrobust.runs.manifest import SCORE_KEY, score_name
 from samrobust.runs.store import Run
 from samrobust.types import Floats
 
@@ -23,7 +25,8 @@ FAILED_BELOW = 0.5
 NESTED = ("random-points", "border-points", "part-points")
 """Degradations whose first points of a trial are its prompt of fewer points."""
 FELL_BY = 0.05
-"""IoU that a trial must lose by one more point to count in `iou_fell` (facts/peers.md 5.4)."""
+"""IoU that a trial must lose by one more point to count in `iou_fell` (docs/sources/peers.md
+5.4)."""
 MAX_CELLS = 10**7
 """Of the arrays of one part, unless enough of them have scores."""
 CELLS_PER_SCORE = 200
@@ -173,27 +176,37 @@ class Group:
         runs: in the order in which they were given.
         labels: of their segmenters, all different.
         scores: of the runs, on the same objects and prompts.
+        has_others: whether some run has images that another lacks; `runs` are then of those that
+            all of them have.
     """
 
     runs: tuple[Run, ...]
     labels: tuple[str, ...]
     scores: tuple[ObjectScores, ...]
+    has_others: bool = False
 
 
-def comparable_groups(runs: Sequence[Run]) -> list[Group]:
+def comparable_groups(runs: Sequence[Run], *, strict: bool = False) -> list[Group]:
     """Return the runs in groups that can be compared, both in order of first appearance.
 
     A segmenter label that stands for several checkpoints or settings is made distinct, the same way
-    in all groups.
+    in all groups. Runs of a group are compared on the images that all of them have.
+
+    Args:
+        runs: in the order of the segmenters.
+        strict: whether an image that one run of a group has and another lacks is an error.
 
     Raises:
         RunError: a run holds no scores, or two of one protocol, data set, limit and number of
-            trials differ in their prompts, images, selection, image frame or protocol file.
+            trials differ in their prompts, selection, image frame or protocol file, or have no
+            image in common.
     """
     for run in runs:
         if run.is_empty:
             raise RunError(f"{run.folder}: {NO_SCORES}")
-    labels = _told_apart([run.manifest.segmenter.label for run in runs], runs, by=_settings)
+    labels = _told_apart(
+        [run.label or run.manifest.segmenter.label for run in runs], runs, by=_settings
+    )
     members: dict[Hashable, list[int]] = {}
     for index, run in enumerate(runs):
         manifest = run.manifest
@@ -202,7 +215,9 @@ def comparable_groups(runs: Sequence[Run]) -> list[Group]:
         key = (*protocol, *images, manifest.trials)
         members.setdefault(key, []).append(index)
     return [
-        _group([runs[index] for index in indices], [labels[index] for index in indices])
+        _group(
+            [runs[index] for index in indices], [labels[index] for index in indices], strict=strict
+        )
         for indices in members.values()
     ]
 
@@ -224,6 +239,7 @@ def _told_apart(
 def _settings(run: Run) -> dict[str, str]:
     segmenter = run.manifest.segmenter
     return {
+        "segmenter": segmenter.label if run.label else "",
         "checkpoint": segmenter.checkpoint_sha256[:8],
         "dtype": segmenter.dtype,
         "frame": segmenter.frame or "",
@@ -237,7 +253,7 @@ def _surroundings(run: Run) -> dict[str, str]:
     return {"=device": run.manifest.device, **versions}
 
 
-def _group(runs: Sequence[Run], labels: Sequence[str]) -> Group:
+def _group(runs: Sequence[Run], labels: Sequence[str], *, strict: bool) -> Group:
     for run in runs[1:]:
         _check_settings(runs[0], run)
     framed = [run for run in runs if run.manifest.segmenter.frame]
@@ -250,12 +266,37 @@ def _group(runs: Sequence[Run], labels: Sequence[str]) -> Group:
         if first < index:
             folders = f"{runs[first].folder} and {runs[index].folder}"
             raise RunError(f"{folders}: are of one segmenter with the same settings; name one")
-    group = Group(tuple(runs), tuple(labels), tuple(map(object_scores, runs)))
-    _check_images(group)
+    group = _on_shared_images(runs, labels, strict=strict)
     for run, scores in zip(group.runs[1:], group.scores[1:], strict=True):
         if not _have_same_prompts(group.scores[0], scores):
             raise _difference(group.runs[0], run)
     return group
+
+
+def _on_shared_images(runs: Sequence[Run], labels: Sequence[str], *, strict: bool) -> Group:
+    """Return the runs as a group; those with images that another lacks are read again without.
+
+    Raises:
+        RunError: no image is in all runs, or `strict` and one is not.
+    """
+    scores = [object_scores(run) for run in runs]
+    images = [frozenset(each.objects["sample_id"]) for each in scores]
+    shared = frozenset.intersection(*images)
+    if strict:
+        _check_images(runs, images)
+    elif not shared:
+        folders = " and ".join(str(run.folder) for run in runs)
+        raise RunError(f"{folders}: have no image in common; finish them with the same commands")
+    restricted = [
+        run if found == shared else replace(run, only=shared)
+        for run, found in zip(runs, images, strict=True)
+    ]
+    scores = [
+        known if run.only is None else object_scores(run)
+        for run, known in zip(restricted, scores, strict=True)
+    ]
+    has_others = any(found != shared for found in images)
+    return Group(tuple(restricted), tuple(labels), tuple(scores), has_others)
 
 
 def _check_settings(one: Run, other: Run) -> None:
@@ -278,15 +319,14 @@ def _check_equal(one: Run, other: Run, *, what: str, values: tuple[object, objec
         )
 
 
-def _check_images(group: Group) -> None:
-    images = [set(scores.objects["sample_id"]) for scores in group.scores]
+def _check_images(runs: Sequence[Run], images: Sequence[frozenset[str]]) -> None:
     fullest = max(range(len(images)), key=lambda index: len(images[index]))
-    for run, scored in zip(group.runs, images, strict=True):
+    for run, scored in zip(runs, images, strict=True):
         missing = images[fullest] - scored
         if missing:
             raise RunError(
                 f"{run.folder}: lacks {len(missing)} of the {len(images[fullest])} images of "
-                f"{group.runs[fullest].folder} ({len(missing & run.failures.keys())} failed); "
+                f"{runs[fullest].folder} ({len(missing & run.failures.keys())} failed); "
                 "finish it with the same command"
             )
 
@@ -379,7 +419,7 @@ def _block(part: pa.Table, run: Run) -> _Block:
     value_place = np.maximum(row_trial, 0) + row_object * n_trials[row_cell]
     scores[score_starts[row_cell] + value_place] = part["value"].to_numpy()
     if np.count_nonzero(scores == scores) != part.num_rows:
-        raise ValueError("a score is there twice")
+        raise ValueError(_twice(part))
     prompts, prompt_starts = _empty(len(keys), widths, 0, np.uint64)
     prompt_place = 1 + row_trial + row_object * widths[row_condition]
     prompts[prompt_starts[row_condition] + prompt_place] = _hashes(
@@ -394,6 +434,15 @@ def _block(part: pa.Table, run: Run) -> _Block:
         },
         _split(prompts, widths),
     )
+
+
+def _twice(part: pa.Table) -> str:
+    """Return which score of some images is there a second time, and with which values."""
+    rows = part.select(list(SCORE_KEY)).to_pandas()
+    second = int(rows.duplicated().to_numpy().argmax())
+    places = (rows == rows.iloc[second]).all(axis=1).to_numpy().nonzero()[0]
+    one, other = (part["value"][place].as_py() for place in places.tolist()[:2])
+    return f"a score is there twice, as {one:.6g} and {other:.6g}: {score_name(part, second)}"
 
 
 def _keys(part: pa.Table) -> tuple[pa.Table, Places]:
@@ -540,7 +589,12 @@ def _objects(run: Run, keys: Sequence[pa.Table]) -> tuple[pd.DataFrame, Places]:
     table = table.take(order).combine_chunks()
     is_new = [np.asarray(pc.not_equal(table[name][1:], table[name][:-1])) for name in _KEY]
     if not (is_new[0] | is_new[1]).all():
-        raise RunError(f"{run.folder}: is not a valid run: an object has scores in two parts")
+        image, instance = (table[name][1:].filter(~(is_new[0] | is_new[1]))[0] for name in _KEY)
+        raise RunError(
+            f"{run.folder}: is not a valid run: object {shown(instance.as_py())} of image "
+            f"{shown(image.as_py())} has scores in two files of {run.folder / 'scores'}; delete "
+            "one of the two and give the same command again"
+        )
     objects: pd.DataFrame = table.to_pandas()
     objects["image"] = np.concatenate([[0], np.cumsum(is_new[0])])
     return objects, order.to_numpy()

@@ -1,6 +1,7 @@
 """Bootstrap over images, sign-flip test, Holm's correction, and classes of objects."""
 
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +13,8 @@ from samrobust.types import Floats
 
 N_RESAMPLES = 2000
 """Bootstrap samples; each end of an interval then varies by about 1.5 % of its width."""
+INTERVAL = (0.025, 0.975)
+"""Quantiles of the bootstrap samples: a 95 % percentile interval."""
 N_FLIPS = 10_000
 """Sign flips of the test, the observed signs included: the smallest p is one in so many."""
 TAIL = 0.1
@@ -36,10 +39,20 @@ def bootstrap_weights(n_images: int, *, key: str) -> Iterator[Floats]:
     """
     rng = keyed_generator("bootstrap", key)
     step = max(1, _WEIGHTS_AT_ONCE // n_images)
-    for start in range(0, N_RESAMPLES if n_images > 1 else 0, step):
+    starts = range(0, N_RESAMPLES if n_images > 1 else 0, step)
+
+    def draw(start: int) -> Floats:
         size = min(step, N_RESAMPLES - start)
         times = rng.multinomial(n_images, np.full(n_images, 1 / n_images), size=size)
-        yield times.astype(np.float64)
+        return times.astype(np.float64)
+
+    with ThreadPoolExecutor(1) as pool:  # draws the next samples while the caller sums over these
+        drawn: list[Future[Floats]] = []
+        for start in starts:
+            drawn.append(pool.submit(draw, start))
+            if len(drawn) > 1:
+                yield drawn.pop(0).result()
+        yield from (future.result() for future in drawn)
 
 
 class Tail:

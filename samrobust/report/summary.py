@@ -14,9 +14,11 @@ import pandas as pd
 
 from samrobust.provenance import origin
 from samrobust.report.columns import COLUMNS, OF_TRIALS, column_of, statistic_of
+from samrobust.report.glance import glance_of
 from samrobust.report.precision import Precision, precision_of
 from samrobust.report.scores import Group, ObjectScores, comparable_groups
 from samrobust.report.statistics import (
+    INTERVAL,
     N_RESAMPLES,
     Tail,
     bootstrap_weights,
@@ -55,7 +57,10 @@ class Measured:
         n_images: with scores.
         n_objects: of them.
         n_samples: images that the runs are over.
-        n_failed: images that could not be evaluated.
+        n_failed: images that could not be evaluated, in any of the runs.
+        n_images_left_out: images of which no object can be scored.
+        n_objects_left_out: objects of the other images that cannot be scored.
+        has_others: whether some run has images that another lacks.
         precisions: of the runs that are not in float32.
         objects: their `sample_id`, `instance_id`, place of their `image` and, where a run says so,
             `category`, `area` and `perimeter`; none for a group.
@@ -75,6 +80,9 @@ class Measured:
     n_objects: int
     n_samples: int
     n_failed: int
+    n_images_left_out: int
+    n_objects_left_out: int
+    has_others: bool
     precisions: Sequence[Precision]
     objects: pd.DataFrame
     scores: Sequence[ObjectScores]
@@ -110,6 +118,8 @@ def measure(group: Group) -> Measured:
     ratios = _Ratios(
         list(columns), sums, counts, tails, dict(zip(conditions, n_trials, strict=True))
     )
+    images = set(objects["sample_id"])
+    left_out = {name: len(why) for run in group.runs for name, why in run.left_out.items()}
     newest = max(manifests, key=lambda manifest: manifest.created)
     n_classes = pd.Series({key: int(chosen.sum()) for key, chosen in classes.items()}, dtype=int)
     estimates, in_classes = ratios.split(ratios.estimate()[None])
@@ -128,7 +138,10 @@ def measure(group: Group) -> Measured:
         n_images=group.scores[0].n_images,
         n_objects=len(objects),
         n_samples=newest.n_samples,
-        n_failed=max(len(run.failures) for run in group.runs),
+        n_failed=len({name for run in group.runs for name in run.failures}),
+        n_images_left_out=len(left_out.keys() - images),
+        n_objects_left_out=sum(left_out[name] for name in left_out.keys() & images),
+        has_others=group.has_others,
         precisions=[
             found
             for run, label in zip(group.runs, group.labels, strict=True)
@@ -172,6 +185,9 @@ def mean_of(parts: Sequence[Measured]) -> Measured:
         n_objects=sum(part.n_objects for part in parts),
         n_samples=sum(part.n_samples for part in parts),
         n_failed=sum(part.n_failed for part in parts),
+        n_images_left_out=sum(part.n_images_left_out for part in parts),
+        n_objects_left_out=sum(part.n_objects_left_out for part in parts),
+        has_others=any(part.has_others for part in parts),
         precisions=[each for part in parts for each in part.precisions if each.segmenter in labels],
         objects=first.objects.iloc[:0],
         scores=(),
@@ -283,8 +299,6 @@ def _index(keys: Sequence[Any], names: Sequence[str]) -> pd.MultiIndex:
     return pd.MultiIndex.from_tuples(list(keys), names=list(names))
 
 
-INTERVAL = (0.025, 0.975)
-"""Quantiles of the bootstrap samples: a 95 % percentile interval."""
 SIGNIFICANT = 0.05
 """A difference whose corrected p is not below it is a tie."""
 
@@ -368,12 +382,20 @@ class Section:
         breakdown: one a segmenter, condition and class of objects: `segmenter`, `condition`, `kind`
             ("size" or "thinness"), `class`, `n_objects`, `miou` and `mbiou` with their intervals;
             empty where no run says what its objects are.
+        glance: one a segmenter, published ones left out: `segmenter`, `statistic` (the first metric
+            with scores, as "miou"), `n_conditions` (those but the exact prompt in which all
+            segmenters have a score), `exact` (the statistic for the exact prompt, NaN where the
+            protocol has none), `mean` (unweighted over these conditions), `drop` (exact - mean,
+            the other way round where lower is better) and `relative` (drop / exact), fractions in
+            the unit of the statistic, each with the ends of its 95 % interval in `..._low` and
+            `..._high`; empty where no condition is degraded.
         runs: the manifests of all runs, in the order of `segmenters` for each data set.
         segmenters: labels of all runs, in order.
         stored: the runs, in order; none for a group.
         precisions: what is known of the runs that are not in float32.
         objects: what the objects are; none for a group.
         scores: of the segmenters by object; none for a group.
+        columns: statistics that its tables show, in this order; () for all that have values.
     """
 
     protocol: str
@@ -386,12 +408,14 @@ class Section:
     table: pd.DataFrame
     differences: pd.DataFrame
     breakdown: pd.DataFrame
+    glance: pd.DataFrame
     runs: tuple[RunManifest, ...]
     segmenters: tuple[str, ...]
     stored: tuple[Run, ...]
     precisions: tuple[Precision, ...]
     objects: pd.DataFrame
     scores: tuple[ObjectScores, ...]
+    columns: tuple[str, ...] = ()
 
     @property
     def title(self) -> str:
@@ -459,18 +483,23 @@ class Section:
         return frozenset(found)
 
 
-def summarise(runs: Sequence[Run]) -> list[Section]:
+def summarise(runs: Sequence[Run], *, strict: bool = False) -> list[Section]:
     """Return one section a group of comparable runs, and one a complete group of data sets.
 
     Intervals are 95 % bootstrap percentiles over images, an image with all its objects and trials,
-    the same images for all segmenters. A group of data sets is averaged unweighted.
+    the same images for all segmenters: those that all runs of the section have. A group of data
+    sets is averaged unweighted.
+
+    Args:
+        runs: in the order of the segmenters.
+        strict: whether an image that one run has and another lacks is an error.
 
     Raises:
         RunError: runs that cannot be compared.
     """
     sections: list[Section] = []
     seen: dict[str, dict[str, Measured]] = {}
-    groups = comparable_groups(runs)
+    groups = comparable_groups(runs, strict=strict)
     for group in groups:
         measured = measure(group)
         manifest, dataset = measured.manifest, measured.manifest.dataset
@@ -518,6 +547,13 @@ def _section(measured: Measured, dataset: str, *, published: set[str]) -> Sectio
         table=table.astype(dict.fromkeys(_COUNTS, "Int64") | dict.fromkeys(columns, "float64")),
         differences=paired_differences(measured),
         breakdown=_breakdown(measured),
+        glance=glance_of(
+            measured.estimates,
+            measured.resampled,
+            segmenters=[label for label, _ in _controls_first(measured)],
+            conditions=conditions,
+            statistics=[*COLUMNS.values(), *others],
+        ),
         runs=tuple(measured.manifests),
         segmenters=tuple(measured.segmenters),
         stored=tuple(measured.stored),
@@ -555,11 +591,6 @@ def _measured_rows(measured: Measured) -> list[dict[str, Any]]:
     for end, table in zip(_ENDS, tables, strict=True):
         for (statistic, segmenter, condition), value in zip(table.index, table, strict=True):
             cells.setdefault((segmenter, condition), {})[f"{statistic}{end}"] = value
-    infos = [
-        (label, manifest.segmenter)
-        for label, manifest in zip(measured.segmenters, measured.manifests, strict=False)
-    ]
-    infos.sort(key=lambda pair: not pair[1].is_control)
     return [
         {
             "segmenter": label,
@@ -573,9 +604,16 @@ def _measured_rows(measured: Measured) -> list[dict[str, Any]]:
             "n_trials": condition["trials"],
             **cells.get((label, condition["name"]), {}),
         }
-        for label, segmenter in infos
+        for label, segmenter in _controls_first(measured)
         for condition in measured.manifest.protocol["conditions"]
     ]
+
+
+def _controls_first(measured: Measured) -> list[tuple[str, SegmenterInfo]]:
+    """Return the segmenters with their labels, in the order in which tables show them."""
+    infos = [manifest.segmenter for manifest in measured.manifests]
+    pairs = zip(measured.segmenters, infos, strict=False)
+    return sorted(pairs, key=lambda pair: not pair[1].is_control)
 
 
 def _shared_origins(measured: Measured, segmenter: SegmenterInfo) -> str:
@@ -599,11 +637,16 @@ def _published_rows(reported: Sequence[Mapping[str, Any]]) -> list[dict[str, Any
 def _marks(measured: Measured) -> tuple[str, ...]:
     manifest, n_images, n_samples = measured.manifest, measured.n_images, measured.n_samples
     frames = sorted({run.segmenter.frame for run in measured.manifests if run.segmenter.frame})
+    n_known = n_images + measured.n_failed + measured.n_images_left_out
+    is_incomplete = n_known < n_samples and not measured.has_others
     marks = {
         f"first {manifest.limit} images": manifest.limit is not None,
         f"{manifest.trials} trials": manifest.trials is not None,
-        f"incomplete: {n_images} of {n_samples} images": n_images + measured.n_failed < n_samples,
+        f"incomplete: {n_images} of {n_samples} images": is_incomplete,
+        f"images that all runs have: {n_images} of {n_samples}": measured.has_others,
         f"images that failed: {measured.n_failed}": measured.n_failed > 0,
+        f"images left out: {measured.n_images_left_out}": measured.n_images_left_out > 0,
+        f"objects left out: {measured.n_objects_left_out}": measured.n_objects_left_out > 0,
         f"selection {manifest.protocol['selection']}": True,
         f"frame {', '.join(frames)}": bool(frames),
     }

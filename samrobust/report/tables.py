@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
 
-from samrobust.report.columns import DETAILS, NO_VALUE, statistic_of
+from samrobust.registry import known
+from samrobust.report.columns import DETAILS, NO_VALUE, Statistic, statistic_of
 from samrobust.report.precision import Precision
 from samrobust.report.statistics import KINDS
 from samrobust.report.summary import MEASURED, Section
@@ -25,20 +26,27 @@ def value_text(row: Row, statistic: str) -> str:
     return statistic_of(statistic).text(row[statistic])
 
 
-def interval_text(row: Row, statistic: str) -> str:
-    """Return the interval of a statistic in brackets, nothing where there is none."""
+def interval_text(row: Row, statistic: str, shown_as: Statistic | None = None) -> str:
+    """Return the interval of a statistic in brackets, nothing where there is none.
+
+    Args:
+        row: with the ends in `..._low` and `..._high`.
+        statistic: name of the column.
+        shown_as: how it is shown, None for as it is called.
+    """
     low, high = row[f"{statistic}_low"], row[f"{statistic}_high"]
     if math.isnan(low):
         return ""
-    return f"[{statistic_of(statistic).text(low)}, {statistic_of(statistic).text(high)}]"
+    shown_as = shown_as or statistic_of(statistic)
+    return f"[{shown_as.text(low)}, {shown_as.text(high)}]"
 
 
-def half_width(row: Row, statistic: str) -> str:
+def half_width(row: Row, statistic: str, shown_as: Statistic | None = None) -> str:
     """Return half of the interval of a statistic after a sign, nothing where there is none."""
     half = (row[f"{statistic}_high"] - row[f"{statistic}_low"]) / 2
     if math.isnan(half):
         return ""
-    shown_as = statistic_of(statistic)
+    shown_as = shown_as or statistic_of(statistic)
     return f"±{shown_as.text(half)}" if shown_as.unit else f"±{half:.2g}"
 
 
@@ -49,7 +57,8 @@ def points(difference: float) -> str:
 
 CLASS_STATISTIC = "miou"
 FEW_IMAGES = 30
-"""Below this number of images a footnote says that intervals are rough (facts/peers.md 5.6)."""
+"""Below this number of images a footnote says that intervals are rough (docs/sources/peers.md
+5.6)."""
 IN_DOMAIN = "‡"
 """Marks a segmenter that was trained on images of the data set's own collection."""
 
@@ -66,6 +75,8 @@ class Table:
         bold: (row, column) of the best values, where they are not ties.
         n_names: columns that are names, before those of numbers.
         segmenters: those that each row is about.
+        dispensable: columns that may go where there is no room, the first ones first; () for all
+            numbers but the first, the last ones first.
     """
 
     title: str
@@ -75,12 +86,13 @@ class Table:
     bold: frozenset[tuple[int, int]] = frozenset()
     n_names: int = 2
     segmenters: tuple[tuple[str, ...], ...] = ()
+    dispensable: tuple[int, ...] = ()
 
 
 def terminal_tables(sections: Sequence[Section], *, details: bool = False) -> list[Table]:
     """Return the tables of all sections, with half widths of intervals: "57.3 ±2.1".
 
-    They are for 80 columns, as long as names are short.
+    They are for 80 columns, as long as names are short; `print_tables` makes them fit into fewer.
 
     Args:
         sections: the summaries.
@@ -92,6 +104,51 @@ def terminal_tables(sections: Sequence[Section], *, details: bool = False) -> li
         tables.append(_table(section, spread, where=where))
         tables += _details(section, spread, where=where) if details else []
     return tables
+
+
+_RELATIVE = Statistic("relative", "drop in %", "%", higher_is_better=False)
+
+
+def glance_table(section: Section, *, brackets: bool = False) -> Table | None:
+    """Return the table of `Section.glance`, one row a segmenter; None where that is empty.
+
+    Args:
+        section: the summary.
+        brackets: whether intervals stand in brackets, else half widths after a sign.
+    """
+    rows = records(section.glance)
+    if not rows:
+        return None
+    unit, count = statistic_of(rows[0]["statistic"]), rows[0]["n_conditions"]
+    columns = {"exact": (f"exact {unit.label}", unit), "mean": (f"mean of {count}", unit)}
+    columns |= {"drop": ("drop", unit), "relative": (_RELATIVE.label, _RELATIVE)}
+    has_exact = not math.isnan(rows[0]["exact"])
+    if not has_exact:
+        columns = {"mean": columns["mean"]}
+    spread = interval_text if brackets else half_width
+    texts = [
+        (
+            row["segmenter"],
+            *(
+                f"{shown_as.text(row[name])} {spread(row, name, shown_as)}".rstrip()
+                for name, (_, shown_as) in columns.items()
+            ),
+        )
+        for row in rows
+    ]
+    over = "the one condition" if count == 1 else f"the {count} conditions"
+    about = f"Mean {unit.label} over {over}{' with degraded prompts' if has_exact else ''}"
+    if has_exact:
+        about += ", and the drop to it from the exact prompt, in points and in % of the exact one"
+    about += f"; {'in brackets' if brackets else '± half of'} the 95 % interval over images."
+    return Table(
+        f"{section.title}; at a glance",
+        ("segmenter", *(head for head, _ in columns.values())),
+        tuple(texts),
+        (about,),
+        n_names=1,
+        segmenters=tuple((row["segmenter"],) for row in rows),
+    )
 
 
 def page_tables(section: Section) -> list[Table]:
@@ -126,7 +183,8 @@ def _table(
         segmenters.append((row["segmenter"],))
         rows.append((f"{row['segmenter']}{mark_of(section, row)}", row["condition"], *cells))
     header = ("segmenter", "condition", *(statistic_of(name).label for name in names))
-    notes = trial_footnotes(section, where) if statistics else footnotes(section, where)
+    about, *others = footnotes(section, where)
+    notes = (" ".join([about, *trial_terms(names)]), *([] if statistics else others))
     title = f"{section.title}; over trials" if statistics else section.title
     notes = (*notes, *bold_note(bold))
     of = tuple(segmenters)
@@ -202,16 +260,42 @@ def records(frame: pd.DataFrame) -> list[Row]:
     return [{str(key): row[key] for key in row} for row in frame.to_dict("records")]
 
 
+def with_columns(sections: Sequence[Section], names: Sequence[str]) -> list[Section]:
+    """Return the sections with tables of some statistics only.
+
+    Args:
+        sections: the summaries.
+        names: columns or what stands above them ("miou", "mIoU", "low 10 %"), in any case.
+
+    Raises:
+        UnknownNameError: a name is that of no statistic of any section.
+    """
+    columns = dict.fromkeys(name for section in sections for name in section.statistics)
+    named = {statistic_of(column).label.casefold(): column for column in columns}
+    named |= {column.casefold(): column for column in columns}
+    labels = [statistic_of(column).label for column in columns]
+    for name in names:
+        if name.casefold() not in named:
+            known(name, labels, kind="column")
+    chosen = tuple(dict.fromkeys(named[name.casefold()] for name in names))
+    return [replace(section, columns=chosen) for section in sections]
+
+
 def shown(section: Section) -> list[str]:
     """Return the statistics of the main table that have any value."""
     filled = section.table.notna().any()
+    if section.columns:
+        return [name for name in section.columns if filled.get(name)]
     return [name for name in section.statistics if filled[name] and name not in DETAILS]
 
 
 def shown_over_trials(section: Section) -> list[str]:
-    """Return the statistics over trials that there are, where any condition has several trials."""
+    """Return the statistics over trials that there are, where any condition has several trials.
+
+    There are none where columns are chosen: the main table has what is wanted of them.
+    """
     filled = section.table.notna().any()
-    if not filled["iou_var"]:
+    if section.columns or not filled["iou_var"]:
         return []
     return [name for name in DETAILS if filled[name]]
 
@@ -233,8 +317,11 @@ def footnotes(section: Section, where: str) -> tuple[str, ...]:
     """Return what the numbers are, and the sources of published rows."""
     measured = section.measured.iloc[0]
     few = measured["n_images"] < FEW_IMAGES
+    statistics = [statistic_of(name) for name in shown(section)]
+    others = [statistic.label for statistic in statistics if statistic.unit != "%"]
+    but = f", but {' and '.join(others)} in its own unit" if others else ""
     about = (
-        f"Percent; {where} the 95 % interval, bootstrap over {measured['n_images']} images, "
+        f"Percent{but}; {where} the 95 % interval, bootstrap over {measured['n_images']} images, "
         f"{measured['n_objects']} objects{'; with so few images it is rough' if few else ''}."
     )
     sources = (
@@ -266,16 +353,22 @@ def _precision_note(precision: Precision) -> str:
     )
 
 
-def trial_footnotes(section: Section, where: str) -> tuple[str, ...]:
-    """Return what the numbers of the table over trials are."""
-    fell = "; fell: trials that lose more than 5 points by one more point"
-    return (
-        (
-            f"{footnotes(section, where)[0]} Low 10 %: mean IoU of the lowest tenth of all trials; "
-            "var: variance of IoU in percent squared, between objects and between the trials of one"
-            f"{fell if 'iou_fell' in shown_over_trials(section) else ''}."
-        ),
-    )
+def trial_terms(names: Iterable[str]) -> tuple[str, ...]:
+    """Return what statistics over trials are, in one sentence; nothing where none is named."""
+    terms = {
+        "iou_low": "low 10 %: mean IoU of the lowest tenth of all trials",
+        "iou_failed": "IoU < 0.5: trials with such an IoU",
+        "iou_var": "var: variance of IoU in percent squared, between objects and between the "
+        "trials of one",
+        "iou_var_between": "var: variance of IoU in percent squared, between objects and between "
+        "the trials of one",
+        "iou_fell": "fell: trials that lose more than 5 points by one more point",
+    }
+    found = list(dict.fromkeys(terms[name] for name in names if name in terms))
+    if not found:
+        return ()
+    sentence = "; ".join(found)
+    return (f"{sentence[0].upper()}{sentence[1:]}.",)
 
 
 def bold_note(bold: Iterable[object]) -> tuple[str, ...]:

@@ -7,8 +7,9 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from msgspec import Meta
@@ -16,9 +17,8 @@ from msgspec import Meta
 from samrobust import files
 from samrobust.errors import RunError
 from samrobust.files import convert, errors_at, shown, write_atomic
-from samrobust.types import DatasetInfo, Reported, SegmenterInfo
-
-Keep = Literal["none", "worst", "all"]
+from samrobust.metrics import bounds_of
+from samrobust.types import DatasetInfo, Keep, Reported, SegmenterInfo
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,8 +175,52 @@ def check_scores(scores: pa.Table, manifest: RunManifest) -> None:
     found = pc.min_max(scores["trial"]).as_py()
     if found["min"] < -1 or found["max"] >= trials:
         raise ValueError(f"trials {found['min']} to {found['max']} are not those of its protocol")
-    if not pc.all(pc.is_finite(scores["value"])).as_py():
-        raise ValueError("a value is not finite")
+    _check_values(scores)
+
+
+SCORE_KEY = ("sample_id", "instance_id", "condition", "trial", "metric")
+"""Columns of which no two scores of a run have the same values."""
+_SLACK = 1e-6
+"""Of a bound: values are stored with 24 bits."""
+
+
+def score_name(scores: pa.Table, place: int) -> str:
+    """Return which score a row of a table holds, for messages."""
+    image, instance, condition, trial, metric = (scores[name][place].as_py() for name in SCORE_KEY)
+    of = "all trials" if trial < 0 else f"trial {trial}"
+    return (
+        f"{metric} of image {shown(image)}, object {shown(instance)}, condition {condition}, {of}"
+    )
+
+
+def _check_values(scores: pa.Table) -> None:
+    """Check that all values are finite and in the range of their metrics.
+
+    Raises:
+        ValueError: one is not; the message names it.
+    """
+    values = scores["value"]
+    finite = pc.is_finite(values)
+    if not pc.all(finite).as_py():
+        place = pc.index(finite, value=False).as_py()
+        raise ValueError(f"a value is not finite: {score_name(scores, place)}")
+    coded = scores["metric"].combine_chunks()
+    if not pa.types.is_dictionary(coded.type):
+        coded = coded.dictionary_encode()
+    lows, highs = np.array([bounds_of(name) for name in coded.dictionary.to_pylist()]).T
+    lows, highs = lows - _SLACK, highs + _SLACK
+    found = pc.min_max(values).as_py()
+    if found["min"] >= lows.max() and found["max"] <= highs.min():
+        return  # whatever their metrics are
+    codes, numbers = coded.indices.to_numpy(), values.to_numpy()
+    outside = (numbers < lows[codes]) | (numbers > highs[codes])
+    if outside.any():
+        place = int(outside.argmax())
+        low, high = bounds_of(scores["metric"][place].as_py())
+        raise ValueError(
+            f"a value must be in [{low:g}, {high:g}], got {numbers[place]:g}: "
+            f"{score_name(scores, place)}"
+        )
 
 
 def check_objects(objects: pa.Table) -> None:

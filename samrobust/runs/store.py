@@ -17,6 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -25,7 +26,6 @@ from samrobust.errors import RunError
 from samrobust.files import write_atomic
 from samrobust.runs.manifest import (
     MANIFEST,
-    Keep,
     Kept,
     MaskRow,
     ObjectRow,
@@ -43,6 +43,7 @@ from samrobust.runs.manifest import (
     write_manifest,
 )
 from samrobust.runs.sharing import WHOLE, Shard, claim, starting
+from samrobust.types import Keep
 
 MOST_ROWS = 5_000_000
 """Of a part: some times as many as a writer keeps in memory. Far more fit into a file of a few
@@ -133,7 +134,8 @@ def _parts(folder: Path) -> list[Path]:
 def _read_part(part: Path, wanted: pa.Schema) -> pa.Table:
     try:
         coded = [field.name for field in wanted if pa.types.is_dictionary(field.type)]
-        with pq.ParquetFile(part, read_dictionary=coded) as file:
+        # opened by Python, as Arrow opens no path that is not UTF-8
+        with part.open("rb") as source, pq.ParquetFile(source, read_dictionary=coded) as file:
             about = file.metadata
             groups = (about.row_group(group) for group in range(about.num_row_groups))
             n_bytes = sum(group.total_byte_size for group in groups)
@@ -145,7 +147,7 @@ def _read_part(part: Path, wanted: pa.Schema) -> pa.Table:
     except (OSError, KeyError, ValueError, pa.ArrowException) as error:
         raise RunError(
             f"{part}: cannot be read, perhaps it was cut off; delete it and give the same command "
-            "again, which evaluates its images anew"
+            "again, which evaluates its images again"
         ) from error
 
 
@@ -234,6 +236,8 @@ class Run:
         objects: one row per object, columns as in `OBJECTS`; runs of earlier versions have none.
         failures: sample id -> why the image could not be evaluated.
         left_out: sample id -> why some of its objects, or all, had nothing to score.
+        only: the images whose scores are read, None for all.
+        label: what its segmenter is called in tables, "" for the label of the segmenter itself.
     """
 
     folder: Path
@@ -241,6 +245,8 @@ class Run:
     objects: pd.DataFrame
     failures: dict[str, str]
     left_out: dict[str, list[str]] = dataclasses.field(default_factory=dict)
+    only: frozenset[str] | None = None
+    label: str = ""
 
     @cached_property
     def scores(self) -> pd.DataFrame:
@@ -259,9 +265,13 @@ class Run:
             frame[name] = frame[name].cat.reorder_categories(sorted(frame[name].cat.categories))
         return frame
 
-    @cached_property
+    @property
     def images(self) -> frozenset[str]:
-        """The ids of the images that have scores."""
+        """The ids of the images that have scores, of `only` where they are chosen."""
+        return self._stored if self.only is None else self._stored & self.only
+
+    @cached_property
+    def _stored(self) -> frozenset[str]:
         return stored_images(self.folder)
 
     @property
@@ -272,7 +282,7 @@ class Run:
     @property
     def n_missing(self) -> int:
         """The number of images that have neither scores nor a recorded failure."""
-        return self.manifest.n_samples - len({*self.images, *self.failures, *self.left_out})
+        return self.manifest.n_samples - len({*self._stored, *self.failures, *self.left_out})
 
     def map_scores(self, reduce: Callable[[pa.Table], R]) -> Iterator[R]:
         """Yield what a function makes of the scores, some whole images at a time.
@@ -289,16 +299,26 @@ class Run:
                 ValueError.
         """
 
-        def read(parts: Sequence[Path]) -> R:
+        def read(parts: Sequence[Path]) -> list[R]:
             table = pa.concat_tables(_read_part(part, _CODED) for part in parts)
             try:
                 check_scores(table, self.manifest)
-                return reduce(table)
+                if self.only is not None:
+                    table = _rows_of(table, self.only)
+                return [reduce(table)] if self.only is None or len(table) else []
             except ValueError as error:
                 raise RunError(f"{self.folder}: is not a valid run: {error}") from error
 
         with ThreadPoolExecutor(min(os.cpu_count() or 1, _MAX_THREADS)) as pool:
-            yield from pool.map(read, _batches(_parts(self.folder / _SCORES)))
+            for found in pool.map(read, _batches(_parts(self.folder / _SCORES))):
+                yield from found
+
+
+def _rows_of(table: pa.Table, images: frozenset[str]) -> pa.Table:
+    """Return the rows of some images."""
+    coded = table["sample_id"].combine_chunks()
+    chosen = np.array([name in images for name in coded.dictionary.to_pylist()], np.bool_)
+    return table.filter(pa.array(chosen[coded.indices.to_numpy()]))
 
 
 def _batches(parts: Sequence[Path]) -> list[list[Path]]:

@@ -42,7 +42,7 @@ class SegmenterEntry(Entry):
     """
 
     prompts: tuple[PromptKind, ...] = ("box", "points")
-    licence: str = "that of this package"
+    licence: str = "Apache-2.0"
     checkpoints: Mapping[str, Checkpoint] = field(default_factory=dict)
     packaged: Mapping[str, str] = field(default_factory=dict)
     weights: str = ""
@@ -53,6 +53,7 @@ class SegmenterEntry(Entry):
 
 _META = "https://dl.fbaipublicfiles.com/segment_anything"
 _HQ = "https://huggingface.co/lkeab/hq-sam/resolve/main"
+_RESEARCH = "Apache-2.0; some of its training photographs are for research only"
 _OF_BASE, _TRAINED = "of its base", "a file that samrobust train writes, and its base"
 
 ROWS: Mapping[str, SegmenterEntry] = {
@@ -83,6 +84,7 @@ ROWS: Mapping[str, SegmenterEntry] = {
         "samrobust.segmenters.nano:build_sam_nano",
         "a small SAM that comes with the package",
         takes=("--checkpoint",),
+        licence=_RESEARCH,
         packaged={"": "sam-nano.safetensors"},
         is_base=True,
     ),
@@ -95,7 +97,7 @@ ROWS: Mapping[str, SegmenterEntry] = {
             "samvit": "--segmenter sam --variant vit_b",
         },
         licence="Apache-2.0",
-        checkpoints={  # sizes and hashes: facts/hq-sam.md 3.2
+        checkpoints={  # sizes and hashes: docs/sources/hq-sam.md 3.2
             "vit_b": Checkpoint(
                 f"{_META}/sam_vit_b_01ec64.pth",
                 "ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912",
@@ -136,7 +138,7 @@ ROWS: Mapping[str, SegmenterEntry] = {
         takes=("--variant", "--checkpoint", "--base-checkpoint", "--output"),
         hints={"samhq": "--segmenter hq-sam"},
         licence="Apache-2.0",
-        checkpoints={  # whole models; sizes and hashes: facts/hq-sam.md 3.2
+        checkpoints={  # whole models; sizes and hashes: docs/sources/hq-sam.md 3.2
             "vit_b": Checkpoint(
                 f"{_HQ}/sam_hq_vit_b.pth",
                 "14a9d662cd6f5a9c2dba6d40ab0058d88d287e4a18fd6fdc6ad5fb1a3fdeaa57",
@@ -173,6 +175,7 @@ ROWS: Mapping[str, SegmenterEntry] = {
         "samrobust.segmenters.stable_sam:build_stable_sam",
         "Stable-SAM; comes with plugins for sam-nano",
         takes=("--checkpoint", "--base-checkpoint"),
+        licence=_RESEARCH,
         packaged={"": "stable-sam.safetensors"},
     ),
     "transformers": SegmenterEntry(

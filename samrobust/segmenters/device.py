@@ -64,8 +64,8 @@ def keep_large_blocks() -> None:
 
     By default glibc maps every block above 32 MiB anew and unmaps it when freed, so each large
     result of each operation costs a page fault per 4 KiB (half of a decoder's time on two cores,
-    facts/performance.md 3). Memory once used then stays with the process. Without glibc nothing
-    happens.
+    docs/sources/performance.md 3). Memory once used then stays with the process. Without glibc
+    nothing happens.
     """
     if platform.libc_ver()[0] != "glibc":
         return

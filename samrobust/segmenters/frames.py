@@ -20,7 +20,7 @@ class InputFrame:
 
     "longest-side" keeps the aspect and pads at the bottom and right, as segment_anything's
     `SamPredictor`. "squash" does not keep it, as sam-hq's published evaluation
-    (facts/hq-sam.md 1.3 and 1.4).
+    (docs/sources/hq-sam.md 1.3 and 1.4).
 
     Args:
         name: of the frame.

@@ -87,7 +87,7 @@ class TinyVitEncoder(nn.Module):
 
     Attributes:
         early_channels: of Light HQ-SAM's early features, which enter the third stage
-            (facts/hq-sam.md 3).
+            (docs/sources/hq-sam.md 3).
         early_share: their positions along each side for one of the embedding.
 
     Raises:

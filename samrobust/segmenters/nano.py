@@ -27,7 +27,8 @@ from samrobust.types import SegmenterOptions
 
 NAME = "sam-nano"
 WEIGHTS = Path(__file__).parent / "weights" / "sam-nano.safetensors"
-"""Trained with `samrobust train sam-nano`, in three runs that go on from each other (README)."""
+"""Trained with `samrobust train sam-nano`, in three runs that go on from each other
+(docs/models/sam-nano.md)."""
 SIDE = 320
 """Pixels of the square input."""
 STRIDE = 8

@@ -176,7 +176,8 @@ class Sam:
 
         `masks` are the wanted ones of the decoder's four.
 
-        Autocast is off: in bfloat16 a point moves by more than a pixel (facts/performance.md 6).
+        Autocast is off: in bfloat16 a point moves by more than a pixel (docs/sources/performance.md
+        6).
         """
         with torch.autocast(self.model.device.type, enabled=False):
             tokens = self.embed_prompts(embedding, prompts)

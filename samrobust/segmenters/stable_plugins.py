@@ -1,8 +1,9 @@
 """The two plugins of Stable-SAM (Fan et al. 2025), DSP and DRP, and the attention that has them.
 
 The paper's code was never released, so what it does not fix is the project's own choice. Such
-choices are marked "ours:" in the docstrings; the rest is from facts/stable-sam.md, "Architecture".
-Letters as everywhere: N prompts, T tokens, C channels, (h, w) the embedding grid, L = h * w.
+choices are marked "ours:" in the docstrings; the rest is from docs/sources/stable-sam.md,
+"Architecture". Letters as everywhere: N prompts, T tokens, C channels, (h, w) the embedding grid,
+L = h * w.
 """
 
 from dataclasses import dataclass
@@ -45,7 +46,7 @@ class DeformableSampling(nn.Module):
 
     x* is a 1x1 convolution of the image tokens; a 5x5 depthwise convolution of x* with layer norm
     and GELU, and another 1x1 convolution, give the offsets and the amplitude; x* is sampled
-    bilinearly (facts/stable-sam.md, "Architecture"). Untrained it returns its input.
+    bilinearly (docs/sources/stable-sam.md, "Architecture"). Untrained it returns its input.
 
     Ours: x* starts as the identity and the last convolution as zeros; convolutions have biases;
     the norm is over channels. An offset is R tanh(z / R) positions, with R the offset range: a
@@ -86,7 +87,7 @@ class DynamicRouting(nn.Module):
     """DRP: how much of the deformed and of the regular features a prompt's decoder reads.
 
     A linear layer with layer norm and GELU, and a second linear layer, turn the output token into
-    two weights (facts/stable-sam.md, "Architecture").
+    two weights (docs/sources/stable-sam.md, "Architecture").
 
     Ours: a softmax, so that the weights are in [0, 1] and sum to 1; the last layer starts as
     zeros, so that both are 1/2 untrained. The token is the one that attends: SAM's token after

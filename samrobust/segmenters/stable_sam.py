@@ -34,7 +34,7 @@ from samrobust.types import Image, Prediction, PromptBatch, SegmenterOptions
 
 NAME = "stable-sam"
 WEIGHTS = Path(__file__).parent / "weights" / "stable-sam.safetensors"
-"""Plugins for SAM-nano, trained with `samrobust train stable-sam` (README)."""
+"""Plugins for SAM-nano, trained with `samrobust train stable-sam` (docs/models)."""
 KIND = "stable-sam-plugins"
 """What the header of a plugin file says that it is."""
 _Inputs = tuple[Tensor, Tensor, Tensor]

@@ -34,7 +34,8 @@ HQ_TENSORS = (
     "mask_decoder.embedding_encoder.",
     "mask_decoder.embedding_maskfeature.",
 )
-"""Beginnings of the names of the 25 tensors that HQ-SAM adds to SAM (facts/hq-sam.md 3.1)."""
+"""Beginnings of the names of the 25 tensors that HQ-SAM adds to SAM (docs/sources/hq-sam.md
+3.1)."""
 _VIT, _TINY_VIT = "image_encoder.pos_embed", "image_encoder.patch_embed.seq.0.c.weight"
 """A tensor of SAM's image encoder, whose last side tells variants apart, and one of TinyViT."""
 UNREADABLE = (

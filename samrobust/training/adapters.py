@@ -1,4 +1,4 @@
-"""Training a part of a frozen SAM: Stable-SAM, HQ-SAM and what they are compared with.
+"""Train parts of a frozen SAM: Stable-SAM, HQ-SAM and the methods that they are compared with.
 
 The image encoder needs no gradients: an image is encoded once for all of its prompts.
 """
@@ -35,7 +35,7 @@ from samrobust.training.recipe import Phase, Recipe
 from samrobust.types import SegmenterOptions
 
 MASK_SHARE = 4
-"""Positions of a mask along each side for one of the embedding."""
+"""Side of the logits in sides of the embedding."""
 
 
 class TunedTrainee:
@@ -43,10 +43,10 @@ class TunedTrainee:
 
     Args:
         recipe: losses and seeds.
-        base: whose encoder is used; frozen but for what is learned.
-        segmenter: the base, or what was made of it.
-        learned: the part that learns.
-        header: what its file must say.
+        base: SAM whose encoder is used; frozen except for `learned`.
+        segmenter: the base, or a segmenter made from it.
+        learned: the module that is trained.
+        header: metadata of the weights file.
     """
 
     def __init__(
@@ -65,38 +65,38 @@ class TunedTrainee:
 
     @property
     def learned(self) -> nn.Module:
-        """Return the part that learns."""
+        """Return the module that is trained."""
         return self._learned
 
     def rate_of(self, parameter: str) -> float:  # noqa: ARG002
-        """Return 1: all of it learns alike."""
+        """Return 1: all parameters have the same learning rate."""
         return 1.0
 
     @property
     def side(self) -> int:
-        """Return the side of the base's input."""
+        """Return the side of the base's input in pixels."""
         return self._model.image_encoder.img_size
 
     @property
     def stride(self) -> int:
-        """Return the pixels of the base's input that are one position of its masks."""
+        """Return the pixels of the base's input per position of its logits."""
         grid, _ = self._model.prompt_encoder.image_embedding_size
         return self.side // (MASK_SHARE * grid)
 
     @property
     def start(self) -> str:
-        """Return the base's name and hash."""
+        """Return name, variant and hash of the base."""
         return " ".join(self._header[f"base-{name}"] for name in ("name", "variant", "sha256"))
 
     def losses(self, examples: Sequence[Example], phase: Phase) -> dict[str, Tensor]:
         """Return the mean losses of the prompts.
 
         Raises:
-            TrainingError: the phase asks for another side than the base's, or for no images.
+            TrainingError: the phase has another side than the base, or no images.
         """
         if phase.side not in (0, self.side) or phase.source != "data":
             raise TrainingError(
-                f"phase '{phase.name}': a SAM is tuned on images of its own side, {self.side}"
+                f"phase '{phase.name}': a SAM must be tuned on images of its own side, {self.side}"
             )
         squares = [self._model.preprocess(one.image.to(self._model.device)) for one in examples]
         sizes = [(one.size_hw, one.input_size_hw) for one in examples]
@@ -104,17 +104,17 @@ class TunedTrainee:
         return example_losses(self._segmenter, zip(examples, embeddings, strict=True), self._recipe)
 
     def segmenter(self) -> Sam | StableSam | HqSam:
-        """Return the segmenter that learns."""
+        """Return the segmenter that is trained."""
         return self._segmenter
 
     def save(self, path: Path) -> None:
-        """Write what has been learned in float32, and what it was learned on."""
+        """Write the trained parameters in float32, with the header."""
         state = self._learned.state_dict()
         save_weights(path, state, self._recipe, dtype=torch.float32, about=self._header)
 
 
 def stable_sam(recipe: Recipe, options: TraineeOptions) -> TunedTrainee:
-    """Return Stable-SAM with untrained plugins; only these learn."""
+    """Return Stable-SAM with untrained plugins; only these are trained."""
     base = _open(recipe, options)
     torch.manual_seed(recipe.seed)
     channels = base.model.mask_decoder.transformer_dim
@@ -123,15 +123,15 @@ def stable_sam(recipe: Recipe, options: TraineeOptions) -> TunedTrainee:
 
 
 def hq_sam(recipe: Recipe, options: TraineeOptions) -> TunedTrainee:
-    """Return HQ-SAM whose parts start at SAM's mask; only they learn, by the HQ token's mask alone.
+    """Return HQ-SAM initialised to SAM's mask; only its parts are trained, on the HQ token's mask.
 
     Raises:
-        TrainingError: the recipe trains candidates or qualities, of which it has none of its own.
+        TrainingError: the recipe trains candidates or qualities, which HQ-SAM does not have.
     """
     if recipe.loss.candidate or recipe.loss.quality:
         raise TrainingError(
-            f"recipe '{recipe.name}': candidate and quality must be 0 for hq-sam, which learns one "
-            "mask and no quality"
+            f"recipe '{recipe.name}': candidate and quality must be 0 for hq-sam, which has one "
+            "mask and no quality of its own"
         )
     base = _open(recipe, options)
     torch.manual_seed(recipe.seed)
@@ -140,7 +140,7 @@ def hq_sam(recipe: Recipe, options: TraineeOptions) -> TunedTrainee:
 
 
 def lora_tuned(recipe: Recipe, options: TraineeOptions) -> TunedTrainee:
-    """Return a SAM with low-rank updates in its mask decoder; only these learn.
+    """Return a SAM with low-rank updates in its mask decoder; only these are trained.
 
     Raises:
         SegmenterError: peft is not installed.
@@ -153,7 +153,7 @@ def lora_tuned(recipe: Recipe, options: TraineeOptions) -> TunedTrainee:
 
 
 def tuned(recipe: Recipe, options: TraineeOptions, *, part: str) -> TunedTrainee:
-    """Return a SAM of which one part learns: its mask decoder, or its mask tokens."""
+    """Return a SAM of which one part is trained: its mask decoder or its mask tokens."""
     base = _open(recipe, options)
     header = tuned_header(base, part)
     base.info = adapted_info(base, part)
@@ -171,7 +171,7 @@ def _open(recipe: Recipe, options: TraineeOptions) -> Sam:
     )
     if recipe.weight_decay:
         raise TrainingError(
-            f"recipe '{recipe.name}': weight_decay must be 0 for a part of a trained model, "
-            f"which would be drawn towards 0, got {recipe.weight_decay}"
+            f"recipe '{recipe.name}': weight_decay must be 0 for a part of a trained model, as it "
+            f"would shrink trained weights, got {recipe.weight_decay}"
         )
     return base

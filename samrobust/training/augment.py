@@ -1,4 +1,4 @@
-"""Augmentation: crops, colours and pasted objects of photographs; drawn masks without images."""
+"""Augment images with crops, colours and pasted objects; draw masks without images."""
 
 import math
 from collections.abc import Sequence
@@ -11,25 +11,25 @@ from samrobust.training.recipe import Augmentation
 from samrobust.types import Floats, Image, Instance, Mask, Sample
 
 ASPECT = 0.25
-"""Standard deviation of the logarithm of how much a crop's aspect differs from the image's."""
+"""Standard deviation of the logarithm of a crop's aspect ratio, relative to the image's."""
 PASTED_SIDES = (0.1, 0.6)
 """Long side of a pasted object, as a fraction of the image's longer side (log-uniform)."""
 MIN_VISIBLE = 0.3
-"""Fraction of a pasted object's sides that lies inside the image at least."""
+"""Minimum fraction of a pasted object's sides that is inside the image."""
 ELLIPSE_AXES = (0.06, 1.0)
 """Axes of drawn ellipses, as a fraction of the image's side (log-uniform)."""
 Window = tuple[slice, slice]
 
 
-def random_window(rng: np.random.Generator, size_hw: tuple[int, int], least: float) -> Window:
-    """Return the rows and columns of a crop, uniform in place and size.
+def random_window(rng: np.random.Generator, size_hw: tuple[int, int], min_side: float) -> Window:
+    """Return the rows and columns of a crop, uniform in position and size.
 
     Args:
         rng: the source of randomness.
         size_hw: of the image.
-        least: side of the smallest crop, as a fraction of the image's.
+        min_side: side of the smallest crop, as a fraction of the image's.
     """
-    side = rng.uniform(least, 1)
+    side = rng.uniform(min_side, 1)
     stretch = math.exp(rng.normal(0, ASPECT))
     wanted = (size_hw[0] * side * stretch, size_hw[1] * side / stretch)
     window = []
@@ -41,7 +41,7 @@ def random_window(rng: np.random.Generator, size_hw: tuple[int, int], least: flo
 
 
 def random_colours(rng: np.random.Generator, image: Image, how: Augmentation) -> Image:
-    """Return (H, W, 3) uint8: an image in another light."""
+    """Return (H, W, 3) uint8, an image with random contrast, brightness and colour balance."""
     pixels: Floats = image.astype(np.float32)
     if rng.random() < how.grey:
         pixels = np.repeat(pixels.mean(axis=2, keepdims=True), 3, axis=2)
@@ -55,22 +55,21 @@ def random_colours(rng: np.random.Generator, image: Image, how: Augmentation) ->
 def paste_object(
     rng: np.random.Generator, image: Image, masks: Sequence[Mask], source: Image, mask: Mask
 ) -> tuple[Image, list[Mask]]:
-    """Return an image with an object of another one in front, and the masks that it then has.
+    """Return an image with an object of another image pasted in front, and its masks.
 
-    Objects cut out and pasted at random places and sizes (Ghiasi et al. 2021, "Simple copy-paste is
-    a strong data augmentation method for instance segmentation") make many scenes of few
-    photographs: boundaries between things that were never seen together.
+    The object is pasted at a random position and size (Ghiasi et al. 2021, "Simple copy-paste is a
+    strong data augmentation method for instance segmentation").
 
     Args:
         rng: the source of randomness.
         image: (H, W, 3) uint8; not changed.
         masks: (H, W) bool, of its objects; not changed.
-        source: (h, w, 3) uint8, where the object is.
+        source: (h, w, 3) uint8, the image of the object.
         mask: (h, w) bool, of the object; not empty.
 
     Returns:
-        The image, and the masks without what the object hides, its own first. Masks that it hides
-        whole are empty.
+        The image, and the mask of the pasted object before the visible parts of the other masks,
+        which may be empty.
     """
     rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
     window = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
@@ -84,21 +83,21 @@ def paste_object(
     to, of = zip(*map(partial(_random_overlap, rng), size_hw, image.shape), strict=True)
     pasted = image.astype(np.float32)
     pasted[to] += alpha[of][..., None] * (cutout[of] - pasted[to])
-    own = np.zeros(image.shape[:2], np.bool_)
-    own[to] = alpha[of] > 0.5
-    return pasted.astype(np.uint8), [own, *(other & ~own for other in masks)]
+    covered = np.zeros(image.shape[:2], np.bool_)
+    covered[to] = alpha[of] > 0.5
+    return pasted.astype(np.uint8), [covered, *(other & ~covered for other in masks)]
 
 
 def shrink_mask(mask: Mask, size_hw: tuple[int, int], side: int, *, stride: int = 2) -> Mask:
-    """Return the mask in the square grid of a decoder's logits.
+    """Return the (side, side) bool mask in the grid of a decoder's logits.
 
-    A position is foreground where more than half of it is.
+    A position is foreground if more than half of its area is.
 
     Args:
         mask: (H, W) bool.
-        size_hw: of the image in the encoder's input, before it is padded.
+        size_hw: of the image in the encoder's input, without padding.
         side: of the grid.
-        stride: pixels of the encoder's input that are one position of it.
+        stride: pixels of the encoder's input per position of the grid.
     """
     values = mask.astype(np.uint8) * 255
     resized = cv2.resize(values, size_hw[::-1], interpolation=cv2.INTER_AREA)
@@ -109,10 +108,7 @@ def shrink_mask(mask: Mask, size_hw: tuple[int, int], side: int, *, stride: int 
 
 
 def draw_ellipses(rng: np.random.Generator, count: int, side: int) -> Sample:
-    """Return a black square image of upright ellipses, placed independently.
-
-    Parts outside the image are cut off.
-    """
+    """Return a black square image with axis-aligned ellipses at independent random positions."""
     y, x = np.indices((side, side))
     instances: list[Instance] = []
     while len(instances) < count:
@@ -120,13 +116,13 @@ def draw_ellipses(rng: np.random.Generator, count: int, side: int) -> Sample:
         radii = side / 2 * np.exp(rng.uniform(low, high, 2))
         centre = rng.uniform(0, side, 2)
         mask = np.hypot((x - centre[0]) / radii[0], (y - centre[1]) / radii[1]) < 1
-        if mask.sum() >= math.pi:  # less than a pixel's radius says nothing
+        if mask.sum() >= math.pi:  # skip radii below a pixel
             instances.append(Instance(str(len(instances)), mask))
     return Sample("ellipses", np.zeros((side, side, 3), np.uint8), instances)
 
 
 def _random_overlap(rng: np.random.Generator, length: int, extent: int) -> Window:
-    """Return where an object of some length comes to lie in an extent, and that part of it."""
+    """Return where an object of some length lies in an extent, and which part of it is visible."""
     visible = min(length, extent, max(1, round(MIN_VISIBLE * length)))
     start = int(rng.integers(visible - length, extent - visible, endpoint=True))
     first, last = max(0, start), min(extent, start + length)

@@ -1,4 +1,4 @@
-"""What training writes: weights with their recipe, states to resume from, and a log."""
+"""Files that training writes: weights with their recipe, states to resume from, and a log."""
 
 import contextlib
 import io
@@ -23,7 +23,7 @@ from samrobust.training.examples import Pool
 from samrobust.training.recipe import Recipe, describe_recipe
 
 VERSIONED = ("numpy", "safetensors", "segment-anything", "torch")
-"""Packages whose versions stand in a weights file."""
+"""Packages whose versions are stored in a weights file."""
 
 
 def save_weights(
@@ -39,12 +39,12 @@ def save_weights(
     Args:
         path: of the file.
         state: names and tensors.
-        recipe: that made them.
+        recipe: that they were trained with.
         dtype: of floating-point tensors in the file.
-        about: more for the header.
+        about: further entries of the header.
 
     Raises:
-        TrainingError: it cannot be written.
+        TrainingError: the file cannot be written.
     """
     tensors = {
         name: (tensor.to(dtype) if tensor.is_floating_point() else tensor).cpu().contiguous()
@@ -63,14 +63,14 @@ def save_weights(
 
 @dataclass(frozen=True)
 class TrainingState:
-    """All that a training needs to resume as if it had never stopped.
+    """Everything that a training needs to resume exactly.
 
     Attributes:
-        step: steps done.
-        learned: state dict of the part that learns.
+        step: number of steps done.
+        learned: state dict of the trained module.
         average: moving averages, by parameter name.
-        optimizer: its state dict.
-        identity: hashes of recipe, data and start; another training does not resume from here.
+        optimizer: state dict of the optimizer.
+        identity: hashes of recipe, data and initial weights; a training with others cannot resume.
     """
 
     step: int
@@ -84,10 +84,10 @@ class TrainingFolder:
     """The folder of one training: `state.pt`, `metrics.jsonl` and the ids of held-out images.
 
     Args:
-        path: made if it is not there.
+        path: created if it does not exist.
 
     Raises:
-        TrainingError: it cannot be made.
+        TrainingError: it cannot be created.
     """
 
     def __init__(self, path: Path) -> None:
@@ -96,7 +96,7 @@ class TrainingFolder:
         try:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise TrainingError(f"{path}: cannot be made: {error.strerror}") from error
+            raise TrainingError(f"{path}: cannot be created: {error.strerror}") from error
 
     @contextlib.contextmanager
     def locked(self, rank: int = 0) -> Iterator[None]:
@@ -117,7 +117,7 @@ class TrainingFolder:
             yield
 
     def load(self, identity: str) -> TrainingState | None:
-        """Return the stored state, None where there is none yet.
+        """Return the stored state, None if there is none yet.
 
         Raises:
             TrainingError: it cannot be read, or belongs to another training.
@@ -128,7 +128,7 @@ class TrainingFolder:
             fields = torch.load(self._state, map_location="cpu", weights_only=True)
             state = TrainingState(**fields)
         except UNREADABLE as error:
-            raise TrainingError(f"{self._state}: is no state of a training: remove it") from error
+            raise TrainingError(f"{self._state}: is not a training state; remove it") from error
         if state.identity != identity:
             raise TrainingError(
                 f"{self.path}: holds a training with another recipe or other data; "
@@ -160,7 +160,7 @@ class TrainingFolder:
                 write_atomic(path, "".join(f"{name}\n" for name in images.sample_ids).encode())
 
     def rows(self) -> list[dict[str, Any]]:
-        """Return the rows of `metrics.jsonl`; one that a kill cut short is left out."""
+        """Return the rows of `metrics.jsonl` without incomplete ones, which a kill may leave."""
         rows = []
         if self._log.exists():
             for line in self._log.read_text(encoding="utf-8").splitlines():
@@ -169,7 +169,7 @@ class TrainingFolder:
         return rows
 
     def forget_after(self, step: int) -> None:
-        """Drop the rows of steps that will be done again."""
+        """Remove the rows of steps after `step`, which will be repeated."""
         lines = [json.dumps(row) + "\n" for row in self.rows() if row["step"] <= step]
         with writing(self._log):
             write_atomic(self._log, "".join(lines).encode())
@@ -177,7 +177,7 @@ class TrainingFolder:
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Raise a TrainingError in place of the OSError of a file that cannot be written."""
+    """Convert an OSError of writing a file to a TrainingError."""
     try:
         yield
     except OSError as error:

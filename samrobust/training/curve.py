@@ -1,4 +1,4 @@
-"""The learning curve as a picture: losses above, mIoU of the validation below."""
+"""Draw the learning curve: losses above, validation mIoU below."""
 
 import itertools
 import math
@@ -20,10 +20,10 @@ def draw_curve(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
 
     Args:
         rows: as `TrainingFolder.rows` returns them, at least one with a loss.
-        path: of the picture.
+        path: of the PNG file.
 
     Raises:
-        TrainingError: it cannot be written.
+        TrainingError: the file cannot be written.
     """
     figure = Figure(figsize=SIZE_INCHES, layout="constrained")
     above, below = figure.subplots(2, sharex=True)
@@ -52,15 +52,15 @@ def _draw_held_out(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
         for name, style in (("box", "-"), ("points-3", ":")):
             steps, values, objects = [], [], None
             for row in rows:
-                found = row["held_out"].get(label, {})
-                if name not in found:
+                scores = row["held_out"].get(label, {})
+                if name not in scores:
                     continue
-                if found.get("objects") != objects:  # no line between different sets
+                if scores.get("objects") != objects:  # no line between different images
                     steps.append(row["step"])
                     values.append(math.nan)
                 steps.append(row["step"])
-                values.append(100 * found[name])
-                objects = found.get("objects")
+                values.append(100 * scores[name])
+                objects = scores.get("objects")
             axes.plot(steps, values, style, marker=".", label=f"{label}, {name}")
     axes.set_ylabel("held-out mIoU (%)")
     if axes.lines:

@@ -1,4 +1,4 @@
-"""From the data rows of a recipe to images for training and images for validation."""
+"""Open the data sets of a recipe, and split them into training and held-out images."""
 
 import hashlib
 from dataclasses import dataclass
@@ -14,11 +14,11 @@ from samrobust.types import Dataset
 
 @dataclass(frozen=True)
 class TrainingData:
-    """What a recipe's data rows stand for.
+    """The data of a recipe.
 
     Attributes:
-        pools: what is trained on.
-        held_out: what is validated on.
+        pools: images to train on.
+        held_out: images to validate on.
         fingerprint: a hash that changes with any data set or split.
     """
 
@@ -28,7 +28,7 @@ class TrainingData:
 
     @property
     def n_images(self) -> int:
-        """Return how many images are trained on."""
+        """Return the number of images to train on."""
         return sum(len(pool.sample_ids) for pool in self.pools)
 
 
@@ -36,35 +36,35 @@ def open_data(recipe: Recipe, root: Path | None) -> TrainingData:
     """Return the data of a recipe.
 
     Args:
-        recipe: its rows.
-        root: the folder that holds their folders.
+        recipe: the recipe.
+        root: folder that contains the folders of its data sets.
 
     Raises:
-        RecipeError: a row needs a root and there is none, or nothing is left to train on.
-        DatasetError: a data set is not there.
+        RecipeError: a data set needs a root and there is none, or no image is left to train on.
+        DatasetError: a data set is missing.
     """
     pools, held_out, keys = [], [], []
     for row in recipe.data:
         if row.folder and root is None:
-            folders = ", ".join(each.folder for each in recipe.data if each.folder)
+            folders = ", ".join(source.folder for source in recipe.data if source.folder)
             raise RecipeError(
-                f"recipe '{recipe.name}' needs --data-root: the folder that holds {folders}"
+                f"recipe '{recipe.name}' needs --data-root: the folder that contains {folders}"
             )
-        where = root / row.folder if root and row.folder else None
-        dataset = open_dataset(row.dataset, root=where, split=row.split)
-        trained: list[str] = []
-        apart: list[str] = []
+        dataset_root = root / row.folder if root and row.folder else None
+        dataset = open_dataset(row.dataset, root=dataset_root, split=row.split)
+        training_ids: list[str] = []
+        held_out_ids: list[str] = []
         for sample_id in dataset.ids():
-            held = _is_held_out(dataset, sample_id, row.held_out)
-            (apart if held else trained).append(sample_id)
-        if row.weight and trained:
-            weight = row.weight * (len(trained) if row.per_image else 1)
-            pools.append(Pool(dataset, trained, weight))
-        if apart:
-            held_out.append(Pool(dataset, apart))
+            is_held_out = _is_held_out(dataset, sample_id, row.held_out)
+            (held_out_ids if is_held_out else training_ids).append(sample_id)
+        if row.weight and training_ids:
+            weight = row.weight * (len(training_ids) if row.per_image else 1)
+            pools.append(Pool(dataset, training_ids, weight))
+        if held_out_ids:
+            held_out.append(Pool(dataset, held_out_ids))
         keys.append(f"{dataset.info.key} {dataset.info.fingerprint}")
     if not pools:
-        raise RecipeError(f"recipe '{recipe.name}': everything is held out, nothing to train on")
+        raise RecipeError(f"recipe '{recipe.name}': no image is left to train on, all are held out")
     fingerprint = hashlib.sha256("\n".join(keys).encode()).hexdigest()[:16]
     return TrainingData(tuple(pools), tuple(held_out), fingerprint)
 

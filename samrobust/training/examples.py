@@ -1,4 +1,4 @@
-"""The examples of each training step, drawn from keys: the same everywhere and after a stop."""
+"""Draw the examples of each training step from keys: the same on any machine and when resumed."""
 
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
@@ -25,26 +25,26 @@ from samrobust.training.recipe import Phase, Recipe
 from samrobust.types import Dataset, Image, Mask, PromptBatch, Sample
 
 MAX_PASTED = 3
-"""Objects of another image in front of a crop, where there are any."""
+"""Objects of another image that are pasted into a crop."""
 MAX_TRIES = 100
-"""Crops without an object, one after the other, until the data is called empty."""
+"""Crops in a row that have no object before an error is raised."""
 CACHE_BYTES = 2**30
-"""Of decoded images that a loading process keeps, so that small data sets are decoded once."""
+"""Of decoded images per loading process, so that small data sets are decoded once."""
 
 
 @dataclass(frozen=True)
 class Example:
-    """One image of a step, with one kind of prompts after another.
+    """One image of a step, with one or several kinds of prompts.
 
     Attributes:
-        image: (3, h, w) uint8 RGB in the encoder's input frame, not yet padded; black where the
-            phase has no images.
-        size_hw: of the crop, in whose pixels the prompts are.
+        image: (3, h, w) uint8 RGB in the encoder's input frame, without padding; black if the phase
+            has no images.
+        size_hw: of the crop; prompts are in its pixels.
         input_size_hw: of the crop in the encoder's input.
-        prompts: of each kind, N of one structure.
+        prompts: N prompts of each kind.
         targets: (N, 4h', 4w') bool, the masks in the grid of the decoder's logits.
-        stride: pixels of the encoder's input that are one position of that grid.
-        key: its step and its slot in it.
+        stride: pixels of the encoder's input per position of that grid.
+        key: step, and slot within the step.
         sample_id: of its image, for messages.
     """
 
@@ -60,12 +60,12 @@ class Example:
 
 @dataclass(frozen=True)
 class Pool:
-    """Some images of a data set: for training, or held out for validation.
+    """Some images of a data set, for training or held out for validation.
 
     Attributes:
-        dataset: the images.
+        dataset: the data set.
         sample_ids: at least one, in the data set's order.
-        weight: how often it is drawn from, against the others; > 0.
+        weight: how often its images are drawn, relative to other pools; > 0.
     """
 
     dataset: Dataset
@@ -74,12 +74,12 @@ class Pool:
 
 
 class ExampleDraws:
-    """Examples by (step, slot): what loading processes run.
+    """The torch Dataset of examples by (step, slot), for loading processes.
 
     Args:
-        recipe: what to draw.
-        pools: what to draw from.
-        side: of the model's own input, where a phase names none.
+        recipe: how examples are drawn.
+        pools: the images.
+        side: of the model's input, for phases that name none.
         stride: see `Example`.
     """
 
@@ -106,7 +106,7 @@ class ExampleDraws:
         kinds = [_choose(rng, self._recipe.prompts).degradation for _ in range(phase.kinds)]
         if phase.source == "ellipses":
             sample = draw_ellipses(rng, phase.objects, side)
-            masks, sample_id = [one.mask for one in sample.instances], sample.sample_id
+            masks, sample_id = [shape.mask for shape in sample.instances], sample.sample_id
             image = torch.from_numpy(sample.image).movedim(-1, 0)
         else:
             photograph, masks, sample_id = self._draw_crop(rng, phase, side)
@@ -119,9 +119,9 @@ class ExampleDraws:
         return Example(image, size_hw, input_hw, prompts, targets, stride, key, sample_id)
 
     def __getitems__(self, keys: Sequence[tuple[int, int]]) -> list[Example] | DatasetError:
-        """Return the examples of a batch for a `DataLoader`, or the error in their place.
+        """Return the examples of a batch for a `DataLoader`, or an error instead of raising it.
 
-        An error raised in a loading process would carry that process's traceback in its message.
+        The message of an error raised in a loading process would include its traceback.
         """
         try:
             return [self[key] for key in keys]
@@ -155,7 +155,7 @@ class ExampleDraws:
     def _paste(
         self, rng: np.random.Generator, image: Image, masks: list[Mask]
     ) -> tuple[Image, list[Mask]]:
-        """Return an image with objects of another in front, and all their masks, these first."""
+        """Return an image with pasted objects of another image, and all masks, the pasted first."""
         how = self._recipe.augmentation
         _, source = self._draw_sample(rng)
         everywhere = slice(None), slice(None)
@@ -180,15 +180,15 @@ def load_examples(
     rank: int = 0,
     world: int = 1,
 ) -> Iterator[list[Example]]:
-    """Yield this process's examples of each step from the first on, loaded ahead.
+    """Yield this process's examples of each step from `first_step` on, loaded ahead.
 
     Args:
         draws: the examples.
-        recipe: how many slots each step has.
+        recipe: its phases say how many slots each step has.
         first_step: counted from 0.
         workers: loading processes; 0 for none.
         rank: of this process among those that train together.
-        world: how many train together; each takes its share of a step's slots.
+        world: number of processes that train together and share the slots of a step.
 
     Raises:
         DatasetError: an image cannot be read, or no object can be found.
@@ -216,7 +216,7 @@ class _PackedSample:
 
     Attributes:
         image: (H, W, 3) uint8.
-        n_bytes: that it takes.
+        n_bytes: its size in memory.
     """
 
     def __init__(self, sample: Sample) -> None:
@@ -246,7 +246,7 @@ class _PackedSample:
 
 
 class _SampleCache:
-    """The samples asked for last, up to a number of bytes."""
+    """The most recently used samples, up to a number of bytes."""
 
     def __init__(self, max_bytes: int) -> None:
         self._bytes_left = max_bytes
@@ -266,6 +266,6 @@ class _SampleCache:
 
 
 def _choose(rng: np.random.Generator, weighted: Sequence[Any]) -> Any:  # noqa: ANN401
-    """Return one of several, each as often as its weight says."""
-    weights = np.array([one.weight for one in weighted])
+    """Return one of several items, with probabilities proportional to their weights."""
+    weights = np.array([item.weight for item in weighted])
     return weighted[rng.choice(len(weighted), p=weights / weights.sum())]

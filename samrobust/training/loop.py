@@ -26,21 +26,21 @@ from samrobust.training.validation import validate
 LOG_EVERY = 20
 """Steps whose mean loss is one row of the log."""
 SAVE_SECONDS = 60.0
-"""Between two stored states: a kill costs at most this much work and one step."""
+"""Between two stored states: a kill loses at most this much work and one step."""
 BETAS = (0.9, 0.98)
-"""Of AdamW; a shorter memory of squares than its default, for short trainings (ours)."""
+"""Of AdamW; the second is smaller than its default, for short trainings (ours)."""
 ValidationScores = Mapping[str, Mapping[str, float]]
-"""Results of `validate` by the label of the data set."""
+"""Label of the data set -> result of `validate`."""
 
 
 @dataclass(frozen=True)
 class Progress:
-    """What has happened up to a step.
+    """Progress of a training.
 
     Attributes:
-        step: steps done.
-        phase: name of its phase.
-        loss: mean of the last steps, by name, with "total".
+        step: number of steps done.
+        phase: name of the phase.
+        loss: mean losses of the last `LOG_EVERY` steps by name, with "total".
         held_out: results of the last validation; empty before the first.
     """
 
@@ -51,17 +51,17 @@ class Progress:
 
 
 class Training:
-    """One training, from its first step or from the state that its folder holds.
+    """One training, from its first step or from the state in its folder.
 
     Args:
         trainee: the model.
         recipe: how it is trained.
-        data: what it is trained and validated on.
+        data: images for training and validation.
         folder: of its state and log.
-        ranks: this process's place among those that train together.
+        ranks: this process's rank among those that train together; None for a single process.
 
     Raises:
-        TrainingError: the folder's state is of another training.
+        TrainingError: the state in the folder belongs to another training.
     """
 
     def __init__(
@@ -94,13 +94,14 @@ class Training:
         )
 
     def run(self, *, workers: int) -> Iterator[Progress]:
-        """Do the steps that are left; the first process yields every `LOG_EVERY` and at the end.
+        """Do the remaining steps; rank 0 yields after every `LOG_EVERY` steps and at the end.
 
         Args:
             workers: processes that draw examples ahead; 0 for none.
 
         Raises:
-            TrainingError: a gradient is not finite, or memory is full; the last stored state stays.
+            TrainingError: a gradient is not finite, or device memory runs out; the last stored
+                state stays.
         """
         recipe, ranks = self._recipe, self._ranks
         examples = load_examples(
@@ -133,14 +134,14 @@ class Training:
 
     @contextlib.contextmanager
     def averaged(self) -> Iterator[None]:
-        """Give the trainee the moving average of its weights for a while."""
+        """Use the moving average of the weights within the context."""
         learned = self._trainee.learned
-        own = {name: x.detach().clone() for name, x in self._parameters.items()}
+        current = {name: x.detach().clone() for name, x in self._parameters.items()}
         learned.load_state_dict(self._average, strict=False)
         try:
             yield
         finally:
-            learned.load_state_dict(own, strict=False)
+            learned.load_state_dict(current, strict=False)
 
     def save(self, path: Path) -> None:
         """Write the moving average of the weights."""
@@ -157,7 +158,7 @@ class Training:
                 names = ", ".join(example.sample_id for example in batch)
                 raise TrainingError(
                     f"step {self.step}: the gradient is not finite, on {names}; "
-                    f"what was stored before stays in {self._folder.path}; "
+                    f"the last stored state stays in {self._folder.path}; "
                     "lower the learning rate of the recipe"
                 )
             self._optimizer.step()
@@ -167,13 +168,13 @@ class Training:
             if not says_out_of_memory(error):
                 raise
             raise TrainingError(
-                f"step {self.step}: out of device memory; what was stored before stays in "
+                f"step {self.step}: out of device memory; the last stored state stays in "
                 f"{self._folder.path}; lower images, objects or kinds of phase '{phase.name}'"
             ) from error
         return losses
 
     def _backward(self, batch: Sequence[Example], phase: Phase) -> dict[str, Tensor]:
-        """Return this process's losses; its gradients weigh as much as its share of the step."""
+        """Return this process's losses; gradients are weighted by its share of the step."""
         if not batch:  # more processes than images
             return {}
         losses = self._trainee.losses(batch, phase)
@@ -183,7 +184,7 @@ class Training:
         return {name: loss.detach() for name, loss in losses.items()} | {"total": total.detach()}
 
     def _share_gradients(self) -> None:
-        """Give all processes the mean gradient: 0 for a parameter that took no part in a step."""
+        """Average the gradients over all processes; that of a parameter without one is 0."""
         gradients = []
         for parameter in self._parameters.values():
             if parameter.grad is None:
@@ -198,13 +199,13 @@ class Training:
                 gradient.copy_(mean.view_as(gradient))
 
     def _update_average(self) -> None:
-        """Move the average towards the weights, faster in the beginning."""
+        """Update the moving average of the weights; the decay is smaller at the beginning."""
         decay = min(self._recipe.average, (1 + self.step) / (10 + self.step))
         averages, weights = list(self._average.values()), list(self._parameters.values())
         get_ema_multi_avg_fn(decay)(averages, weights, self.step)  # type: ignore[no-untyped-call]
 
     def _validate(self, n_images: int | None) -> ValidationScores:
-        """Return the results on the first images held out of each data set; None for all."""
+        """Return the results on the first `n_images` held-out images per data set; None for all."""
         with self.averaged():
             segmenter = self._trainee.segmenter()
             scores = {
@@ -227,7 +228,7 @@ class Training:
         if state is not None:
             self.step = state.step
             self._trainee.learned.load_state_dict(state.learned)
-            # rates and weight decay come from the recipe, of which the identity has the hash
+            # learning rates and weight decay come from the recipe, whose hash is in the identity
             moments = {"state": state.optimizer["state"]}
             self._optimizer.load_state_dict(self._optimizer.state_dict() | moments)
             for name, average in self._average.items():
@@ -238,16 +239,16 @@ class Training:
 
 @contextlib.contextmanager
 def process_group(device: str) -> Iterator[tuple[Ranks, str]]:
-    """Give this process's place among those that `torchrun` started, and its device.
+    """Yield this process's ranks and device, with the process group of `torchrun` initialised.
 
-    Each of a machine's processes has a GPU of its own, or a share of the CPU. Without `torchrun` a
-    process is alone.
+    Each process of a machine has its own GPU, or a share of the CPU. Without `torchrun` there is
+    a single process.
 
     Args:
         device: "cpu", "cuda" or "cuda:1".
     """
-    # On a CPU, numbers too small to be normal cost ten times an ordinary one. Set before torch
-    # starts its threads, which take it over.
+    # On a CPU, operations on denormal numbers are ten times slower. Set this before torch starts
+    # its threads, which inherit it.
     torch.set_flush_denormal(True)
     ranks = Ranks.from_environment()
     if ranks.world == 1:
@@ -265,11 +266,11 @@ def process_group(device: str) -> Iterator[tuple[Ranks, str]]:
 
 
 def learning_rate(phase: Phase, step: int) -> float:
-    """Return the learning rate of a step of a phase: a linear rise, then half a cosine."""
-    risen = min(1.0, (step + 1) / (phase.warmup + 1))
-    falling = 0.5 * (1 + math.cos(math.pi * step / phase.steps))
+    """Return the learning rate at a step of a phase: linear warm-up, then cosine decay."""
+    warmup = min(1.0, (step + 1) / (phase.warmup + 1))
+    decay = 0.5 * (1 + math.cos(math.pi * step / phase.steps))
     first, last = phase.learning_rate, phase.last_learning_rate
-    return risen * (last + (first - last) * falling)
+    return warmup * (last + (first - last) * decay)
 
 
 def _optimizer(
@@ -279,12 +280,12 @@ def _optimizer(
 
     The "initial_lr" of a group is the factor of its learning rate: `LambdaLR` multiplies by it.
     """
-    alike: dict[tuple[float, bool], list[nn.Parameter]] = defaultdict(list)
+    members_of: dict[tuple[float, bool], list[nn.Parameter]] = defaultdict(list)
     for name, parameter in parameters.items():
-        alike[rate_of(name), parameter.ndim > 1].append(parameter)
+        members_of[rate_of(name), parameter.ndim > 1].append(parameter)
     groups = [
         {"params": members, "initial_lr": rate, "weight_decay": recipe.weight_decay * decays}
-        for (rate, decays), members in alike.items()
+        for (rate, decays), members in members_of.items()
     ]
     return torch.optim.AdamW(groups, lr=0.0, betas=BETAS, fused=True)
 

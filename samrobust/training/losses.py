@@ -1,4 +1,4 @@
-"""Losses of masks and predicted qualities, over rounds of corrective points."""
+"""Losses of masks and predicted qualities, with rounds of corrective points."""
 
 from collections import defaultdict
 from collections.abc import Iterable
@@ -17,9 +17,9 @@ from samrobust.training.recipe import LossWeights, Recipe
 from samrobust.types import BACKGROUND, FOREGROUND, PromptBatch
 
 OVERSAMPLING = 3
-"""Random places for each point at which masks are compared."""
-UNSURE_SHARE = 0.75
-"""Of these points: where the mask is least sure."""
+"""Random candidates per point at which masks are compared."""
+UNCERTAIN_FRACTION = 0.75
+"""Of the points, the fraction at which the mask is least certain."""
 SMOOTH = 1.0
 """Pixels added to both sides of the Dice ratio, so that empty masks have a gradient."""
 
@@ -37,12 +37,12 @@ class PromptDecoder(Protocol):
 def example_losses(
     segmenter: PromptDecoder, embedded: Iterable[tuple[Example, SamEmbedding]], recipe: Recipe
 ) -> dict[str, Tensor]:
-    """Return the mean losses of all prompts, over two rounds in steps with corrections.
+    """Return the mean losses of all prompts, of two rounds in steps with corrections.
 
     Args:
-        segmenter: what learns, or holds what learns.
-        embedded: examples of one step, with the embedding of each.
-        recipe: losses, corrections and the seed of their draws.
+        segmenter: the segmenter that is trained.
+        embedded: examples of one step with their embeddings.
+        recipe: losses, corrections and the random seed.
     """
     masks = ALL_MASKS if recipe.loss.candidate or recipe.loss.quality else SINGLE
     of_prompts: dict[str, list[Tensor]] = defaultdict(list)
@@ -70,20 +70,20 @@ def prompt_losses(
     weights: LossWeights,
     rng: np.random.Generator,
 ) -> dict[str, Tensor]:
-    """Return the losses (N) of N prompts: of the single mask and, if asked for, of the others.
+    """Return the losses (N,) of N prompts by name; those without weight are left out.
 
-    The single mask learns from every prompt. Of the three candidates only the one nearest to the
-    target does, so that they come to differ (Kirillov et al. 2023, sec. 3 and app. A; there,
-    nearest by loss, and a candidate is chosen for prompts of one point alone). Predicted qualities
-    learn the IoU that their masks have. What has no weight is left out.
+    "single" is the loss of the single mask. "candidate" is that of the best of the three
+    candidates, so that they specialise (Kirillov et al. 2023, sec. 3 and app. A). "quality" is the
+    squared error of the predicted IoU of all four. Differs: the best candidate is that of the
+    lowest Dice loss, and is trained on all kinds of prompts, not only on single points.
 
     Args:
-        logits: (N, 4, H, W), the single mask first; (N, 1, H, W) where neither candidates nor
+        logits: (N, 4, H, W), the single mask first; (N, 1, H, W) if neither candidates nor
             qualities have a weight.
         quality: (N, 4) or (N, 1).
         targets: (N, H, W) bool.
-        weights: of the sum.
-        rng: of the points at which masks are compared, where not all positions are.
+        weights: of the losses.
+        rng: of the points at which masks are compared, if not all positions are.
     """
     wanted = targets.to(logits.dtype)[:, None]  # N x 1 x H x W
     compared = {"single": logits[:, :1]}
@@ -106,7 +106,7 @@ def prompt_losses(
 
 
 def mask_loss(logits: Tensor, targets: Tensor, weights: LossWeights) -> Tensor:
-    """Return (...), the weighted sum of pixel and Dice loss."""
+    """Return (...), the weighted sum of pixel loss and Dice loss, of logits (..., H, W)."""
     pixels = pixel_loss(logits, targets, gamma=weights.focal_gamma)
     return weights.cross_entropy * pixels + weights.dice * dice_loss(logits, targets)
 
@@ -141,9 +141,9 @@ def dice_loss(logits: Tensor, targets: Tensor) -> Tensor:
 def uncertain_points(logits: Tensor, side: float, rng: np.random.Generator) -> Tensor:
     """Return (N, 1, P, 2), xy in [-1, 1] of the points at which masks are compared.
 
-    Of three times P random places three quarters of P are those where the mask is least sure, and a
-    quarter of P is random (Kirillov et al. 2020, PointRend; the numbers are HQ-SAM's,
-    facts/hq-sam.md 4). Ours: all masks choose among the same random places.
+    Three quarters of the P points are the least certain of 3 P random candidates, a quarter is
+    random (Kirillov et al. 2020, PointRend; the numbers are HQ-SAM's, docs/sources/hq-sam.md 4).
+    Differs: all masks have the same random candidates.
 
     Args:
         logits: (N, 1, H, W).
@@ -151,14 +151,14 @@ def uncertain_points(logits: Tensor, side: float, rng: np.random.Generator) -> T
         rng: the source of randomness.
     """
     n_points = max(4, round((side * min(logits.shape[-2:])) ** 2))
-    n_random = round((1 - UNSURE_SHARE) * n_points)
+    n_random = round((1 - UNCERTAIN_FRACTION) * n_points)
     drawn = rng.uniform(-1, 1, (OVERSAMPLING * n_points + n_random, 2)).astype(np.float32)
-    places = torch.from_numpy(drawn).to(logits.device)
-    random, candidates = places[:n_random], places[n_random:]
+    points = torch.from_numpy(drawn).to(logits.device)
+    random, candidates = points[:n_random], points[n_random:]
     with torch.no_grad():
         values = _at_points(logits, candidates.expand(len(logits), 1, -1, -1))[:, 0, 0]
-        unsure = candidates[values.abs().topk(n_points - n_random, largest=False).indices]
-    return torch.cat([unsure, random.expand(len(logits), -1, -1)], dim=1)[:, None]
+        uncertain = candidates[values.abs().topk(n_points - n_random, largest=False).indices]
+    return torch.cat([uncertain, random.expand(len(logits), -1, -1)], dim=1)[:, None]
 
 
 def is_corrected(recipe: Recipe, step: int) -> bool:
@@ -170,15 +170,15 @@ def is_corrected(recipe: Recipe, step: int) -> bool:
 def with_corrections(
     example: Example, prompts: PromptBatch, logits: Tensor, rng: np.random.Generator
 ) -> PromptBatch:
-    """Return prompts of an example, each with one more point.
+    """Return the prompts of an example, each with one more point.
 
-    The point is uniform over the wrong positions of the mask and labelled by the target; where
-    nothing is wrong it is uniform over the object (Kirillov et al. 2023, app. A).
+    The point is drawn uniformly from the wrong positions of the mask, or from the object if there
+    are none, and labelled by the target (Kirillov et al. 2023, app. A).
 
     Args:
-        example: its targets and frame.
-        prompts: of it.
-        logits: (N, 4h', 4w'), the answers to the prompts.
+        example: the example.
+        prompts: its prompts of one kind.
+        logits: (N, 4h', 4w'), predicted for the prompts.
         rng: the source of randomness.
     """
     stride = example.stride
@@ -188,7 +188,7 @@ def with_corrections(
     points, labels = [], []
     for target, errors in zip(targets, wrong, strict=True):
         candidates = np.flatnonzero(errors if errors.any() else target)
-        if len(candidates) == 0:  # an object so thin that nothing of it is left in the grid
+        if len(candidates) == 0:  # the object is too thin for the grid
             candidates = np.arange(target.size)
         y, x = divmod(int(rng.choice(candidates)), width)
         points.append([[x, y]])
@@ -214,14 +214,14 @@ def _at_uncertain_points(
 
 
 def _at_points(grid: Tensor, points: Tensor) -> Tensor:
-    """Return (N, 1, 1, P), a grid (N, 1, H, W) at points, bilinearly; beyond it is its border."""
+    """Return (N, 1, 1, P), a grid (N, 1, H, W) interpolated bilinearly at points."""
     return functional.grid_sample(grid, points, padding_mode="border", align_corners=False)
 
 
 @torch.no_grad()
 def _ious(logits: Tensor, targets: Tensor) -> Tensor:
-    """Return (N, M), the IoU of masks with (N, H, W) bool; 1 where both are empty."""
+    """Return (N, M), the IoU of masks with targets (N, H, W) bool; 1 if both are empty."""
     masks = logits > 0
-    both = (masks & targets[:, None]).sum(dim=(-2, -1))
-    either = (masks | targets[:, None]).sum(dim=(-2, -1))
-    return torch.where(either > 0, both / either.clamp(min=1), 1.0)
+    intersection = (masks & targets[:, None]).sum(dim=(-2, -1))
+    union = (masks | targets[:, None]).sum(dim=(-2, -1))
+    return torch.where(union > 0, intersection / union.clamp(min=1), 1.0)

