@@ -406,7 +406,7 @@ def test_on_photographs_of_people_the_borders_gain_a_little(photographs: Path) -
 
 def test_an_output_is_for_an_hq_sam_alone(shell: Shell) -> None:
     line = shell.refuses("eval", "--segmenter", "sam-nano", "--output", "hq")
-    assert line == "sam-nano has one output, got --output hq"
+    assert line == "sam-nano takes no --output, got hq"
 
 
 def test_masks_of_logits_that_are_no_numbers_have_a_quality_that_is_none() -> None:

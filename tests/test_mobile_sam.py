@@ -117,6 +117,20 @@ def test_mobile_sam_gives_the_masks_of_their_package(theirs: ModuleType, files: 
     assert 0.02 < wanted.double().mean() < 0.98
 
 
+def test_a_run_says_whether_weights_were_unwrapped(files: list[Path], tmp_path: Path) -> None:
+    plain = build_mobile_sam(SegmenterOptions(checkpoint=files[1])).info
+    assert "unwrapped" not in plain.settings
+    state = torch.load(files[1], weights_only=True)
+    path = tmp_path / "last.ckpt"
+    torch.save({"state_dict": {f"model.{name}": x for name, x in state.items()}, "epoch": 3}, path)
+    found = build_mobile_sam(SegmenterOptions(checkpoint=path)).info
+    assert found.settings == {**plain.settings, "unwrapped": "state_dict model."}
+    state = torch.load(files[0], weights_only=True)
+    torch.save({"model": state}, path)
+    hq = build_hq_sam(SegmenterOptions("vit_tiny", path)).info
+    assert hq.settings["unwrapped"] == "model"
+
+
 def test_what_cannot_be_built_is_one_line(
     shell: Shell, files: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -76,6 +77,24 @@ def test_what_a_package_registers_is_evaluated_by_name(installed: Path, tmp_path
     assert (ious["value"] == 1).all()  # the disc is all that is bright
     assert scores[scores["metric"] == "iou"]["prompt_hash"].nunique() == 3 * 2 * 20
     assert runs["ellipse"][runs["ellipse"]["metric"] == "iou"]["value"].mean() < 0.95
+
+
+def test_what_a_run_depends_on_is_stored_whether_or_not_a_plugin_says_so(
+    installed: Path, tmp_path: Path
+) -> None:
+    for content in ("first", "second"):
+        (tmp_path / "weights.pth").write_text(content)  # the info of `threshold` ignores it
+        samrobust(
+            *(installed, tmp_path, "eval", "--protocol", "gt-box", "--dataset", "discs"),
+            *("--segmenter", "threshold", "--checkpoint", "weights.pth", "--workers", "0"),
+        )
+    stored = [read_run(run).manifest.segmenter for run in (tmp_path / "results").iterdir()]
+    assert len(stored) == 2
+    assert {each.label for each in stored} == {"threshold weights"}
+    assert len({each.settings["given_checkpoint"] for each in stored}) == 2
+    source = (PACKAGE / "samrobust_example" / "segmenter.py").read_bytes()
+    assert {each.settings["source_sha256"] for each in stored} == {sha256(source).hexdigest()}
+    assert {each.settings["distribution"] for each in stored} == {"samrobust-example 1.0"}
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from tests.conftest import Shell
 
 EVAL = ("eval", "--protocol", "gt-box", "--split", "1x64x48", "--workers", "0", "--quiet")
 MODEL = """
+    import functools
     import torch
     from samrobust.types import Prediction, SegmenterInfo
 
@@ -50,6 +51,9 @@ MODEL = """
 
     READY = Fill(1)
     number = 3
+    NET = torch.nn.Linear(2, 2)
+    partly = functools.partial(Fill, 2)
+    dict_type = dict
 
     def broken():
         raise KeyError("weights")
@@ -75,6 +79,7 @@ def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("my_model.py", "my_model"),
         ("my_model.py:Fill", "Fill"),
         ("my_model.py:READY", "READY"),
+        ("my_model.py:partly", "partly"),
         ("my_model.py:Named", "named"),
         ("my_model.py:with_default", "named"),
         ("my_model:build", "my_model"),
@@ -175,6 +180,8 @@ def test_built_ins_are_what_they_were() -> None:
 @pytest.mark.parametrize(
     ("place", "message"),
     [
+        ("my_model.py:dict_type", "my_model.py:dict_type: dict has no method 'encode'"),
+        ("my_model.py:NET", "my_model.py:NET: Linear has no method 'encode'"),
         ("none.py:build", "none.py: cannot be read: No such file or directory"),
         ("my_model.py:biuld", "my_model.py: has no 'biuld'. Did you mean 'build'? Known: "),
         ("my_model.py:", "my_model.py: has no ''. Known: "),
@@ -193,7 +200,7 @@ def test_built_ins_are_what_they_were() -> None:
         ),
         (
             "my_model.py:broken",
-            "my_model.py:broken: cannot be built: KeyError: 'weights' (my_model.py, line 36)",
+            "my_model.py:broken: cannot be built: KeyError: 'weights' (my_model.py, line 40)",
         ),
         (
             "syntax.py:build",

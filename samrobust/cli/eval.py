@@ -81,7 +81,8 @@ def evaluate_command(
     segmenter: Annotated[
         list[str] | None,
         typer.Option(
-            help="Segmenter, repeatable. See: samrobust ls segmenters",
+            help="Segmenter, or one of your own as my_model.py:build; repeatable. See: samrobust "
+            "ls segmenters",
             rich_help_panel=RUN,
             show_default="box-fill, ellipse and sam-nano",
         ),

@@ -48,15 +48,23 @@ class UserModel:
 
     @property
     def is_built(self) -> bool:
-        """Return whether it has to be called first: a function or a class."""
-        return inspect.isroutine(self.found) or isinstance(self.found, type | functools.partial)
+        """Return whether it has to be called first: a class, or what is callable and no model."""
+        is_model = isinstance(self.found, torch.nn.Module) or hasattr(self.found, "encode")
+        return isinstance(self.found, type) or (callable(self.found) and not is_model)
 
     @property
     def takes_options(self) -> bool:
-        """Return whether it is given `SegmenterOptions`: its first argument has no default."""
+        """Return whether it is given `SegmenterOptions`: its first argument has no default.
+
+        An argument `options` may have one.
+        """
         if not self.is_built:
             return False
-        first = next(iter(inspect.signature(self.found).parameters.values()), None)
+        try:
+            parameters = inspect.signature(self.found).parameters
+        except ValueError:  # of some that are written in C
+            return False
+        first = next(iter(parameters.values()), None)
         if first is None or first.kind in (first.KEYWORD_ONLY, first.VAR_KEYWORD):
             return False
         return first.default is first.empty or first.name == "options"
