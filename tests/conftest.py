@@ -1,5 +1,6 @@
 """What several test files need: real photographs where they are, fakes that obey the interfaces."""
 
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,9 @@ import pytest
 import torch
 from PIL import Image as PillowImage
 
+os.environ.pop("COLUMNS", None)  # a terminal that is imported where it is set keeps that width
+
+import samrobust.cli.terminal  # noqa: F401
 from samrobust.cli import main
 from samrobust.evaluation.loop import Evaluated, Failure, Job, LoopOptions, score_images
 from samrobust.files import CACHE_VARIABLE
