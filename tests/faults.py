@@ -43,6 +43,9 @@ FORKS.set_forkserver_preload(
     ]
 )
 
+LONGEST = 300.0
+"""Seconds that no process takes."""
+
 _NEW_MOUNTS, _NEW_USER = 0x00020000, 0x10000000  # linux/sched.h
 _READ_ONLY, _REMOUNT, _BIND, _RECURSIVE, _PRIVATE = 1, 32, 4096, 16384, 1 << 18  # linux/mount.h
 _KEPT_FLAGS = 2 | 4 | 8 | 1024 | 2048
@@ -71,14 +74,14 @@ class Ended:
         return [line.removeprefix("error: ") for line in lines if line.startswith("error:")]
 
 
-def run(folder: Path, *steps: Step, kill_after: float | None = None) -> Ended:
+def run(folder: Path, *steps: Step, kill_after: float = LONGEST) -> Ended:
     """Do steps in a process of its own that works in a folder.
 
     Args:
         folder: made if it is not there.
         steps: one after the other, also after a command that failed; the last command's exit code
             is the process's.
-        kill_after: seconds to SIGKILL, None for no kill.
+        kill_after: seconds to SIGKILL.
     """
     folder.mkdir(exist_ok=True)
     said = folder.with_name(f"{folder.name}-said.txt")

@@ -376,6 +376,8 @@ class RunWriter:
             self.done &= images_of(self.folder / _OBJECTS)
         self._failures: dict[str, str] = {}
         self._left_out: dict[str, list[str]] = {}
+        # a thread that is started when memory has run out may wait for itself for ever
+        self._thread.submit(int).result()
 
     def __enter__(self) -> "RunWriter":
         return self
