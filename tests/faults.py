@@ -116,10 +116,10 @@ def _do(folder: Path, said: Path, steps: Sequence[Step]) -> None:
     ) = -1.0  # a part, a state as often as can be
     code = 0
     for step in steps:
-        code = 0
         if callable(step):
             step()
             continue
+        code = 0
         sys.argv = ["samrobust", *step]
         try:
             main()
