@@ -17,11 +17,20 @@ from samrobust.protocol import load_protocol, packaged_protocols
 from samrobust.provenance import origins_of_training
 from samrobust.registry import Registry, known
 from samrobust.report.published import load_expected, packaged_expected
-from samrobust.segmenters import ROWS, SEGMENTERS, SegmenterEntry
+from samrobust.segmenters import REMEDIES, ROWS, SEGMENTERS, SegmenterEntry
 from samrobust.training.recipe import packaged_recipes, recipe_summary
 
 EXAMPLE = "Example: samrobust ls protocols"
-KINDS = ("protocols", "expected", "recipes", "segmenters", "datasets", "degradations", "metrics")
+KINDS = (
+    "protocols",
+    "expected",
+    "recipes",
+    "segmenters",
+    "remedies",
+    "datasets",
+    "degradations",
+    "metrics",
+)
 
 
 def ls_command(
@@ -133,6 +142,8 @@ def _rows(kind: str) -> list[tuple[str, str]]:
         return [(name, recipe_summary(name)) for name in packaged_recipes()]
     if kind == "segmenters":
         return _registry_rows(SEGMENTERS)
+    if kind == "remedies":
+        return _registry_rows(REMEDIES)
     if kind == "datasets":
         groups = [(name, f"the group {', '.join(members)}") for name, members in GROUPS.items()]
         return _registry_rows(DATASETS) + groups

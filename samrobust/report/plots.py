@@ -17,8 +17,8 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
-from matplotlib.ticker import MaxNLocator
-from matplotlib.transforms import ScaledTranslation
+from matplotlib.ticker import MaxNLocator, NullLocator
+from matplotlib.transforms import ScaledTranslation, Transform
 
 from samrobust.degradations import DEGRADATION_ENTRIES
 from samrobust.errors import RunError
@@ -174,6 +174,38 @@ def spread_figures(
         yield "variance", _variance_figure(section, order)
     if rows["miou"].notna().any() and len({*rows["condition"]}) > 1:
         yield "heat", _heat_figure(section, order)
+    if len(section.glance) and max(section.decodes.values()) > 1:
+        yield "cost", _cost_figure(section, styles)
+
+
+def _cost_figure(section: Section, styles: Mapping[str, LineStyle]) -> Figure:
+    """Return the score at a glance against what it costs, with 95 % intervals."""
+    names = list(section.glance["segmenter"])
+    marks = {name: {**styles[name], "linestyle": "none"} for name in names}
+    figure = empty_figure(size=(COLUMN_INCHES, 0.7 * COLUMN_INCHES), styles=marks)
+    axes = figure.subplots()
+    decodes = section.decodes
+    axes.set_xscale("log")
+    for number, row in enumerate(section.glance.to_dict("records")):
+        name = row["segmenter"]
+        factor = statistic_of(row["statistic"]).factor
+        mean, low, high = (factor * row[key] for key in ("mean", "mean_low", "mean_high"))
+        axes.errorbar(
+            decodes[name],
+            mean,
+            [[mean - low], [high - mean]],
+            elinewidth=0.6,
+            transform=_beside(axes, number, len(names)),
+            **marks[name],
+        )
+        axes.update_datalim([(decodes[name], low), (decodes[name], high)])
+    axes.autoscale_view()
+    ticks = sorted({*decodes.values()})
+    axes.set_xticks(ticks, [str(tick) for tick in ticks])
+    axes.xaxis.set_minor_locator(NullLocator())
+    statistic = statistic_of(section.glance["statistic"].iloc[0])
+    axes.set(xlabel="decodes a prompt", ylabel=f"mean {statistic.axis}")
+    return figure
 
 
 def _object_figure(section: Section, condition: str, styles: Mapping[str, LineStyle]) -> Figure:
@@ -381,8 +413,7 @@ def _level_figure(section: Section, ladder: _Ladder, *, styles: Mapping[str, Lin
             line = rows[rows["segmenter"] == segmenter].dropna(subset=[name])
             score = factor * line[name]
             ends = [score - factor * line[f"{name}_low"], factor * line[f"{name}_high"] - score]
-            aside = (number - (len(styles) - 1) / 2) * BESIDE_POINTS / 72
-            moved = axes.transData + ScaledTranslation(aside, 0, figure.dpi_scale_trans)
+            moved = _beside(axes, number, len(styles))
             sides = np.maximum(ends, 0)  # an interval holds its score, but for rounding
             levels = line["level"].to_numpy(np.float64)
             axes.errorbar(levels, score, sides, elinewidth=0.6, transform=moved, **style)
@@ -393,6 +424,19 @@ def _level_figure(section: Section, ladder: _Ladder, *, styles: Mapping[str, Lin
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=whole, steps=[1, 2, 5, 10]))
         axes.set(xlabel=ladder.axis, ylabel=statistic_of(name).axis)
     return figure
+
+
+def _beside(axes: Axes, number: int, count: int) -> Transform:
+    """Return where in the data's coordinates one of several segmenters is drawn, beside the others.
+
+    Args:
+        axes: in which.
+        number: of the segmenter, from 0.
+        count: of segmenters.
+    """
+    aside = (number - (count - 1) / 2) * BESIDE_POINTS / 72
+    scale = axes.get_figure(root=True).dpi_scale_trans  # type: ignore[union-attr]
+    return axes.transData + ScaledTranslation(aside, 0, scale)
 
 
 def _stability_figure(

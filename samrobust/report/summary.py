@@ -4,7 +4,7 @@ import json
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, reduce
-from itertools import combinations
+from itertools import combinations, cycle
 from operator import add
 from typing import TYPE_CHECKING, Any
 
@@ -421,6 +421,16 @@ class Section:
     def title(self) -> str:
         """Return protocol, data set and marks in one line."""
         return f"{self.protocol} v{self.version} on {self.dataset}: {'; '.join(self.marks)}"
+
+    @property
+    def decodes(self) -> dict[str, int]:
+        """Return by segmenter how often a prompt passes its decoder: more than once by remedies."""
+        infos = (run.segmenter for run in self.runs)
+        names = cycle(self.segmenters)
+        return {
+            name: int(info.settings.get("decodes", 1))
+            for name, info in zip(names, infos, strict=False)
+        }
 
     @property
     def measured(self) -> pd.DataFrame:

@@ -126,9 +126,12 @@ def glance_table(section: Section, *, brackets: bool = False) -> Table | None:
     if not has_exact:
         columns = {"mean": columns["mean"]}
     spread = interval_text if brackets else half_width
+    decodes = section.decodes
+    costs = {name: (str(n),) if max(decodes.values()) > 1 else () for name, n in decodes.items()}
     texts = [
         (
             row["segmenter"],
+            *costs[row["segmenter"]],
             *(
                 f"{shown_as.text(row[name])} {spread(row, name, shown_as)}".rstrip()
                 for name, (_, shown_as) in columns.items()
@@ -136,14 +139,17 @@ def glance_table(section: Section, *, brackets: bool = False) -> Table | None:
         )
         for row in rows
     ]
+    heads = [head for head, _ in columns.values()]
     over = "the one condition" if count == 1 else f"the {count} conditions"
     about = f"Mean {unit.label} over {over}{' with degraded prompts' if has_exact else ''}"
     if has_exact:
         about += ", and the drop to it from the exact prompt, in points and in % of the exact one"
     about += f"; {'in brackets' if brackets else '± half of'} the 95 % interval over images."
+    if any(costs.values()):
+        about += " Decodes: how often a prompt passes the decoder."
     return Table(
         f"{section.title}; at a glance",
-        ("segmenter", *(head for head, _ in columns.values())),
+        ("segmenter", *(["decodes"] if any(costs.values()) else []), *heads),
         tuple(texts),
         (about,),
         n_names=1,
