@@ -1,6 +1,7 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -276,6 +277,21 @@ def test_what_is_quick_imports_neither_torch_nor_pandas_nor_matplotlib(arguments
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     )
     assert done.stdout.splitlines()[-1] == "imported []"
+
+
+def test_ctrl_c_while_it_is_imported_prints_nothing() -> None:
+    script = (
+        "import os, runpy, signal, sys\n"
+        "class Interrupt:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == 'samrobust.cli.eval':\n"
+        "            os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Interrupt())\n"
+        "sys.argv = ['samrobust', 'ls']\n"
+        "runpy.run_module('samrobust', run_name='__main__')"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")
 
 
 def test_data_check_counts_and_names_what_is_broken(shell: Shell, root: Path) -> None:

@@ -15,6 +15,7 @@ import pytest
 import samrobust.runs.store
 from samrobust.errors import RunError
 from samrobust.runs.manifest import RunManifest, Score, run_name
+from samrobust.runs.sharing import Shard
 from samrobust.runs.store import RunWriter, read_run
 from samrobust.types import DatasetInfo, SegmenterInfo
 
@@ -59,6 +60,21 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     assert run.scores["sample_id"].tolist() == ["a"] * 3 + ["b"] * 3
     assert run.failures == {"c": "c.jpg: cannot be decoded"}
     assert run.n_missing == 1
+
+
+def test_what_was_left_out_stays_on_record_and_is_counted(tmp_path: Path) -> None:
+    with RunWriter(tmp_path, MANIFEST) as writer:
+        writer.leave_out("a", ["no area", "no area"])
+        writer.write("a", _scores("a"))
+    assert read_run(writer.folder).manifest.n_objects_left_out == 2
+    with RunWriter(tmp_path, MANIFEST, Shard(0, 2)) as writer:
+        writer.leave_out("b", ["no object"])
+    with RunWriter(tmp_path, MANIFEST) as writer:
+        writer.leave_out("c", ["no area"])
+    run = read_run(writer.folder)
+    assert run.left_out == {"a": ["no area"] * 2, "b": ["no object"], "c": ["no area"]}
+    assert run.manifest.n_objects_left_out == 4
+    assert run_name(run.manifest) == writer.folder.name
 
 
 def test_keys_of_a_later_version_are_ignored(tmp_path: Path) -> None:

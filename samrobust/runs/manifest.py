@@ -123,6 +123,8 @@ class RunManifest:
         created: date and time, UTC, ISO 8601.
         memory_halvings: how often the number of prompts in one call was halved in the end, as
             device memory did not hold them; changes no score.
+        n_objects_left_out: objects that had nothing to score, so far; `left-out*.json` says which
+            and why. Runs of 0.1.0 do not say it.
     """
 
     protocol: Mapping[str, Any]
@@ -138,6 +140,7 @@ class RunManifest:
     command: str
     created: str
     memory_halvings: int = 0
+    n_objects_left_out: int = 0
 
 
 MAX_PIXELS = 2**28
@@ -260,7 +263,7 @@ FORMAT = 1
 MANIFEST = "manifest.json"
 SCORES_VERSION = "0.1.0"
 """The last version of samrobust that changed a score; later ones resume its runs."""
-_NOT_IDENTITY = ("command", "created", "reported", "memory_halvings")
+_NOT_IDENTITY = ("command", "created", "reported", "memory_halvings", "n_objects_left_out")
 
 
 def run_name(manifest: RunManifest) -> str:
@@ -335,6 +338,8 @@ def _to_plain(manifest: RunManifest) -> dict[str, Any]:
     plain["segmenter"]["prompts"] = sorted(manifest.segmenter.prompts)
     if not manifest.dataset.settings:  # as in the manifests of versions without them
         plain["dataset"].pop("settings")
+    if not manifest.n_objects_left_out:
+        plain.pop("n_objects_left_out")
     return {"format": FORMAT, **plain}
 
 

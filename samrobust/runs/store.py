@@ -10,7 +10,7 @@ import io
 import os
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
@@ -375,7 +375,8 @@ class RunWriter:
         if (self.folder / _OBJECTS).is_dir():
             self.done &= images_of(self.folder / _OBJECTS)
         self._failures: dict[str, str] = {}
-        self._left_out: dict[str, list[str]] = {}
+        own = self._record_path(_LEFT_OUT)
+        self._left_out = _left_out([own] if own.exists() else [])
         # a thread that is started when memory has run out may wait for itself for ever
         self._thread.submit(int).result()
 
@@ -393,6 +394,7 @@ class RunWriter:
             if not isinstance(error, RunError):
                 self._flush()
                 self._wait()
+                self._note_left_out()
         finally:
             self._thread.shutdown()
             self._lock.release()
@@ -449,9 +451,22 @@ class RunWriter:
         self._left_out[sample_id] = list(reasons)
         self._record(_LEFT_OUT, self._left_out)
 
+    def _note_left_out(self) -> None:
+        """Say in the manifest how many objects all processes have left out so far."""
+        if not self._left_out:
+            return
+        with starting(self.folder):
+            reasons = _left_out(self.folder.glob(f"{_LEFT_OUT}*.json")).values()
+            noted = dataclasses.replace(
+                read_manifest(self.folder), n_objects_left_out=sum(map(len, reasons))
+            )
+            write_manifest(self.folder, noted)
+
     def _record(self, name: str, found: Mapping[str, object]) -> None:
-        file = "-".join(filter(None, [name, self._label]))
-        write_json(self.folder / f"{file}.json", found)
+        write_json(self._record_path(name), found)
+
+    def _record_path(self, name: str) -> Path:
+        return self.folder / f"{'-'.join(filter(None, [name, self._label]))}.json"
 
     def _flush(self) -> None:
         """Let the thread write what is in memory, once it has written what came before."""
@@ -487,6 +502,14 @@ def stored_images(folder: Path) -> frozenset[str]:
     return images_of(folder / _SCORES)
 
 
+def _left_out(paths: Iterable[Path]) -> dict[str, list[str]]:
+    """Return sample id -> why some of its objects, or all, had nothing to score, of all files."""
+    found: dict[str, list[str]] = {}
+    for path in sorted(paths):
+        found |= {name: [*map(str, reasons)] for name, reasons in read_json(path).items()}
+    return found
+
+
 def read_run(folder: str | Path) -> Run:
     """Return a stored run, finished or not; its scores are read when they are asked for.
 
@@ -507,9 +530,7 @@ def read_run(folder: str | Path) -> Run:
         raise RunError(f"{folder}: is not a valid run: {error}") from error
     scored = stored_images(folder) if recorded else frozenset()
     left = {k: v for failures in recorded for k, v in failures.items() if k not in scored}
-    left_out: dict[str, list[str]] = {}
-    for path in sorted(folder.glob(f"{_LEFT_OUT}*.json")):
-        left_out |= {name: [*map(str, reasons)] for name, reasons in read_json(path).items()}
+    left_out = _left_out(folder.glob(f"{_LEFT_OUT}*.json"))
     return Run(folder, manifest, _once(objects, ["sample_id", "instance_id"]), left, left_out)
 
 
