@@ -32,7 +32,7 @@ from samrobust.evaluation.loop import (
     score_images,
 )
 from samrobust.protocol import describe_protocol, load_protocol, protocol_hash, with_trials
-from samrobust.runs.manifest import RunManifest, run_name
+from samrobust.runs.manifest import RunManifest, run_folder
 from samrobust.runs.sharing import WHOLE, Ranks, Shard
 from samrobust.runs.store import Run, RunWriter, read_run
 from samrobust.segmenters import build_segmenter
@@ -267,7 +267,7 @@ def _run_on(
     with sigterm_as_interrupt(), ExitStack() as stack:
         for protocol, segmenter in pairs:
             manifest = _manifest(protocol, dataset, segmenter, len(sample_ids), settings)
-            folder = settings.results / run_name(manifest)
+            folder = run_folder(settings.results, manifest)
             if folder not in folders:  # else the same combination was named twice
                 writer = RunWriter(settings.results, manifest, settings.shard)
                 writers.append(stack.enter_context(writer))

@@ -279,8 +279,24 @@ def run_name(manifest: RunManifest) -> str:
     identity["dataset"].pop("folder")
     identity["segmenter"].pop("trained_on")
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:10]
-    words = [manifest.protocol["name"], manifest.dataset.key, manifest.segmenter.label, digest]
+    dataset = manifest.dataset
+    images = (
+        dataset.key
+        if dataset.folder in ("", dataset.name)
+        else f"{dataset.key} in {dataset.folder}"
+    )
+    words = [manifest.protocol["name"], images, manifest.segmenter.label, digest]
     return "--".join(re.sub(r"[^A-Za-z0-9._]+", "-", word) for word in words)
+
+
+def run_folder(results: Path, manifest: RunManifest) -> Path:
+    """Return the folder of a run: one that ends with its hash, else a new one by its whole name.
+
+    So a run is found whatever its data lie in, and those of versions that did not name that.
+    """
+    name = run_name(manifest)
+    stored = sorted(results.glob(f"*--{name.rpartition('--')[2]}"))
+    return stored[0] if stored else results / name
 
 
 def read_manifest(folder: Path) -> RunManifest:

@@ -38,7 +38,7 @@ from samrobust.runs.manifest import (
     check_scores,
     read_json,
     read_manifest,
-    run_name,
+    run_folder,
     write_json,
     write_manifest,
 )
@@ -342,7 +342,7 @@ class RunWriter:
 
     Args:
         results: the folder of all runs.
-        manifest: what is run; the run's folder is named after it.
+        manifest: what is run; see `run_folder`.
         shard: what this process writes; other processes may write others of as many at once.
 
     Raises:
@@ -351,7 +351,7 @@ class RunWriter:
     """
 
     def __init__(self, results: Path, manifest: RunManifest, shard: Shard = WHOLE) -> None:
-        self.folder = results / run_name(manifest)
+        self.folder = run_folder(results, manifest)
         self._label = shard.label
         self._rows: list[Score] = []
         self._objects: list[ObjectRow] = []
