@@ -67,6 +67,7 @@ class Sample:
         instances: at least one; masks have the image's size, ids are unique.
         void: (H, W) bool, pixels that no metric counts; None for none.
         left_out: one line for each object that was left out, with the reason.
+        file_name: of the image, "" where it is of no file.
     """
 
     sample_id: str
@@ -74,6 +75,7 @@ class Sample:
     instances: Sequence[Instance]
     void: Mask | None = None
     left_out: tuple[str, ...] = ()
+    file_name: str = ""
 
     def __post_init__(self) -> None:
         _check("image", self.image, np.uint8, (None, None, 3))

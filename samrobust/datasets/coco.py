@@ -187,7 +187,7 @@ class CocoDataset:
         if not instances:
             reason = left_out[0] if left_out else f"{path}: no object has --min-area pixels"
             raise NoObjectError(reason)
-        return Sample(sample_id, image, instances, left_out=tuple(left_out))
+        return Sample(sample_id, image, instances, left_out=tuple(left_out), file_name=path.name)
 
     def _path(self, image_id: int) -> Path:
         """Return the file of an image: in the folder of the split, or in that of its URL.

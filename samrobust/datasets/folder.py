@@ -110,7 +110,8 @@ class FolderDataset:
                 raise DatasetError(f"{path}: the mask is {mask_wh}, its image {image_wh}")
         named = self._options.labels and not path.is_dir()
         instances = [Instance(key, mask, key if named else "") for key, mask in masks.items()]
-        return Sample(sample_id, image, instances, void)
+        file_name = self._images[sample_id].name
+        return Sample(sample_id, image, instances, void, file_name=file_name)
 
     def _labelled(self, path: Path) -> tuple[dict[str, Mask], Mask | None]:
         """Return the mask of each value of a label map, and its void pixels, None for none."""

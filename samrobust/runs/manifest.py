@@ -87,6 +87,7 @@ class PhotographRow:
         width: likewise.
         jpeg: the photograph, its longest side at most 1,024 pixels.
         kept: which of its masks are stored.
+        file_name: of the original, "" where it is of no file.
     """
 
     sample_id: str
@@ -94,6 +95,7 @@ class PhotographRow:
     width: int
     jpeg: bytes
     kept: Keep
+    file_name: str = ""
 
 
 @dataclass(frozen=True)

@@ -141,7 +141,12 @@ def _read_part(part: Path, wanted: pa.Schema) -> pa.Table:
             n_bytes = sum(group.total_byte_size for group in groups)
             if about.num_rows > MOST_ROWS or n_bytes > MOST_BYTES:
                 raise RunError(f"{part}: holds more than a part can: {about.num_rows} rows")
-            table = file.read(columns=wanted.names, use_threads=False).cast(wanted)
+            missing = {*_LATER}.difference(file.schema_arrow.names)
+            names = [name for name in wanted.names if name not in missing]
+            table = file.read(columns=names, use_threads=False)
+            for name in missing.intersection(wanted.names):
+                table = table.append_column(name, pa.array([""] * len(table), pa.string()))
+            table = table.select(wanted.names).cast(wanted)
             table.validate(full=True)
             return table
     except (OSError, KeyError, ValueError, pa.ArrowException) as error:
@@ -218,8 +223,11 @@ PHOTOGRAPHS = pa.schema(
         ("width", pa.int32()),
         ("jpeg", pa.binary()),
         ("kept", pa.string()),
+        ("file_name", pa.string()),
     ]
 )
+_LATER = ("file_name",)
+"""Columns of text that older runs lack."""
 _SCORES, _FAILURES, _LEFT_OUT = "scores", "failures", "left-out"
 _OBJECTS, _MASKS, _PHOTOGRAPHS = "objects", "masks", "photographs"
 _Table = tuple[str, pa.Schema, Sequence[object]]
