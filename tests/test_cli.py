@@ -1,7 +1,6 @@
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -279,19 +278,23 @@ def test_what_is_quick_imports_neither_torch_nor_pandas_nor_matplotlib(arguments
     assert done.stdout.splitlines()[-1] == "imported []"
 
 
-def test_ctrl_c_while_it_is_imported_prints_nothing() -> None:
+@pytest.mark.parametrize(
+    ("module", "arguments"),
+    [("samrobust.cli.eval", ["ls"]), ("typer.rich_utils", ["--help"]), ("torch", ["eval"])],
+)
+def test_ctrl_c_before_the_work_prints_one_line(module: str, arguments: list[str]) -> None:
     script = (
         "import os, runpy, signal, sys\n"
         "class Interrupt:\n"
         "    def find_spec(self, name, path=None, target=None):\n"
-        "        if name == 'samrobust.cli.eval':\n"
+        f"        if name == {module!r}:\n"
         "            os.kill(os.getpid(), signal.SIGINT)\n"
         "sys.meta_path.insert(0, Interrupt())\n"
-        "sys.argv = ['samrobust', 'ls']\n"
+        f"sys.argv = ['samrobust', *{arguments!r}]\n"
         "runpy.run_module('samrobust', run_name='__main__')"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
-    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
 
 
 def test_data_check_counts_and_names_what_is_broken(shell: Shell, root: Path) -> None:

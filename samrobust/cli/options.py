@@ -4,6 +4,7 @@ import inspect
 import logging
 import os
 import shlex
+import signal
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ from typing import Annotated, Any, TypeVar
 import typer
 from typer.core import TyperCommand, TyperOption
 
+from samrobust.cli.terminal import note_line
 from samrobust.datasets import DATASETS, GROUPS, open_dataset, option_name, set_fields
 from samrobust.errors import SamrobustError
 from samrobust.registry import Registry, known, one_of
@@ -176,7 +178,10 @@ class _Flag(TyperOption):
 
 
 class Command(TyperCommand):
-    """A command whose flags show no type, and whose paragraphs wrap at the terminal's width."""
+    """A command that says when it is interrupted.
+
+    Its flags show no type, and its paragraphs wrap at the terminal's width.
+    """
 
     def __init__(self, *args: Any, **more: Any) -> None:  # noqa: ANN401
         super().__init__(*args, **more)
@@ -184,6 +189,16 @@ class Command(TyperCommand):
         for parameter in self.params:
             if isinstance(parameter, TyperOption) and parameter.is_flag:
                 parameter.__class__ = _Flag
+
+    def invoke(self, ctx: typer.Context) -> Any:  # noqa: ANN401
+        """Run the command; Ctrl-C prints one line and exits with 130."""
+        if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # in place of `__main__`'s
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            note_line("interrupted")
+            raise typer.Exit(130) from None
 
 
 def _unwrapped(text: str | None) -> str:
