@@ -294,6 +294,8 @@ BESIDE_POINTS = 1.6
 """Points that a segmenter is drawn beside the one before, so that no interval hides another."""
 LEVEL_INCHES, STABILITY_INCHES = 1.9, 2.4
 """Heights of a panel with its axis labels."""
+RUNG_MARKER, TEXT_POINTS = 2.5, 5
+"""Points: size of a marker on lines that may cross; from the end of a line to its text."""
 
 
 @dataclass(frozen=True)
@@ -420,14 +422,18 @@ def _stability_figure(
 
 
 def _draw_line(axes: Axes, line: pd.DataFrame, *, style: LineStyle, text: str) -> None:
-    """Draw mSF against mIoU with a text at the last point."""
-    x, y = 100 * line["miou"], 100 * line["msf"]
-    axes.plot(x, y, **style)
+    """Draw mSF against mIoU with a text beyond the last point, where the line itself is not."""
+    x, y = 100 * line["miou"].to_numpy(), 100 * line["msf"].to_numpy()
+    small = {"markersize": RUNG_MARKER} if len(x) > 1 else {}
+    axes.plot(x, y, **style, **small)
+    right, up = x[-1] >= x[0], y[-1] > y[0]
     axes.annotate(
         text,
-        (x.iloc[-1], y.iloc[-1]),
-        xytext=(3, -7),
+        (x[-1], y[-1]),
+        xytext=(TEXT_POINTS if right else -TEXT_POINTS, TEXT_POINTS if up else -TEXT_POINTS),
         textcoords="offset points",
+        ha="center",
+        va="center",
         fontsize=6,
         color=style["color"],
         path_effects=[withStroke(linewidth=1.5, foreground="white")],
