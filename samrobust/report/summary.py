@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from samrobust.degradations.human import percentile_of_condition
 from samrobust.provenance import origin
 from samrobust.report.columns import COLUMNS, OF_TRIALS, column_of, statistic_of
 from samrobust.report.glance import glance_of
@@ -421,6 +422,15 @@ class Section:
     def title(self) -> str:
         """Return protocol, data set and marks in one line."""
         return f"{self.protocol} v{self.version} on {self.dataset}: {'; '.join(self.marks)}"
+
+    @property
+    def human_percentiles(self) -> dict[str, float]:
+        """Return how far off the median box of a condition is, of those that give boxes alone."""
+        found = {
+            str(row["name"]): percentile_of_condition(row["degradation"], row["parameters"])
+            for row in self.conditions
+        }
+        return {name: value for name, value in found.items() if value is not None}
 
     @property
     def measured(self) -> pd.DataFrame:

@@ -330,7 +330,11 @@ def footnotes(section: Section, where: str) -> tuple[str, ...]:
     origins = sorted({name for name in section.table["in_domain"] if name})
     in_domain = (f"{IN_DOMAIN} Trained on images of {' and '.join(origins)} too.",)
     precisions = dict.fromkeys(map(_precision_note, section.precisions))
-    return about, *precisions, *(in_domain if origins else ()), *sources
+    human = [
+        f"{name} {value:.0f}" for name, value in section.human_percentiles.items() if value > 0
+    ]
+    how_human = (f"Human percentiles of the median box: {', '.join(human)}.",) if human else ()
+    return about, *how_human, *precisions, *(in_domain if origins else ()), *sources
 
 
 def _precision_note(precision: Precision) -> str:
