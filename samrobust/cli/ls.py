@@ -13,7 +13,7 @@ from samrobust.datasets import DATASETS, GROUPS
 from samrobust.degradations import DEGRADATIONS
 from samrobust.files import cache_folder
 from samrobust.metrics import METRICS
-from samrobust.protocol import describe_protocol, load_protocol, packaged_protocols
+from samrobust.protocol import load_protocol, packaged_protocols
 from samrobust.provenance import origins_of_training
 from samrobust.registry import Registry, known
 from samrobust.report.published import load_expected, packaged_expected
@@ -142,14 +142,13 @@ def _rows(kind: str) -> list[tuple[str, str]]:
 
 
 def _protocol_row(name: str) -> tuple[str, str]:
-    from samrobust.degradations.human import percentile_of_condition  # SciPy, of which help is free
+    from samrobust.degradations.human import median_percentile
 
     protocol = load_protocol(name)
     prompts = sum(condition.trials for condition in protocol.conditions)
-    described = describe_protocol(protocol)["conditions"]
-    found = [percentile_of_condition(row["degradation"], row["parameters"]) for row in described]
+    found = [median_percentile(condition.degradation) for condition in protocol.conditions]
     percentiles = [f"{value:.0f}" for value in found if value is not None]
-    human = f"; boxes at human percentiles {', '.join(percentiles)}" if percentiles else ""
+    human = f"; median boxes at human percentiles {', '.join(percentiles)}" if percentiles else ""
     gives = {kind for condition in protocol.conditions for kind in condition.degradation.gives}
     return name, (
         f"{protocol.summary}; {len(protocol.conditions)} conditions, {prompts} prompts an object "

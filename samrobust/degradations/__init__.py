@@ -45,7 +45,7 @@ DEGRADATION_ENTRIES = {
     ),
     "human-box": DegradationEntry(
         "samrobust.degradations.human:HumanBox",
-        "box as far from the tight one as people's are; percentile",
+        "box as far from the tight one as people's are; percentile, shape, scale",
         axes={"percentile": "error of the box (human percentile)"},
     ),
     "random-points": DegradationEntry(

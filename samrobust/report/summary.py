@@ -12,7 +12,11 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from samrobust.degradations.human import percentile_of_condition
+from samrobust.degradations import DEGRADATIONS
+from samrobust.degradations.human import median_percentile
+from samrobust.errors import RunError
+from samrobust.files import errors_at, shown
+from samrobust.protocol import build_degradation
 from samrobust.provenance import origin
 from samrobust.report.columns import COLUMNS, OF_TRIALS, column_of, statistic_of
 from samrobust.report.glance import glance_of
@@ -423,13 +427,16 @@ class Section:
         """Return protocol, data set and marks in one line."""
         return f"{self.protocol} v{self.version} on {self.dataset}: {'; '.join(self.marks)}"
 
-    @property
+    @cached_property
     def human_percentiles(self) -> dict[str, float]:
         """Return how far off the median box of a condition is, of those that give boxes alone."""
-        found = {
-            str(row["name"]): percentile_of_condition(row["degradation"], row["parameters"])
-            for row in self.conditions
-        }
+        installed = DEGRADATIONS.names()
+        found = {}
+        for row in self.conditions:
+            if row["degradation"] in installed:
+                with errors_at(f"condition {shown(row['name'])}", RunError):
+                    degradation = build_degradation(row["degradation"], row["parameters"])
+                    found[str(row["name"])] = median_percentile(degradation)
         return {name: value for name, value in found.items() if value is not None}
 
     @property

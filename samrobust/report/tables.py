@@ -334,7 +334,7 @@ def footnotes(section: Section, where: str) -> tuple[str, ...]:
         f"{name} {value:.0f}" for name, value in section.human_percentiles.items() if value > 0
     ]
     how_human = (f"Human percentiles of the median box: {', '.join(human)}.",) if human else ()
-    return about, *how_human, *precisions, *(in_domain if origins else ()), *sources
+    return about, *precisions, *(in_domain if origins else ()), *sources, *how_human
 
 
 def _precision_note(precision: Precision) -> str:

@@ -365,7 +365,7 @@ def _to_plain(manifest: RunManifest) -> dict[str, Any]:
 class _StoredCondition:
     name: str
     degradation: str
-    parameters: Mapping[str, str | int | float | bool]
+    parameters: Mapping[str, str | int | float | bool | None]
     trials: Annotated[int, Meta(ge=1)]
     level: float | None
 
