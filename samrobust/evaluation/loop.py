@@ -20,13 +20,22 @@ from torch.utils.data import DataLoader
 from samrobust.errors import DatasetError, NoObjectError, ProtocolError, SegmenterError
 from samrobust.evaluation.mask_selection import MaskSelector
 from samrobust.evaluation.predictor import Predictor
-from samrobust.evaluation.prompts import DrawnSample, Draws, draw_sample
+from samrobust.evaluation.prompts import DrawnSample, Draws, draw_sample, rater_rows
 from samrobust.metrics import load_metric
 from samrobust.metrics.overlap import DILATION_RATIO
-from samrobust.runs.manifest import Kept, ObjectRow, Score
+from samrobust.runs.manifest import Kept, ObjectRow, RaterRow, Score
 from samrobust.seeding import combined_hash
 from samrobust.segmenters.device import release_memory, says_out_of_memory
-from samrobust.types import Dataset, EvalProtocol, Image, Keep, Metric, Segmenter, SegmenterInfo
+from samrobust.types import (
+    Dataset,
+    EvalProtocol,
+    Image,
+    Keep,
+    KnowsSamples,
+    Metric,
+    Segmenter,
+    SegmenterInfo,
+)
 
 T = TypeVar("T")
 
@@ -74,6 +83,7 @@ class Evaluated:
         objects: one row per instance.
         kept: the masks to be stored, None for none.
         left_out: one line for each object that was left out, with the reason.
+        raters: one row per recorded prompt.
         busy_s: seconds of encoding, predicting and scoring.
     """
 
@@ -84,6 +94,7 @@ class Evaluated:
     objects: tuple[ObjectRow, ...] = ()
     kept: Kept | None = None
     left_out: tuple[str, ...] = ()
+    raters: tuple[RaterRow, ...] = ()
     busy_s: float = field(default=0.0, compare=False)
 
 
@@ -305,7 +316,11 @@ class _Scorer:
         sample_id = drawn.sample.sample_id
         try:
             started = time.perf_counter()
-            embedding = embeddings.get(self._segmenter, drawn.sample.image)
+            embedding = (
+                self._segmenter.encode_sample(drawn.sample)
+                if isinstance(self._segmenter, KnowsSamples)
+                else embeddings.get(self._segmenter, drawn.sample.image)
+            )
             scored = self._within_memory(drawn, draws, embedding)
             # scores are Python numbers: the device has finished
             return replace(scored, busy_s=time.perf_counter() - started)
@@ -358,6 +373,7 @@ class _Scorer:
             drawn.objects,
             None if selector is None else selector.selected(),
             sample.left_out,
+            tuple(row for draw in draws for row in rater_rows(sample.sample_id, draw)),
         )
 
 

@@ -19,6 +19,10 @@ METRICS: Registry[Metric] = Registry(
             "samrobust.metrics.overlap:STABILITY",
             "mean IoU of an object's masks with their union, over trials; needs no target",
         ),
+        "agreement": Entry(
+            "samrobust.metrics.overlap:AGREEMENT",
+            "mean IoU of pairs of an object's masks, over trials; needs no target",
+        ),
     },
     group="samrobust.metrics",
 )

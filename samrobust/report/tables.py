@@ -102,6 +102,7 @@ def terminal_tables(sections: Sequence[Section], *, details: bool = False) -> li
     tables = []
     for section in sections:
         tables.append(_table(section, spread, where=where))
+        tables += _rater_tables(section)
         tables += _details(section, spread, where=where) if details else []
     return tables
 
@@ -156,6 +157,7 @@ def page_tables(section: Section) -> list[Table]:
     where = "in brackets"
     return [
         _table(section, interval_text, where=where),
+        *_rater_tables(section),
         *_details(section, interval_text, where=where),
     ]
 
@@ -199,6 +201,55 @@ def _details(section: Section, spread: Callable[[Row, str], str], *, where: str)
         yield _class_table(section, str(kind), spread, where=where)
     if len(section.differences):
         yield difference_table(section, CLASS_STATISTIC)
+
+
+_SPLIT = {
+    "between": Statistic("between", "std between", "%", higher_is_better=False),
+    "within": Statistic("within", "std within", "%", higher_is_better=False),
+    "icc": Statistic("icc", "ICC", "", higher_is_better=False),
+}
+_AMBIGUITY = {
+    "agreement": Statistic("agreement", "of different raters", "%", higher_is_better=True),
+    "local": Statistic("local", "of boxes at p25", "%", higher_is_better=True),
+}
+
+
+def _rater_tables(section: Section) -> Iterator[Table]:
+    """Yield what differs between raters and how ambiguous prompts are, if several gave them."""
+    rows = records(section.raters)
+    if not rows:
+        return
+    of = tuple((row["segmenter"],) for row in rows)
+    split = (
+        "Standard deviation of IoU between the means of raters on the same objects, and within a "
+        "rater, in percent; ICC: the share of that variance that is between raters; in brackets "
+        "the 95 % interval of an analysis of variance."
+    )
+    ambiguity = (
+        "Mean IoU of pairs of masks of an object, in percent: of different raters (low where the "
+        "prompt is ambiguous), and of boxes at the 25th human percentile (low where the segmenter "
+        "is sensitive); in brackets the 95 % interval over images."
+    )
+    for title, statistics, about in (
+        ("raters", _SPLIT, split),
+        ("agreement of masks", _AMBIGUITY, ambiguity),
+    ):
+        texts = [
+            (
+                row["segmenter"],
+                f"{row['condition']}, {row['n_raters']} raters",
+                *(_with_ends(row, name, shown_as) for name, shown_as in statistics.items()),
+            )
+            for row in rows
+        ]
+        header = ("segmenter", "prompts", *(each.label for each in statistics.values()))
+        yield Table(f"{section.title}; {title}", header, tuple(texts), (about,), segmenters=of)
+
+
+def _with_ends(row: Row, name: str, shown_as: Statistic) -> str:
+    if shown_as.unit:
+        return f"{shown_as.text(row[name])} {interval_text(row, name, shown_as)}".rstrip()
+    return f"{row[name]:.2f} [{row[f'{name}_low']:.2f}, {row[f'{name}_high']:.2f}]"
 
 
 def _class_table(
@@ -330,7 +381,11 @@ def footnotes(section: Section, where: str) -> tuple[str, ...]:
     origins = sorted({name for name in section.table["in_domain"] if name})
     in_domain = (f"{IN_DOMAIN} Trained on images of {' and '.join(origins)} too.",)
     precisions = dict.fromkeys(map(_precision_note, section.precisions))
-    return about, *precisions, *(in_domain if origins else ()), *sources
+    human = [
+        f"{name} {value:.0f}" for name, value in section.human_percentiles.items() if value > 0
+    ]
+    how_human = (f"Human percentiles of the median box: {', '.join(human)}.",) if human else ()
+    return about, *precisions, *(in_domain if origins else ()), *sources, *how_human
 
 
 def _precision_note(precision: Precision) -> str:

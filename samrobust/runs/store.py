@@ -1,6 +1,7 @@
 """Runs on disk: Parquet tables in parts, appended as images are scored; a kill loses no part.
 
-The tables are `scores/`, `objects/` and, where masks are kept, `masks/` and `photographs/`. A part
+The tables are `scores/`, `objects/`, where masks are kept `masks/` and `photographs/`, and where
+prompts were recorded `raters/`. A part
 of the scores is written last and holds all scores of each of its images; so an image is either
 stored or not, and rerunning the same command resumes. What other tables hold twice counts once.
 """
@@ -30,6 +31,7 @@ from samrobust.runs.manifest import (
     MaskRow,
     ObjectRow,
     PhotographRow,
+    RaterRow,
     RunManifest,
     Score,
     check_failures,
@@ -228,8 +230,18 @@ PHOTOGRAPHS = pa.schema(
 )
 _LATER = ("file_name",)
 """Columns of text that older runs lack."""
+RATERS = pa.schema(
+    [
+        ("sample_id", pa.string()),
+        ("instance_id", pa.string()),
+        ("condition", pa.string()),
+        ("trial", pa.int32()),
+        ("rater", pa.string()),
+        ("loss", pa.float64()),
+    ]
+)
 _SCORES, _FAILURES, _LEFT_OUT = "scores", "failures", "left-out"
-_OBJECTS, _MASKS, _PHOTOGRAPHS = "objects", "masks", "photographs"
+_OBJECTS, _MASKS, _PHOTOGRAPHS, _RATERS = "objects", "masks", "photographs", "raters"
 _Table = tuple[str, pa.Schema, Sequence[object]]
 """Folder, schema and new rows of a table."""
 
@@ -365,6 +377,7 @@ class RunWriter:
         self._objects: list[ObjectRow] = []
         self._masks: list[MaskRow] = []
         self._photographs: list[PhotographRow] = []
+        self._raters: list[RaterRow] = []
         self._flushed = time.monotonic()
         self._thread = ThreadPoolExecutor(max_workers=1)
         self._writing: Future[None] | None = None
@@ -434,6 +447,7 @@ class RunWriter:
         *,
         objects: Sequence[ObjectRow] = (),
         kept: Kept | None = None,
+        raters: Sequence[RaterRow] = (),
     ) -> None:
         """Store what one image gave; it reaches the disk with the next parts.
 
@@ -442,6 +456,7 @@ class RunWriter:
         if sample_id not in self._scored:
             self._rows.extend(scores)
         self._objects.extend(objects)
+        self._raters.extend(raters)
         if kept is not None:
             self._masks.extend(kept.masks)
             self._photographs.append(kept.photograph)
@@ -483,9 +498,11 @@ class RunWriter:
             (_OBJECTS, OBJECTS, self._objects),
             (_MASKS, MASKS, self._masks),
             (_PHOTOGRAPHS, PHOTOGRAPHS, self._photographs),
+            (_RATERS, RATERS, self._raters),
             (_SCORES, SCHEMA, self._rows),
         ]
         self._rows, self._objects, self._masks, self._photographs = [], [], [], []
+        self._raters = []
         self._writing = self._thread.submit(_append_parts, self.folder, tables, self._label)
         self._flushed = time.monotonic()
 
@@ -563,6 +580,16 @@ def read_masks(folder: Path) -> pd.DataFrame:
     """
     key = ["sample_id", "instance_id", "condition", "trial"]
     return _once(read_parts(folder / _MASKS, MASKS), key)
+
+
+def read_raters(folder: Path) -> pd.DataFrame:
+    """Return who gave the recorded prompts of a run, columns as in `RATERS`; none for drawn ones.
+
+    Raises:
+        RunError: a file of it cannot be read.
+    """
+    key = ["sample_id", "instance_id", "condition", "trial"]
+    return _once(read_parts(folder / _RATERS, RATERS), key)
 
 
 def read_photographs(folder: Path) -> pd.DataFrame:
