@@ -311,6 +311,24 @@ class Segmenter(Protocol[E]):
         ...
 
 
+class PredictsAt(Protocol):
+    """A segmenter that also gives masks at several thresholds of its logits from one decoding."""
+
+    def predict_at(
+        self,
+        embedding: Any,  # noqa: ANN401
+        prompts: PromptBatch,
+        thresholds: Sequence[float],
+        *,
+        multimask: bool = False,
+    ) -> list[Prediction]:
+        """Return a prediction per threshold, of the same candidates and qualities.
+
+        At threshold 0 it is what `Segmenter.predict` returns.
+        """
+        ...
+
+
 @runtime_checkable
 class SharesEmbeddings(Protocol):
     """A segmenter whose embeddings other segmenters with the same encoder can use."""
@@ -393,6 +411,8 @@ class Metric:
         higher_is_better: whether the segmenter with the higher mean is the better one.
         low: the smallest value that there can be; None for 0 of a fraction, else for no bound.
         high: the largest, likewise; None for 1 of a fraction. Stored values outside are refused.
+        threshold: of the logits of the masks that it scores. At any but 0 it has no scores where a
+            segmenter has no method `predict_at`.
     """
 
     name: str
@@ -403,6 +423,7 @@ class Metric:
     higher_is_better: bool = True
     low: float | None = None
     high: float | None = None
+    threshold: float = 0.0
 
     @property
     def bounds(self) -> tuple[float, float]:

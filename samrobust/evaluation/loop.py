@@ -19,13 +19,14 @@ from torch.utils.data import DataLoader
 
 from samrobust.errors import DatasetError, NoObjectError, ProtocolError, SegmenterError
 from samrobust.evaluation.mask_selection import MaskSelector
-from samrobust.evaluation.predictor import Predictor
+from samrobust.evaluation.predictor import Predictor, Selected
 from samrobust.evaluation.prompts import DrawnSample, Draws, draw_sample
 from samrobust.metrics import load_metric
 from samrobust.metrics.overlap import DILATION_RATIO
-from samrobust.runs.manifest import Kept, ObjectRow, Score
+from samrobust.runs.manifest import Kept, ObjectRow, QualityRow, Score
 from samrobust.seeding import combined_hash
 from samrobust.segmenters.device import release_memory, says_out_of_memory
+from samrobust.segmenters.frames import MASK_THRESHOLD
 from samrobust.types import Dataset, EvalProtocol, Image, Keep, Metric, Segmenter, SegmenterInfo
 
 T = TypeVar("T")
@@ -72,6 +73,7 @@ class Evaluated:
         n_prompts: number of prompts.
         halvings: how often the batch size was halved, up to this image.
         objects: one row per instance.
+        qualities: what the segmenter says of its masks, one row per prompt.
         kept: the masks to be stored, None for none.
         left_out: one line for each object that was left out, with the reason.
         busy_s: seconds of encoding, predicting and scoring.
@@ -82,6 +84,7 @@ class Evaluated:
     n_prompts: int
     halvings: int
     objects: tuple[ObjectRow, ...] = ()
+    qualities: tuple[QualityRow, ...] = ()
     kept: Kept | None = None
     left_out: tuple[str, ...] = ()
     busy_s: float = field(default=0.0, compare=False)
@@ -290,7 +293,12 @@ class _Scorer:
     def __init__(self, job: Job, options: LoopOptions) -> None:
         self._segmenter = job.segmenter
         self._selection = job.protocol.selection
-        self._metrics = [load_metric(name) for name in job.protocol.metrics]
+        metrics = [load_metric(name) for name in job.protocol.metrics]
+        thresholds = {MASK_THRESHOLD: None} | {metric.threshold: None for metric in metrics}
+        if getattr(job.segmenter, "predict_at", None) is None:
+            thresholds = {MASK_THRESHOLD: None}
+        self._metrics = [metric for metric in metrics if metric.threshold in thresholds]
+        self._thresholds = tuple(thresholds)
         self._options = options
 
     @torch.inference_mode()
@@ -320,11 +328,17 @@ class _Scorer:
     ) -> Evaluated:
         """Score an image; halve the batch and repeat whenever device memory runs out."""
         height, width = drawn.sample.image.shape[:2]
-        max_batch_size = min(self._options.batch_size, MAX_MASK_BYTES // (height * width))
+        n_pixels = height * width * len(self._thresholds)
+        max_batch_size = min(self._options.batch_size, MAX_MASK_BYTES // n_pixels)
         while True:
             batch_size = max(1, max_batch_size >> self._options.halvings)
             predict = Predictor(
-                self._segmenter, embedding, self._selection, batch_size, void=drawn.sample.void
+                self._segmenter,
+                embedding,
+                self._selection,
+                batch_size,
+                void=drawn.sample.void,
+                thresholds=self._thresholds,
             )
             try:
                 return self._score_masks(predict, drawn, draws)
@@ -344,11 +358,14 @@ class _Scorer:
         sample, keep = drawn.sample, self._options.keep_masks
         selector = None if keep == "none" else MaskSelector(sample, keep)
         scores: list[Score] = []
-        for draw, masks, target in predict.all_masks(draws):
+        qualities: list[QualityRow] = []
+        for found in predict.all_masks(draws):
             if selector is not None:
-                selector.add(draw, masks, target)
+                selector.add(found.draws, found.masks[MASK_THRESHOLD], found.target)
             for metric in self._metrics:
-                scores.extend(_scores(sample.sample_id, draw, metric, masks, target))
+                masks = found.masks[metric.threshold]
+                scores.extend(_scores(sample.sample_id, found.draws, metric, masks, found.target))
+            qualities.extend(_qualities(sample.sample_id, found))
         predict.check_finite()
         return Evaluated(
             sample.sample_id,
@@ -356,6 +373,7 @@ class _Scorer:
             sum(len(draw.prompts) for draw in draws),
             self._options.halvings,
             drawn.objects,
+            tuple(qualities),
             None if selector is None else selector.selected(),
             sample.left_out,
         )
@@ -381,4 +399,14 @@ def _scores(
     return [
         score(trial, value, prompts)
         for trial, (value, prompts) in enumerate(zip(values, draws.hashes, strict=True))
+    ]
+
+
+def _qualities(sample_id: str, found: Selected) -> list[QualityRow]:
+    where = (sample_id, found.draws.instance.instance_id, found.draws.condition.name)
+    qualities = found.quality.tolist()
+    gaps = [None] * len(qualities) if found.gap is None else found.gap.tolist()
+    return [
+        QualityRow(*where, trial, quality, gap)
+        for trial, (quality, gap) in enumerate(zip(qualities, gaps, strict=True))
     ]

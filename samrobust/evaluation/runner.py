@@ -321,7 +321,13 @@ def _write_scores(
                 _note_halvings(writer, result)
             if result.left_out:
                 writer.leave_out(result.sample_id, result.left_out)
-            writer.write(result.sample_id, result.scores, objects=result.objects, kept=result.kept)
+            writer.write(
+                result.sample_id,
+                result.scores,
+                qualities=result.qualities,
+                objects=result.objects,
+                kept=result.kept,
+            )
             n_prompts += result.n_prompts
             busy_s += result.busy_s
         done += 1

@@ -53,6 +53,25 @@ class ObjectRow:
     perimeter: float
 
 
+@dataclass(frozen=True, slots=True)
+class QualityRow:
+    """What a segmenter says of its own mask for one prompt.
+
+    Attributes:
+        quality: its estimate of the IoU of the mask that is scored, as it gives it; 0 from a
+            segmenter that has none.
+        gap: IoU with the target of the best candidate, less that of the candidate of the highest
+            quality; None where there is one candidate.
+    """
+
+    sample_id: str
+    instance_id: str
+    condition: str
+    trial: int
+    quality: float
+    gap: float | None = None
+
+
 TARGET_TRIAL = -1
 """The trial of the row that holds an object's target."""
 

@@ -1,6 +1,7 @@
 """Runs on disk: Parquet tables in parts, appended as images are scored; a kill loses no part.
 
-The tables are `scores/`, `objects/` and, where masks are kept, `masks/` and `photographs/`. A part
+The tables are `scores/`, `quality/` (what a segmenter says of its own masks), `objects/` and, where
+masks are kept, `masks/` and `photographs/`. A part
 of the scores is written last and holds all scores of each of its images; so an image is either
 stored or not, and rerunning the same command resumes. What other tables hold twice counts once.
 """
@@ -20,6 +21,7 @@ from typing import TypeVar
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from samrobust.errors import RunError
@@ -30,6 +32,7 @@ from samrobust.runs.manifest import (
     MaskRow,
     ObjectRow,
     PhotographRow,
+    QualityRow,
     RunManifest,
     Score,
     check_failures,
@@ -204,6 +207,16 @@ OBJECTS = pa.schema(
         ("perimeter", pa.float64()),
     ]
 )
+QUALITY = pa.schema(
+    [
+        ("sample_id", _TEXT),
+        ("instance_id", _TEXT),
+        ("condition", _TEXT),
+        ("trial", pa.int32()),
+        ("quality", pa.float32()),
+        ("gap", pa.float32()),
+    ]
+)
 MASKS = pa.schema(
     [
         ("sample_id", pa.string()),
@@ -229,7 +242,7 @@ PHOTOGRAPHS = pa.schema(
 _LATER = ("file_name",)
 """Columns of text that older runs lack."""
 _SCORES, _FAILURES, _LEFT_OUT = "scores", "failures", "left-out"
-_OBJECTS, _MASKS, _PHOTOGRAPHS = "objects", "masks", "photographs"
+_QUALITY, _OBJECTS, _MASKS, _PHOTOGRAPHS = "quality", "objects", "masks", "photographs"
 _Table = tuple[str, pa.Schema, Sequence[object]]
 """Folder, schema and new rows of a table."""
 
@@ -362,6 +375,7 @@ class RunWriter:
         self.folder = run_folder(results, manifest)
         self._label = shard.label
         self._rows: list[Score] = []
+        self._qualities: list[QualityRow] = []
         self._objects: list[ObjectRow] = []
         self._masks: list[MaskRow] = []
         self._photographs: list[PhotographRow] = []
@@ -432,6 +446,7 @@ class RunWriter:
         sample_id: str,
         scores: Sequence[Score],
         *,
+        qualities: Sequence[QualityRow] = (),
         objects: Sequence[ObjectRow] = (),
         kept: Kept | None = None,
     ) -> None:
@@ -441,6 +456,7 @@ class RunWriter:
         """
         if sample_id not in self._scored:
             self._rows.extend(scores)
+            self._qualities.extend(qualities)
         self._objects.extend(objects)
         if kept is not None:
             self._masks.extend(kept.masks)
@@ -483,9 +499,11 @@ class RunWriter:
             (_OBJECTS, OBJECTS, self._objects),
             (_MASKS, MASKS, self._masks),
             (_PHOTOGRAPHS, PHOTOGRAPHS, self._photographs),
+            (_QUALITY, QUALITY, self._qualities),
             (_SCORES, SCHEMA, self._rows),
         ]
-        self._rows, self._objects, self._masks, self._photographs = [], [], [], []
+        self._rows, self._qualities = [], []
+        self._objects, self._masks, self._photographs = [], [], []
         self._writing = self._thread.submit(_append_parts, self.folder, tables, self._label)
         self._flushed = time.monotonic()
 
@@ -553,6 +571,20 @@ def read_runs(*paths: str | Path) -> list[Run]:
         inside = sorted(found.parent for found in path.glob(f"*/{MANIFEST}"))
         folders += inside or [path]
     return [read_run(folder) for folder in folders]
+
+
+def read_quality(folder: Path) -> pd.DataFrame:
+    """Return what the segmenter of a run says of its masks, columns as in `QUALITY`.
+
+    It is empty for runs of versions that did not store it.
+
+    Raises:
+        RunError: a file of it cannot be read, or holds a quality that is not finite.
+    """
+    table = read_parts(folder / _QUALITY, QUALITY).unify_dictionaries()
+    if not pc.all(pc.is_finite(table["quality"]), min_count=0).as_py():
+        raise RunError(f"{folder / _QUALITY}: a quality is not finite")
+    return _once(table, ["sample_id", "instance_id", "condition", "trial"])
 
 
 def read_masks(folder: Path) -> pd.DataFrame:
