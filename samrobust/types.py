@@ -44,11 +44,13 @@ class Instance:
         instance_id: unique within its image ("0" if the image has one mask).
         mask: (H, W) bool, the target; not empty, made read-only.
         category: its class, "" if unknown.
+        supercategory: the group of classes that it is of, "" if unknown.
     """
 
     instance_id: str
     mask: Mask
     category: str = ""
+    supercategory: str = ""
 
     def __post_init__(self) -> None:
         _check("mask", self.mask, np.bool_, (None, None))

@@ -181,7 +181,9 @@ class CocoDataset:
             if not mask.any():
                 left_out.append(f"{where}: the mask has no area")
             elif np.count_nonzero(mask) >= self._options.min_area:
-                instances.append(Instance(str(number), mask, self._category(row)))
+                category = self._category(row)
+                group = self._supercategories.get(row.get("category_id", -1), "")
+                instances.append(Instance(str(number), mask, category, group))
         if left_out and self._options.strict:
             raise DatasetError(left_out[0])
         if not instances:
@@ -223,6 +225,11 @@ class CocoDataset:
                 raise ValueError(f"two images have the id {shown(row['id'])}")
             self._images[number] = _listed(row, number)
         self._categories = {row["id"]: str(row["name"]) for row in table.get("categories", [])}
+        self._supercategories = {
+            row["id"]: str(row["supercategory"])
+            for row in table.get("categories", [])
+            if row.get("supercategory") is not None
+        }
         for name in self._options.categories:
             known(name, self._categories.values(), kind="category")
         self.n_crowds = 0

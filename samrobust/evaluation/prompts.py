@@ -1,6 +1,6 @@
 """Draw the prompts of an image for all conditions and trials, with NumPy, in loading processes."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,8 +51,7 @@ def draw_sample(sample: Sample, dataset_key: str, protocols: Sequence[EvalProtoc
         DatasetError: a condition cannot be drawn from an instance.
     """
     draws = tuple(draw_prompts(sample, dataset_key, protocol) for protocol in protocols)
-    objects = tuple(_object_row(sample.sample_id, instance) for instance in sample.instances)
-    return DrawnSample(sample, draws, objects)
+    return DrawnSample(sample, draws, tuple(_object_rows(sample)))
 
 
 def draw_prompts(sample: Sample, dataset_key: str, protocol: EvalProtocol) -> tuple[Draws, ...]:
@@ -89,8 +88,21 @@ def _draw(sample_id: str, instance: Instance, condition: Condition, key: tuple[i
     return Draws(instance, condition, PromptBatch.stack(prompts), hashes)
 
 
-def _object_row(sample_id: str, instance: Instance) -> ObjectRow:
-    x0, y0, x1, y1 = mask_to_box(instance.mask).astype(int)
-    cropped = instance.mask[y0 : y1 + 1, x0 : x1 + 1]
-    area, length = int(np.count_nonzero(cropped)), perimeter(cropped)
-    return ObjectRow(sample_id, instance.instance_id, instance.category, area, length)
+def _object_rows(sample: Sample) -> Iterator[ObjectRow]:
+    """Yield what each object of an image is; of the others, those that the data set gives count."""
+    boxes = np.stack([mask_to_box(instance.mask) for instance in sample.instances])
+    centres = (boxes[:, :2] + boxes[:, 2:]) / 2
+    for instance, box in zip(sample.instances, boxes, strict=True):
+        inside = ((centres >= box[:2]) & (centres <= box[2:])).all(axis=1)
+        x0, y0, x1, y1 = box.astype(int)
+        cropped = instance.mask[y0 : y1 + 1, x0 : x1 + 1]
+        yield ObjectRow(
+            sample.sample_id,
+            instance.instance_id,
+            instance.category,
+            area=int(np.count_nonzero(cropped)),
+            perimeter=perimeter(cropped),
+            supercategory=instance.supercategory,
+            others=int(inside.sum()) - 1,
+            image_side=max(instance.mask.shape),
+        )

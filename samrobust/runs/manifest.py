@@ -44,6 +44,10 @@ class ObjectRow:
         category: its class, "" where the data set names none.
         area: in pixels of the original image.
         perimeter: likewise.
+        supercategory: the group of classes that it is of, "" where the data set names none.
+        others: objects of the image whose tight box has its centre in this one's; -1 where that is
+            not known.
+        image_side: the longer side of the image, in pixels; 0 where that is not known.
     """
 
     sample_id: str
@@ -51,6 +55,9 @@ class ObjectRow:
     category: str
     area: int
     perimeter: float
+    supercategory: str = ""
+    others: int = -1
+    image_side: int = 0
 
 
 @dataclass(frozen=True, slots=True)

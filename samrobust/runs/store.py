@@ -148,7 +148,8 @@ def _read_part(part: Path, wanted: pa.Schema) -> pa.Table:
             names = [name for name in wanted.names if name not in missing]
             table = file.read(columns=names, use_threads=False)
             for name in missing.intersection(wanted.names):
-                table = table.append_column(name, pa.array([""] * len(table), pa.string()))
+                unknown = pa.array([_LATER[name]] * len(table), wanted.field(name).type)
+                table = table.append_column(name, unknown)
             table = table.select(wanted.names).cast(wanted)
             table.validate(full=True)
             return table
@@ -205,6 +206,9 @@ OBJECTS = pa.schema(
         ("category", pa.string()),
         ("area", pa.int64()),
         ("perimeter", pa.float64()),
+        ("supercategory", pa.string()),
+        ("others", pa.int32()),
+        ("image_side", pa.int32()),
     ]
 )
 QUALITY = pa.schema(
@@ -239,8 +243,13 @@ PHOTOGRAPHS = pa.schema(
         ("file_name", pa.string()),
     ]
 )
-_LATER = ("file_name",)
-"""Columns of text that older runs lack."""
+_LATER: Mapping[str, str | int] = {
+    "file_name": "",
+    "supercategory": "",
+    "others": -1,
+    "image_side": 0,
+}
+"""Columns that older runs lack, with the value that says so."""
 _SCORES, _FAILURES, _LEFT_OUT = "scores", "failures", "left-out"
 _QUALITY, _OBJECTS, _MASKS, _PHOTOGRAPHS = "quality", "objects", "masks", "photographs"
 _Table = tuple[str, pa.Schema, Sequence[object]]
