@@ -152,6 +152,11 @@ class PromptBatch:
         boxes = None if self.boxes is None else self.boxes[rows]
         return PromptBatch(boxes, self.points[rows], self.labels[rows])
 
+    def split(self) -> list[Prompt]:
+        """Return the prompts one by one: what `stack` makes a batch of."""
+        boxes = [None] * len(self) if self.boxes is None else self.boxes
+        return [Prompt(*each) for each in zip(boxes, self.points, self.labels, strict=True)]
+
     @property
     def structure(self) -> tuple[bool, int]:
         """Return (has boxes, K); batches with the same structure can be joined."""
@@ -347,6 +352,15 @@ class SharesEmbeddings(Protocol):
 
 
 @runtime_checkable
+class KnowsSamples(Protocol):
+    """A segmenter that must know which image it is given, as one of masks that lie in a file."""
+
+    def encode_sample(self, sample: Sample) -> object:
+        """Return the embedding of a sample, in place of `Segmenter.encode`."""
+        ...
+
+
+@runtime_checkable
 class Dataset(Protocol):
     """Images with masks, by id."""
 
@@ -384,6 +398,63 @@ class Degradation(Protocol):
     def __call__(self, mask: Mask, rng: np.random.Generator) -> Prompt:
         """Return a prompt for `mask`, (H, W) bool and not empty; `rng` is the only randomness."""
         ...
+
+
+@dataclass(frozen=True)
+class RecordedPrompt:
+    """A prompt that somebody gave for an object.
+
+    Attributes:
+        instance_id: of the object, "" if its image has only one.
+        prompt: in pixels of an image of `size_wh`.
+        rater: who gave it, "" if unknown.
+        size_wh: width and height of the image as it was shown, None for those of its file.
+        place: in the file that it is from, for messages ("line 17").
+    """
+
+    instance_id: str
+    prompt: Prompt
+    rater: str = ""
+    size_wh: tuple[int, int] | None = None
+    place: str = ""
+
+
+@dataclass(frozen=True)
+class Recording:
+    """The recorded prompts of one condition, in place of a degradation.
+
+    Attributes:
+        file: name of the file that they are from.
+        sha256: of the file's content.
+        boxes: how its boxes are written: first and last pixels, or x, y, width and height.
+        gives: the kinds of prompt.
+        prompts: those of each image, by `image_key`, in the order of their trials.
+    """
+
+    is_random: ClassVar[bool] = False
+    file: str
+    sha256: str
+    boxes: Literal["corners", "xywh"]
+    gives: frozenset[PromptKind] = field(compare=False)
+    prompts: Mapping[str, tuple[RecordedPrompt, ...]] = field(compare=False, repr=False)
+
+    def of(self, sample_id: str) -> tuple[RecordedPrompt, ...]:
+        """Return the prompts of an image, () for none."""
+        return self.prompts.get(image_key(sample_id), ())
+
+
+def image_key(name: str) -> str:
+    """Return what images are found by: without the suffix of a file, or zeros before a number.
+
+    >>> image_key("000000000139.jpg"), image_key("street/a.1.png")
+    ('139', 'street/a.1')
+    """
+    stem, dot, suffix = name.rpartition(".")
+    key = stem if dot and suffix.lower() in _IMAGE_SUFFIXES else name
+    return (key.lstrip("0") or "0") if key.isascii() and key.isdigit() else key
+
+
+_IMAGE_SUFFIXES = ("bmp", "jpeg", "jpg", "png", "tif", "tiff", "webp")
 
 
 class MetricFunction(Protocol):
@@ -440,14 +511,15 @@ class Condition:
 
     Attributes:
         name: unique in its protocol ("box-noise-0.4").
-        degradation: makes the prompts.
-        kind: registered name of the degradation.
-        trials: prompts per object; 1 if the degradation is not random.
+        degradation: makes the prompts, or holds those that were recorded.
+        kind: registered name of the degradation, or "recorded".
+        trials: prompts per object; 1 if the degradation is not random, and the most that an object
+            has if they were recorded.
         level: position on the axis of a plot (noise level, number of points), None for none.
     """
 
     name: str
-    degradation: Degradation
+    degradation: Degradation | Recording
     kind: str
     trials: int
     level: float | None = None

@@ -16,9 +16,18 @@ from typer.core import TyperCommand, TyperOption
 
 from samrobust.datasets import DATASETS, GROUPS, open_dataset, option_name, set_fields
 from samrobust.errors import SamrobustError
+from samrobust.protocol import load_protocol, with_trials
 from samrobust.registry import Registry, known, one_of
 from samrobust.segmenters import SEGMENTERS
-from samrobust.types import Dataset, DatasetOptions, Exif, Segmenter, SegmenterOptions
+from samrobust.types import (
+    Dataset,
+    DatasetOptions,
+    EvalProtocol,
+    Exif,
+    Segmenter,
+    SegmenterOptions,
+    Selection,
+)
 
 T = TypeVar("T")
 
@@ -158,6 +167,15 @@ Workers = Annotated[
         show_default="number of cores - 1, at most 8",
     ),
 ]
+BoxFormatName = Annotated[
+    str,
+    typer.Option(
+        "--box-format",
+        help="How the column box of a file of prompts is written: corners, xywh, or auto (told "
+        "from the numbers, where they tell it).",
+        rich_help_panel=RUN,
+    ),
+]
 ResultsFolder = Annotated[
     Path, typer.Option("--out", help="Folder of all runs.", rich_help_panel=OUTPUT)
 ]
@@ -276,6 +294,37 @@ def chosen_datasets(
         options = DatasetOptions(root, split or "", **accepted)
         opened += [open_dataset(member, options, ids=id_file) for member in members]
     return opened
+
+
+def chosen_protocols(
+    names: Sequence[str],
+    prompts: Path | None,
+    datasets: Sequence[Dataset],
+    *,
+    box_format: str = "auto",
+    trials: int | None = None,
+    selection: str | None = None,
+) -> list[EvalProtocol]:
+    """Return the protocols that the options name, or the recorded prompts in their place.
+
+    Raises:
+        SamrobustError: a file cannot be used, a name is unknown, or both are given.
+    """
+    if prompts is None:
+        protocols = [load_protocol(name) for name in names]
+    elif names:
+        raise SamrobustError(f"--prompts {prompts} takes the place of --protocol {names[0]}")
+    else:
+        from samrobust.prompt_files import BoxFormat, load_prompts
+
+        form = one_of(BoxFormat, box_format, kind="--box-format")
+        protocols = [load_prompts(prompts, datasets[0], boxes=form)]
+    if trials is not None:
+        protocols = [with_trials(protocol, trials) for protocol in protocols]
+    if selection is not None:
+        chosen = one_of(Selection, selection, kind="selection")
+        protocols = [replace(protocol, selection=chosen) for protocol in protocols]
+    return protocols
 
 
 @dataclass(frozen=True)

@@ -20,14 +20,23 @@ from torch.utils.data import DataLoader
 from samrobust.errors import DatasetError, NoObjectError, ProtocolError, SegmenterError
 from samrobust.evaluation.mask_selection import MaskSelector
 from samrobust.evaluation.predictor import Predictor, Selected
-from samrobust.evaluation.prompts import DrawnSample, Draws, draw_sample
+from samrobust.evaluation.prompts import DrawnSample, Draws, draw_sample, rater_rows
 from samrobust.metrics import load_metric
 from samrobust.metrics.overlap import DILATION_RATIO
-from samrobust.runs.manifest import Kept, ObjectRow, QualityRow, Score
+from samrobust.runs.manifest import Kept, ObjectRow, QualityRow, RaterRow, Score
 from samrobust.seeding import combined_hash
 from samrobust.segmenters.device import release_memory, says_out_of_memory
 from samrobust.segmenters.frames import MASK_THRESHOLD
-from samrobust.types import Dataset, EvalProtocol, Image, Keep, Metric, Segmenter, SegmenterInfo
+from samrobust.types import (
+    Dataset,
+    EvalProtocol,
+    Image,
+    Keep,
+    KnowsSamples,
+    Metric,
+    Segmenter,
+    SegmenterInfo,
+)
 
 T = TypeVar("T")
 
@@ -76,6 +85,7 @@ class Evaluated:
         qualities: what the segmenter says of its masks, one row per prompt.
         kept: the masks to be stored, None for none.
         left_out: one line for each object that was left out, with the reason.
+        raters: one row per recorded prompt.
         busy_s: seconds of encoding, predicting and scoring.
     """
 
@@ -87,6 +97,7 @@ class Evaluated:
     qualities: tuple[QualityRow, ...] = ()
     kept: Kept | None = None
     left_out: tuple[str, ...] = ()
+    raters: tuple[RaterRow, ...] = ()
     busy_s: float = field(default=0.0, compare=False)
 
 
@@ -313,7 +324,11 @@ class _Scorer:
         sample_id = drawn.sample.sample_id
         try:
             started = time.perf_counter()
-            embedding = embeddings.get(self._segmenter, drawn.sample.image)
+            embedding = (
+                self._segmenter.encode_sample(drawn.sample)
+                if isinstance(self._segmenter, KnowsSamples)
+                else embeddings.get(self._segmenter, drawn.sample.image)
+            )
             scored = self._within_memory(drawn, draws, embedding)
             # scores are Python numbers: the device has finished
             return replace(scored, busy_s=time.perf_counter() - started)
@@ -376,6 +391,7 @@ class _Scorer:
             tuple(qualities),
             None if selector is None else selector.selected(),
             sample.left_out,
+            tuple(row for draw in draws for row in rater_rows(sample.sample_id, draw)),
         )
 
 

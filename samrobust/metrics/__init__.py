@@ -27,6 +27,10 @@ METRICS: Registry[Metric] = Registry(
             "samrobust.metrics.overlap:IOU_AT_PLUS_1",
             "IoU of the mask of all logits above 1, a smaller one; of segmenters that give logits",
         ),
+        "agreement": Entry(
+            "samrobust.metrics.overlap:AGREEMENT",
+            "mean IoU of pairs of an object's masks, over trials; needs no target",
+        ),
     },
     group="samrobust.metrics",
 )

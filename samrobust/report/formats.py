@@ -55,6 +55,11 @@ def calibration_csv(sections: Sequence[Section]) -> str:
     return _joined_csv(sections, [section.calibration for section in sections])
 
 
+def raters_csv(sections: Sequence[Section]) -> str:
+    """Return what raters differ in; columns as `to_csv`, then `Section.raters`."""
+    return _joined_csv(sections, [section.raters for section in sections])
+
+
 def _joined_csv(sections: Sequence[Section], frames: Sequence[pd.DataFrame]) -> str:
     tables = []
     for section, frame in zip(sections, frames, strict=True):
@@ -270,8 +275,8 @@ def write_tables(
 ) -> list[Path]:
     """Write tables in the formats asked for, and return their paths.
 
-    They are `tables.csv`, with `differences.csv`, `breakdown.csv` and `calibration.csv` where there
-    are any, `tables.md` and `tables.tex`.
+    They are `tables.csv`, with `differences.csv`, `breakdown.csv`, `calibration.csv` and
+    `raters.csv` where there are any, `tables.md` and `tables.tex`.
 
     Raises:
         RunError: a file cannot be written.
@@ -285,6 +290,8 @@ def write_tables(
             texts["breakdown.csv"] = breakdown_csv(sections)
         if any(len(section.calibration) for section in sections):
             texts["calibration.csv"] = calibration_csv(sections)
+        if any(len(section.raters) for section in sections):
+            texts["raters.csv"] = raters_csv(sections)
     if "md" in formats:
         texts["tables.md"] = to_markdown(sections)
     if "tex" in formats:

@@ -450,7 +450,20 @@ def _level_figure(section: Section, ladder: _Ladder, *, styles: Mapping[str, Lin
         whole = all(level.is_integer() for level in ladder.levels.values())
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=whole, steps=[1, 2, 5, 10]))
         axes.set(xlabel=ladder.axis, ylabel=statistic_of(name).axis)
+        _add_human_axis(axes, ladder, section.human_percentiles)
     return figure
+
+
+def _add_human_axis(axes: Axes, ladder: _Ladder, percentiles: Mapping[str, float]) -> None:
+    """Write above the levels of boxes how human they are, where the level is not that itself."""
+    levels = {name: level for name, level in ladder.levels.items() if name in percentiles}
+    texts = [f"{percentiles[name]:.0f}" for name in levels]
+    if not levels or texts == [f"{level:.0f}" for level in levels.values()]:
+        return
+    above = axes.secondary_xaxis("top")
+    above.set_xticks(list(levels.values()), texts, fontsize=6)
+    above.set_xlabel("human percentile of the median box", fontsize=6)
+    above.tick_params(length=2, width=0.4, pad=1)
 
 
 def _stability_figure(

@@ -12,6 +12,11 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from samrobust.degradations import DEGRADATIONS
+from samrobust.degradations.human import human_percentile, median_percentile
+from samrobust.errors import RunError
+from samrobust.files import errors_at, shown
+from samrobust.protocol import RECORDED, build_degradation
 from samrobust.provenance import origin
 from samrobust.report.columns import (
     COLUMNS,
@@ -22,6 +27,7 @@ from samrobust.report.columns import (
 )
 from samrobust.report.glance import glance_of
 from samrobust.report.precision import Precision, precision_of
+from samrobust.report.raters import rater_table
 from samrobust.report.scores import Group, ObjectScores, comparable_groups
 from samrobust.report.statistics import (
     INTERVAL,
@@ -33,7 +39,7 @@ from samrobust.report.statistics import (
     sign_flip_test,
 )
 from samrobust.runs.manifest import RunManifest
-from samrobust.runs.store import Run
+from samrobust.runs.store import Run, read_raters
 from samrobust.types import DatasetInfo, Floats, SegmenterInfo
 
 if TYPE_CHECKING:
@@ -445,6 +451,43 @@ class Section:
         """Return protocol, data set and marks in one line."""
         return f"{self.protocol} v{self.version} on {self.dataset}: {'; '.join(self.marks)}"
 
+    @cached_property
+    def human_percentiles(self) -> dict[str, float]:
+        """Return how far off the median box of a condition is, of those that give boxes alone."""
+        installed = DEGRADATIONS.names()
+        found: dict[str, float | None] = {}
+        for row in self.conditions:
+            if row["degradation"] == RECORDED:
+                found[str(row["name"])] = self._recorded_percentile(row["name"])
+            elif row["degradation"] in installed:
+                with errors_at(f"condition {shown(row['name'])}", RunError):
+                    degradation = build_degradation(row["degradation"], row["parameters"])
+                    found[str(row["name"])] = median_percentile(degradation)
+        return {name: value for name, value in found.items() if value is not None}
+
+    def _recorded_percentile(self, condition: str) -> float | None:
+        """Return the human percentile of the median recorded box, None where there is none."""
+        for run in self.stored:
+            raters = read_raters(run.folder)
+            losses = raters.loc[raters["condition"] == condition, "loss"].dropna()
+            return human_percentile(float(losses.median())) if len(losses) else None
+        return None
+
+    @cached_property
+    def raters(self) -> pd.DataFrame:
+        """Return what raters of recorded prompts differ in; empty for fewer than two.
+
+        One row a segmenter and kind of prompts: `segmenter`, `condition`, `n_raters`, the standard
+        deviations of IoU `between` raters and `within` one, `icc` (the share of the variance that
+        is between raters), each with the ends of its 95 % interval in `..._low` and `..._high`;
+        `agreement` (mean IoU of pairs of masks of different raters) and `local` (that of masks from
+        boxes at the 25th human percentile). Fractions.
+
+        Raises:
+            RunError: a file of a run cannot be read.
+        """
+        return rater_table(self.stored, self.segmenters, self.objects, self.table)
+
     @property
     def measured(self) -> pd.DataFrame:
         """Return the rows that are ours."""
@@ -693,6 +736,8 @@ def _marks(measured: Measured) -> tuple[str, ...]:
     frames = sorted({run.segmenter.frame for run in measured.manifests if run.segmenter.frame})
     n_known = n_images + measured.n_failed + measured.n_images_left_out
     is_incomplete = n_known < n_samples and not measured.has_others
+    recorded = any(row["degradation"] == RECORDED for row in manifest.protocol["conditions"])
+    what = "objects or prompts" if recorded else "objects"
     marks = {
         f"first {manifest.limit} images": manifest.limit is not None,
         f"{manifest.trials} trials": manifest.trials is not None,
@@ -700,7 +745,7 @@ def _marks(measured: Measured) -> tuple[str, ...]:
         f"images that all runs have: {n_images} of {n_samples}": measured.has_others,
         f"images that failed: {measured.n_failed}": measured.n_failed > 0,
         f"images left out: {measured.n_images_left_out}": measured.n_images_left_out > 0,
-        f"objects left out: {measured.n_objects_left_out}": measured.n_objects_left_out > 0,
+        f"{what} left out: {measured.n_objects_left_out}": measured.n_objects_left_out > 0,
         f"selection {manifest.protocol['selection']}": True,
         f"frame {', '.join(frames)}": bool(frames),
     }

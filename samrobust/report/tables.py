@@ -103,6 +103,7 @@ def terminal_tables(sections: Sequence[Section], *, details: bool = False) -> li
     tables = []
     for section in sections:
         tables.append(_table(section, spread, where=where))
+        tables += _rater_tables(section)
         tables += _details(section, spread, where=where) if details else []
     return tables
 
@@ -157,6 +158,7 @@ def page_tables(section: Section) -> list[Table]:
     where = "in brackets"
     return [
         _table(section, interval_text, where=where),
+        *_rater_tables(section),
         *_details(section, interval_text, where=where),
     ]
 
@@ -253,6 +255,47 @@ def _quality_table(
     of = tuple((row[0],) for row in rows)
     title = f"{section.title}; {about} of the estimated IoU"
     return Table(title, header, tuple(rows), (note,), segmenters=of)
+
+
+_OF_RATERS = {
+    "between": Statistic("between", "std between", "%", higher_is_better=False),
+    "within": Statistic("within", "std within", "%", higher_is_better=False),
+    "icc": Statistic("icc", "ICC", "", higher_is_better=False),
+    "agreement": Statistic("agreement", "agree", "%", higher_is_better=True),
+    "local": Statistic("local", "at p25", "%", higher_is_better=True),
+}
+
+
+def _rater_tables(section: Section) -> Iterator[Table]:
+    """Yield the table of raters, where several gave the prompts."""
+    rows = records(section.raters)
+    if not rows:
+        return
+    texts = []
+    for row in rows:
+        cells = [
+            f"{shown_as.text(round(row[name], 3))} {_ends_text(row, name, shown_as)}".rstrip()
+            for name, shown_as in _OF_RATERS.items()
+        ]
+        texts.append((row["segmenter"], row["condition"], str(row["n_raters"]), *cells))
+    about = (
+        "Standard deviation of IoU between the means of raters on the same objects, and within a "
+        "rater, in percent; ICC: the share of the variance that is between raters; in brackets the "
+        "95 % interval of an analysis of variance. Agree: mean IoU of pairs of masks of different "
+        "raters (how ambiguous the prompt is); at p25: that of masks from boxes at the 25th human "
+        "percentile (how sensitive the segmenter is)."
+    )
+    header = ("segmenter", "prompts", "raters", *(each.label for each in _OF_RATERS.values()))
+    title = f"{section.title}; raters"
+    of = tuple((row["segmenter"],) for row in rows)
+    yield Table(title, header, tuple(texts), (about,), segmenters=of)
+
+
+def _ends_text(row: Row, name: str, shown_as: Statistic) -> str:
+    if f"{name}_low" not in row:
+        return ""
+    low, high = (shown_as.text(round(row[f"{name}_{end}"], 3)) for end in ("low", "high"))
+    return f"[{low}, {high}]"
 
 
 def _class_table(
@@ -389,7 +432,11 @@ def footnotes(section: Section, where: str) -> tuple[str, ...]:
     origins = sorted({name for name in section.table["in_domain"] if name})
     in_domain = (f"{IN_DOMAIN} Trained on images of {' and '.join(origins)} too.",)
     precisions = dict.fromkeys(map(_precision_note, section.precisions))
-    return about, *precisions, *(in_domain if origins else ()), *sources
+    human = [
+        f"{name} {value:.0f}" for name, value in section.human_percentiles.items() if value > 0
+    ]
+    how_human = (f"Human percentiles of the median box: {', '.join(human)}.",) if human else ()
+    return about, *precisions, *(in_domain if origins else ()), *sources, *how_human
 
 
 def _precision_note(precision: Precision) -> str:

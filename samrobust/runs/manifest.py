@@ -79,6 +79,23 @@ class QualityRow:
     gap: float | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class RaterRow:
+    """Who gave a recorded prompt, as stored.
+
+    Attributes:
+        rater: "" if unknown.
+        loss: complete-IoU loss of its box to the tight one, None where it has none.
+    """
+
+    sample_id: str
+    instance_id: str
+    condition: str
+    trial: int
+    rater: str
+    loss: float | None
+
+
 TARGET_TRIAL = -1
 """The trial of the row that holds an object's target."""
 
@@ -391,7 +408,7 @@ def _to_plain(manifest: RunManifest) -> dict[str, Any]:
 class _StoredCondition:
     name: str
     degradation: str
-    parameters: Mapping[str, str | int | float | bool]
+    parameters: Mapping[str, str | int | float | bool | None]
     trials: Annotated[int, Meta(ge=1)]
     level: float | None
 

@@ -1,7 +1,7 @@
 """Runs on disk: Parquet tables in parts, appended as images are scored; a kill loses no part.
 
-The tables are `scores/`, `quality/` (what a segmenter says of its own masks), `objects/` and, where
-masks are kept, `masks/` and `photographs/`. A part
+The tables are `scores/`, `quality/` (what a segmenter says of its own masks), `objects/`, where
+masks are kept `masks/` and `photographs/`, and where prompts were recorded `raters/`. A part
 of the scores is written last and holds all scores of each of its images; so an image is either
 stored or not, and rerunning the same command resumes. What other tables hold twice counts once.
 """
@@ -33,6 +33,7 @@ from samrobust.runs.manifest import (
     ObjectRow,
     PhotographRow,
     QualityRow,
+    RaterRow,
     RunManifest,
     Score,
     check_failures,
@@ -250,8 +251,19 @@ _LATER: Mapping[str, str | int] = {
     "image_side": 0,
 }
 """Columns that older runs lack, with the value that says so."""
+RATERS = pa.schema(
+    [
+        ("sample_id", pa.string()),
+        ("instance_id", pa.string()),
+        ("condition", pa.string()),
+        ("trial", pa.int32()),
+        ("rater", pa.string()),
+        ("loss", pa.float64()),
+    ]
+)
 _SCORES, _FAILURES, _LEFT_OUT = "scores", "failures", "left-out"
-_QUALITY, _OBJECTS, _MASKS, _PHOTOGRAPHS = "quality", "objects", "masks", "photographs"
+_QUALITY, _OBJECTS, _RATERS = "quality", "objects", "raters"
+_MASKS, _PHOTOGRAPHS = "masks", "photographs"
 _Table = tuple[str, pa.Schema, Sequence[object]]
 """Folder, schema and new rows of a table."""
 
@@ -388,6 +400,7 @@ class RunWriter:
         self._objects: list[ObjectRow] = []
         self._masks: list[MaskRow] = []
         self._photographs: list[PhotographRow] = []
+        self._raters: list[RaterRow] = []
         self._flushed = time.monotonic()
         self._thread = ThreadPoolExecutor(max_workers=1)
         self._writing: Future[None] | None = None
@@ -458,6 +471,7 @@ class RunWriter:
         qualities: Sequence[QualityRow] = (),
         objects: Sequence[ObjectRow] = (),
         kept: Kept | None = None,
+        raters: Sequence[RaterRow] = (),
     ) -> None:
         """Store what one image gave; it reaches the disk with the next parts.
 
@@ -467,6 +481,7 @@ class RunWriter:
             self._rows.extend(scores)
             self._qualities.extend(qualities)
         self._objects.extend(objects)
+        self._raters.extend(raters)
         if kept is not None:
             self._masks.extend(kept.masks)
             self._photographs.append(kept.photograph)
@@ -509,9 +524,10 @@ class RunWriter:
             (_MASKS, MASKS, self._masks),
             (_PHOTOGRAPHS, PHOTOGRAPHS, self._photographs),
             (_QUALITY, QUALITY, self._qualities),
+            (_RATERS, RATERS, self._raters),
             (_SCORES, SCHEMA, self._rows),
         ]
-        self._rows, self._qualities = [], []
+        self._rows, self._qualities, self._raters = [], [], []
         self._objects, self._masks, self._photographs = [], [], []
         self._writing = self._thread.submit(_append_parts, self.folder, tables, self._label)
         self._flushed = time.monotonic()
@@ -604,6 +620,16 @@ def read_masks(folder: Path) -> pd.DataFrame:
     """
     key = ["sample_id", "instance_id", "condition", "trial"]
     return _once(read_parts(folder / _MASKS, MASKS), key)
+
+
+def read_raters(folder: Path) -> pd.DataFrame:
+    """Return who gave the recorded prompts of a run, columns as in `RATERS`; none for drawn ones.
+
+    Raises:
+        RunError: a file of it cannot be read.
+    """
+    key = ["sample_id", "instance_id", "condition", "trial"]
+    return _once(read_parts(folder / _RATERS, RATERS), key)
 
 
 def read_photographs(folder: Path) -> pd.DataFrame:
