@@ -86,6 +86,18 @@ class Predictor:
         for group in by_structure.values():
             yield from self._masks_of_group(group)
 
+    def each_mask(self, prompts: PromptBatch) -> Iterator[tuple[Mask, float]]:
+        """Yield the mask of each prompt, (H, W) bool, of the highest quality, and its quality."""
+        for start in range(0, len(prompts), self._batch_size):
+            batch = prompts[start : start + self._batch_size]
+            found = self._without_void(self._predict(batch))
+            self._finite.append(found.quality.isfinite().all())
+            quality = found.quality[:, : found.quality.shape[1] // len(self._thresholds)]
+            row = torch.arange(len(batch), device=quality.device)
+            best = quality.argmax(dim=1)
+            chosen = found.masks[row, best].numpy(force=True), quality[row, best].tolist()
+            yield from zip(*chosen, strict=True)
+
     def _masks_of_group(self, group: Sequence[Draws]) -> Iterator[Selected]:
         prompts = PromptBatch.join([draw.prompts for draw in group])
         candidates = _Queue()
@@ -151,7 +163,7 @@ def check_finite(info: SegmenterInfo, finite: Sequence[Tensor]) -> None:
     Raises:
         SegmenterError: some are not.
     """
-    if not torch.stack(list(finite)).all():
+    if finite and not torch.stack(list(finite)).all():
         raise SegmenterError(
             f"{info.label}: a prediction is not finite (NaN or infinite logits or quality)"
         )

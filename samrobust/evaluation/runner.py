@@ -330,6 +330,7 @@ def _write_scores(
                 objects=result.objects,
                 kept=result.kept,
                 raters=result.raters,
+                detected=result.detected,
             )
             n_prompts += result.n_prompts
             busy_s += result.busy_s

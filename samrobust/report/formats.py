@@ -60,6 +60,16 @@ def raters_csv(sections: Sequence[Section]) -> str:
     return _joined_csv(sections, [section.raters for section in sections])
 
 
+def precision_csv(sections: Sequence[Section]) -> str:
+    """Return average precisions; columns as `to_csv`, then `Section.average_precision`."""
+    return _joined_csv(sections, [section.average_precision for section in sections])
+
+
+def detector_error_csv(sections: Sequence[Section]) -> str:
+    """Return scores by error of the box; columns as `to_csv`, then `Section.detector_error`."""
+    return _joined_csv(sections, [section.detector_error for section in sections])
+
+
 def _joined_csv(sections: Sequence[Section], frames: Sequence[pd.DataFrame]) -> str:
     tables = []
     for section, frame in zip(sections, frames, strict=True):
@@ -275,8 +285,9 @@ def write_tables(
 ) -> list[Path]:
     """Write tables in the formats asked for, and return their paths.
 
-    They are `tables.csv`, with `differences.csv`, `breakdown.csv`, `calibration.csv` and
-    `raters.csv` where there are any, `tables.md` and `tables.tex`.
+    They are `tables.csv`, with `differences.csv`, `breakdown.csv`, `calibration.csv`,
+    `raters.csv`, `average-precision.csv` and `detector-error.csv` where there are any, `tables.md`
+    and `tables.tex`.
 
     Raises:
         RunError: a file cannot be written.
@@ -292,6 +303,9 @@ def write_tables(
             texts["calibration.csv"] = calibration_csv(sections)
         if any(len(section.raters) for section in sections):
             texts["raters.csv"] = raters_csv(sections)
+        if any(len(section.average_precision) for section in sections):
+            texts["average-precision.csv"] = precision_csv(sections)
+            texts["detector-error.csv"] = detector_error_csv(sections)
     if "md" in formats:
         texts["tables.md"] = to_markdown(sections)
     if "tex" in formats:

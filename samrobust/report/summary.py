@@ -549,6 +549,35 @@ class Section:
 
         return calibration_of(self)
 
+    @cached_property
+    def average_precision(self) -> pd.DataFrame:
+        """Return the average precision of the masks of a detector's boxes; empty for other prompts.
+
+        One row per segmenter: `segmenter`, `n_images` (that all runs have), `n_detections`, then
+        `ap`, `ap_50`, `ap_75`, `ap_small`, `ap_medium`, `ap_large` and `boundary_ap`, fractions.
+
+        Raises:
+            RunError: a file of a run cannot be read, or a mask does not fit its image.
+        """
+        from samrobust.report.average_precision import precision_table
+
+        return precision_table(self.stored, self.segmenters)
+
+    @cached_property
+    def detector_error(self) -> pd.DataFrame:
+        """Return the mean IoU of a detector's boxes by how far they are off; else empty.
+
+        One row per segmenter and class of boxes, of those that match an object: `segmenter`,
+        `boxes` (human percentiles of their error: "p0-25"), `n_boxes`, `miou` with the ends of its
+        interval in `miou_low` and `miou_high`.
+
+        Raises:
+            RunError: a file of a run cannot be read.
+        """
+        from samrobust.report.average_precision import error_table
+
+        return error_table(self.stored, self.segmenters, self.scores)
+
     def figures(self) -> "dict[str, Figure]":
         """Return the figures of the section by name, those that would be empty left out.
 

@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from samrobust.registry import known
+from samrobust.report.average_precision import PRECISIONS
 from samrobust.report.calibration import CALIBRATION, RANKING
 from samrobust.report.columns import DETAILS, NO_VALUE, Statistic, statistic_of
 from samrobust.report.precision import Precision
@@ -103,6 +104,7 @@ def terminal_tables(sections: Sequence[Section], *, details: bool = False) -> li
     tables = []
     for section in sections:
         tables.append(_table(section, spread, where=where))
+        tables += _detector_tables(section, spread, where=where)
         tables += _rater_tables(section)
         tables += _details(section, spread, where=where) if details else []
     return tables
@@ -158,6 +160,7 @@ def page_tables(section: Section) -> list[Table]:
     where = "in brackets"
     return [
         _table(section, interval_text, where=where),
+        *_detector_tables(section, interval_text, where=where),
         *_rater_tables(section),
         *_details(section, interval_text, where=where),
     ]
@@ -289,6 +292,48 @@ def _rater_tables(section: Section) -> Iterator[Table]:
     title = f"{section.title}; raters"
     of = tuple((row["segmenter"],) for row in rows)
     yield Table(title, header, tuple(texts), (about,), segmenters=of)
+
+
+def _detector_tables(
+    section: Section, spread: Callable[[Row, str], str], *, where: str
+) -> Iterator[Table]:
+    """Yield what the masks of a detector's boxes are worth, where prompts are such."""
+    precisions = records(section.average_precision)
+    if precisions:
+        rows = tuple(
+            (row["segmenter"], *(each.text(row[each.column]) for each in PRECISIONS))
+            for row in precisions
+        )
+        first = precisions[0]
+        about = (
+            f"COCO's average precision of masks, in percent, by the detector's scores, over "
+            f"{first['n_detections']} detections in {first['n_images']} images: those with an "
+            "annotation. Boundary AP: with the lower of IoU and boundary IoU."
+        )
+        header = ("segmenter", *(each.label for each in PRECISIONS))
+        title = f"{section.title}; average precision"
+        of = tuple((row[0],) for row in rows)
+        yield Table(title, header, rows, (about,), n_names=1, segmenters=of)
+    errors = section.detector_error
+    if len(errors):
+        counts = dict(zip(errors["boxes"], errors["n_boxes"], strict=True))
+        cells: dict[str, dict[str, str]] = {}
+        for row in records(errors):
+            text = f"{value_text(row, CLASS_STATISTIC)} {spread(row, CLASS_STATISTIC)}".rstrip()
+            cells.setdefault(row["segmenter"], {})[row["boxes"]] = text
+        rows = tuple(
+            (label, *(of_label.get(name, NO_VALUE) for name in counts))
+            for label, of_label in cells.items()
+        )
+        boxes = ", ".join(f"{name} ({count})" for name, count in counts.items())
+        about = (
+            f"mIoU in percent of the boxes that match an object (IoU >= 0.5 with its tight box, "
+            f"same category); {where} the 95 % interval. By the human percentile of the box's "
+            f"error (boxes): {boxes}."
+        )
+        title = f"{section.title}; by error of the box"
+        of = tuple((row[0],) for row in rows)
+        yield Table(title, ("segmenter", *counts), rows, (about,), n_names=1, segmenters=of)
 
 
 def _ends_text(row: Row, name: str, shown_as: Statistic) -> str:

@@ -96,6 +96,49 @@ class RaterRow:
     loss: float | None
 
 
+@dataclass(frozen=True, slots=True)
+class DetectionRow:
+    """The mask of one box of a detector.
+
+    Attributes:
+        category_id: of the detector.
+        score: likewise.
+        quality: the segmenter's estimate of the mask's IoU.
+        bbox: x, y, width and height as the detector gave them.
+        counts: COCO's compressed run lengths of the mask.
+    """
+
+    sample_id: str
+    number: int
+    category_id: int
+    score: float
+    quality: float
+    bbox: Sequence[float]
+    counts: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class TargetRow:
+    """One annotation of an image whose detections are stored; as `samrobust.types.Target`."""
+
+    sample_id: str
+    instance_id: str
+    category_id: int
+    area: float
+    is_crowd: bool
+    counts: bytes
+    height: int
+    width: int
+
+
+@dataclass(frozen=True)
+class Detected:
+    """What is stored of an image for average precision."""
+
+    detections: Sequence[DetectionRow]
+    targets: Sequence[TargetRow]
+
+
 TARGET_TRIAL = -1
 """The trial of the row that holds an object's target."""
 
@@ -304,6 +347,8 @@ def _check_filled(table: pa.Table) -> None:
             raise ValueError(f"the column {name} has gaps")
 
 
+MIN_BOX_IOU = "min_box_iou"
+"""Parameter of the conditions whose prompts are the boxes of a detector."""
 FORMAT = 1
 MANIFEST = "manifest.json"
 SCORES_VERSION = "0.1.0"
@@ -358,6 +403,11 @@ def read_manifest(folder: Path) -> RunManifest:
         manifest = convert(plain, RunManifest, where="the manifest", ignore_unknown=True)
         _check_protocol(manifest)
         return manifest
+
+
+def has_detections(manifest: RunManifest) -> bool:
+    """Return whether the prompts of a run are the boxes of a detector."""
+    return any(MIN_BOX_IOU in row["parameters"] for row in manifest.protocol["conditions"])
 
 
 def write_manifest(folder: Path, manifest: RunManifest) -> None:
