@@ -182,6 +182,8 @@ def fit_command(
         soft_wrap=True,
         markup=False,
     )
+    if fit.n_tight:
+        note_line(f"boxes that are the tight one itself, which the fit leaves out: {fit.n_tight}")
     header = ["percentile", "these boxes", "this fit", "BREPS' fit"]
     print_table("complete-IoU loss", header, quantile_rows(fit))
     if file is not None:

@@ -191,7 +191,7 @@ def prompted_images(protocol: EvalProtocol, sample_ids: Sequence[str]) -> list[s
         )
     if others:
         _LOG.warning(
-            "%s: the prompts of %d images are left out, which the data set does not have, as '%s'",
+            "%s: images that the data set does not have are left out: %d, such as '%s'",
             file,
             len(others),
             min(others),

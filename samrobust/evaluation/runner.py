@@ -263,10 +263,15 @@ def _run_on(
     folders: list[Path] = []
     jobs: list[Job] = []
     writers: list[RunWriter] = []
+    prompted: list[EvalProtocol] = []
+    images_of: list[list[str]] = []
     total = 0
     with sigterm_as_interrupt(), ExitStack() as stack:
         for protocol, segmenter in pairs:
-            sample_ids = prompted_images(protocol, dataset.ids())[: settings.limit]
+            if protocol not in prompted:
+                prompted.append(protocol)
+                images_of.append(prompted_images(protocol, dataset.ids())[: settings.limit])
+            sample_ids = images_of[prompted.index(protocol)]
             share = settings.shard.share_of(sample_ids)
             manifest = _manifest(protocol, dataset, segmenter, len(sample_ids), settings)
             folder = run_folder(settings.results, manifest)

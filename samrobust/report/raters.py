@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -113,8 +114,11 @@ def _split(
 
 COLUMNS = (
     *("segmenter", "condition", "n_raters"),
-    *(f"{name}{end}" for name in ("between", "within", "icc") for end in ("", "_low", "_high")),
-    *("agreement", "local"),
+    *(
+        f"{name}{end}"
+        for name in ("between", "within", "icc", "agreement", "local")
+        for end in ("", "_low", "_high")
+    ),
 )
 """Of the table of raters."""
 
@@ -133,7 +137,7 @@ def rater_table(
     Raises:
         RunError: a file of a run cannot be read.
     """
-    rows = []
+    rows: list[dict[str, Any]] = []
     for run, segmenter in zip(runs, segmenters, strict=True):
         raters = read_raters(run.folder)
         raters = raters[raters["rater"] != ""]
@@ -141,31 +145,19 @@ def rater_table(
             continue
         raters = raters.assign(kind=raters["condition"].str.removesuffix(AGAIN))
         mine = table[table["segmenter"] == segmenter].set_index("condition")
-        agreement = mine[BETWEEN_RATERS] if BETWEEN_RATERS in mine else pd.Series(dtype="float64")
         for kind, given in raters.groupby("kind", sort=False):
             split = _split_of(run, given, objects)
             if split is not None:
+                row = {"segmenter": segmenter, "condition": str(kind), "n_raters": split.n_raters}
+                for name in ("between", "within", "icc"):
+                    low, high = getattr(split, f"{name}_ends")
+                    row |= {name: getattr(split, name), f"{name}_low": low, f"{name}_high": high}
                 is_box = bool(given["loss"].notna().all())
-                local = agreement.get(LOCAL, np.nan) if is_box else np.nan
-                ends = {
-                    f"{name}{end}": value
-                    for name in ("between", "within", "icc")
-                    for end, value in zip(
-                        ("", "_low", "_high"),
-                        (getattr(split, name), *getattr(split, f"{name}_ends")),
-                        strict=True,
-                    )
-                }
-                rows.append(
-                    {
-                        "segmenter": segmenter,
-                        "condition": str(kind),
-                        "n_raters": split.n_raters,
-                        **ends,
-                        "agreement": agreement.get(kind, np.nan),
-                        "local": local,
-                    }
-                )
+                for name, condition in (("agreement", str(kind)), ("local", LOCAL)):
+                    for end in ("", "_low", "_high") if is_box or name == "agreement" else ():
+                        value = mine[f"{BETWEEN_RATERS}{end}"].get(condition, np.nan)
+                        row[f"{name}{end}"] = value
+                rows.append(row)
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 

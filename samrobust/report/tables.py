@@ -260,38 +260,47 @@ def _quality_table(
     return Table(title, header, tuple(rows), (note,), segmenters=of)
 
 
-_OF_RATERS = {
+_SPLIT = {
     "between": Statistic("between", "std between", "%", higher_is_better=False),
     "within": Statistic("within", "std within", "%", higher_is_better=False),
     "icc": Statistic("icc", "ICC", "", higher_is_better=False),
-    "agreement": Statistic("agreement", "agree", "%", higher_is_better=True),
-    "local": Statistic("local", "at p25", "%", higher_is_better=True),
+}
+_AMBIGUITY = {
+    "agreement": Statistic("agreement", "of different raters", "%", higher_is_better=True),
+    "local": Statistic("local", "of boxes at p25", "%", higher_is_better=True),
 }
 
 
 def _rater_tables(section: Section) -> Iterator[Table]:
-    """Yield the table of raters, where several gave the prompts."""
+    """Yield what differs between raters and how ambiguous prompts are, if several gave them."""
     rows = records(section.raters)
     if not rows:
         return
-    texts = []
-    for row in rows:
-        cells = [
-            f"{shown_as.text(round(row[name], 3))} {_ends_text(row, name, shown_as)}".rstrip()
-            for name, shown_as in _OF_RATERS.items()
-        ]
-        texts.append((row["segmenter"], row["condition"], str(row["n_raters"]), *cells))
-    about = (
-        "Standard deviation of IoU between the means of raters on the same objects, and within a "
-        "rater, in percent; ICC: the share of the variance that is between raters; in brackets the "
-        "95 % interval of an analysis of variance. Agree: mean IoU of pairs of masks of different "
-        "raters (how ambiguous the prompt is); at p25: that of masks from boxes at the 25th human "
-        "percentile (how sensitive the segmenter is)."
-    )
-    header = ("segmenter", "prompts", "raters", *(each.label for each in _OF_RATERS.values()))
-    title = f"{section.title}; raters"
     of = tuple((row["segmenter"],) for row in rows)
-    yield Table(title, header, tuple(texts), (about,), segmenters=of)
+    split = (
+        "Standard deviation of IoU between the means of raters on the same objects, and within a "
+        "rater, in percent; ICC: the share of that variance that is between raters; in brackets "
+        "the 95 % interval of an analysis of variance."
+    )
+    ambiguity = (
+        "Mean IoU of pairs of masks of an object, in percent: of different raters (low where the "
+        "prompt is ambiguous), and of boxes at the 25th human percentile (low where the segmenter "
+        "is sensitive); in brackets the 95 % interval over images."
+    )
+    for title, statistics, about in (
+        ("raters", _SPLIT, split),
+        ("agreement of masks", _AMBIGUITY, ambiguity),
+    ):
+        texts = [
+            (
+                row["segmenter"],
+                f"{row['condition']}, {row['n_raters']} raters",
+                *(_with_ends(row, name, shown_as) for name, shown_as in statistics.items()),
+            )
+            for row in rows
+        ]
+        header = ("segmenter", "prompts", *(each.label for each in statistics.values()))
+        yield Table(f"{section.title}; {title}", header, tuple(texts), (about,), segmenters=of)
 
 
 def _detector_tables(
@@ -336,11 +345,10 @@ def _detector_tables(
         yield Table(title, ("segmenter", *counts), rows, (about,), n_names=1, segmenters=of)
 
 
-def _ends_text(row: Row, name: str, shown_as: Statistic) -> str:
-    if f"{name}_low" not in row:
-        return ""
-    low, high = (shown_as.text(round(row[f"{name}_{end}"], 3)) for end in ("low", "high"))
-    return f"[{low}, {high}]"
+def _with_ends(row: Row, name: str, shown_as: Statistic) -> str:
+    if shown_as.unit:
+        return f"{shown_as.text(row[name])} {interval_text(row, name, shown_as)}".rstrip()
+    return f"{row[name]:.2f} [{row[f'{name}_low']:.2f}, {row[f'{name}_high']:.2f}]"
 
 
 def _class_table(
