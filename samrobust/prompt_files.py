@@ -24,6 +24,7 @@ rectangle masks of BREPS and the `clicks.csv` of RClicks are read (docs/sources/
 import csv
 import hashlib
 import io
+import math
 import os
 import re
 from collections import Counter, defaultdict
@@ -49,7 +50,10 @@ from samrobust.types import (
     FOREGROUND,
     Condition,
     Dataset,
+    Detection,
+    Detections,
     EvalProtocol,
+    GivesTargets,
     Prompt,
     PromptKind,
     RecordedPrompt,
@@ -157,6 +161,83 @@ def load_prompts(
         selection="single",
         conditions=tuple(conditions),
     )
+
+
+def load_detections(path: str | Path, dataset: Dataset) -> EvalProtocol:
+    """Return the boxes of a detector as a protocol.
+
+    All of them give masks, for average precision; those that match an object are scored as any
+    other prompt.
+
+    Args:
+        path: results of COCO's format, JSON: a list of `image_id`, `category_id`, `bbox` (x, y,
+            width and height) and `score`.
+        dataset: of COCO's format.
+
+    Raises:
+        PromptError: the file cannot be read, a row is wrong, or the data set is of another format.
+    """
+    path = Path(path)
+    if not isinstance(dataset, GivesTargets):
+        raise PromptError(
+            f"{path}: boxes of a detector need a data set of COCO's format, got {dataset.info.key}"
+        )
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise PromptError(f"{path}: cannot be read: {error.strerror}") from error
+    try:
+        rows = msgspec.json.decode(content, type=list[DetectionRow])
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        raise PromptError(f"{path}: is not a list of detections: {error}") from error
+    by_image: dict[str, list[Detection]] = defaultdict(list)
+    for number, row in enumerate(rows, start=1):
+        place = f"row {number}"
+        x, y, w, h = row.bbox
+        if not (math.isfinite(sum(row.bbox)) and math.isfinite(row.score) and w >= 0 and h >= 0):
+            raise PromptError(
+                f"{path}, {place}: bbox must be x, y, width and height, and score a number, got "
+                f"{shown(row.bbox)} and {row.score}"
+            )
+        box = np.array([x, y, x + max(w - 1, 0), y + max(h - 1, 0)], np.float32)
+        detection = Detection(
+            "",
+            Prompt(box),
+            place=place,
+            category_id=row.category_id,
+            score=row.score,
+            bbox=row.bbox,
+        )
+        by_image[image_key(str(row.image_id))].append(detection)
+    if not by_image:
+        raise PromptError(f"{path}: has no detections")
+    detections = Detections(
+        path.name,
+        hashlib.sha256(content).hexdigest(),
+        "xywh",
+        frozenset({"box"}),
+        {image: tuple(found) for image, found in by_image.items()},
+        categories=dataset.categories,
+    )
+    return EvalProtocol(
+        name=path.stem,
+        version=1,
+        summary=f"the detections of {path.name}",
+        source=path.name,
+        seed=0,
+        metrics=("iou", "boundary-iou"),
+        selection="single",
+        conditions=(Condition("detected-box", detections, "recorded", 1),),
+    )
+
+
+class DetectionRow(msgspec.Struct):
+    """One row of results of COCO's format; other keys are passed over."""
+
+    image_id: int
+    category_id: int
+    bbox: tuple[float, float, float, float]
+    score: float
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from samrobust.registry import known
 from samrobust.types import (
     Condition,
     Degradation,
+    Detections,
     EvalProtocol,
     Recording,
     Reported,
@@ -158,7 +159,10 @@ def describe_protocol(protocol: EvalProtocol) -> dict[str, Any]:
 
 def _parameters(degradation: Degradation | Recording) -> dict[str, Any]:
     if isinstance(degradation, Recording):
-        return {name: getattr(degradation, name) for name in ("file", "sha256", "boxes")}
+        found = {name: getattr(degradation, name) for name in ("file", "sha256", "boxes")}
+        if isinstance(degradation, Detections):
+            found["min_box_iou"] = degradation.min_box_iou
+        return found
     return dataclasses.asdict(degradation)  # type: ignore[call-overload, no-any-return]
 
 

@@ -44,11 +44,13 @@ class Instance:
         instance_id: unique within its image ("0" if the image has one mask).
         mask: (H, W) bool, the target; not empty, made read-only.
         category: its class, "" if unknown.
+        supercategory: the group of classes that it is of, "" if unknown.
     """
 
     instance_id: str
     mask: Mask
     category: str = ""
+    supercategory: str = ""
 
     def __post_init__(self) -> None:
         _check("mask", self.mask, np.bool_, (None, None))
@@ -316,6 +318,24 @@ class Segmenter(Protocol[E]):
         ...
 
 
+class PredictsAt(Protocol):
+    """A segmenter that also gives masks at several thresholds of its logits from one decoding."""
+
+    def predict_at(
+        self,
+        embedding: Any,  # noqa: ANN401
+        prompts: PromptBatch,
+        thresholds: Sequence[float],
+        *,
+        multimask: bool = False,
+    ) -> list[Prediction]:
+        """Return a prediction per threshold, of the same candidates and qualities.
+
+        At threshold 0 it is what `Segmenter.predict` returns.
+        """
+        ...
+
+
 @runtime_checkable
 class SharesEmbeddings(Protocol):
     """A segmenter whose embeddings other segmenters with the same encoder can use."""
@@ -423,6 +443,73 @@ class Recording:
         return self.prompts.get(image_key(sample_id), ())
 
 
+@dataclass(frozen=True)
+class Detection(RecordedPrompt):
+    """A box that a detector found, of no object until it is matched.
+
+    Attributes:
+        category_id: as the annotations of the data set number it.
+        score: of the detector, which its mask keeps.
+        bbox: x, y, width and height as in the file.
+    """
+
+    category_id: int = 0
+    score: float = 0.0
+    bbox: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
+
+
+@dataclass(frozen=True)
+class Detections(Recording):
+    """The boxes of a detector: all give masks, and those that match an object are scored.
+
+    Attributes:
+        categories: id -> name.
+        min_box_iou: with the tight box of an object of its category, for a match.
+    """
+
+    categories: Mapping[int, str] = field(default_factory=dict, compare=False, repr=False)
+    min_box_iou: float = 0.5
+
+    def detections(self, sample_id: str) -> tuple[Detection, ...]:
+        """Return the detections of an image, () for none."""
+        return tuple(each for each in self.of(sample_id) if isinstance(each, Detection))
+
+
+@dataclass(frozen=True)
+class Target:
+    """An annotation of an image, as average precision needs it.
+
+    Attributes:
+        instance_id: of the annotation.
+        category_id: of its category.
+        area: in pixels, as annotated; it says whether the object is small, medium or large.
+        is_crowd: whether it is a group of objects, on which detections do not count.
+        counts: COCO's compressed run lengths.
+        size_hw: of the image.
+    """
+
+    instance_id: str
+    category_id: int
+    area: float
+    is_crowd: bool
+    counts: bytes
+    size_hw: tuple[int, int]
+
+
+@runtime_checkable
+class GivesTargets(Protocol):
+    """A data set with all that average precision needs: one of COCO's format."""
+
+    @property
+    def categories(self) -> Mapping[int, str]:
+        """Return the name of each category by its id."""
+        ...
+
+    def targets(self, sample_id: str) -> list[Target]:
+        """Return the annotations of an image, crowds too."""
+        ...
+
+
 def image_key(name: str) -> str:
     """Return what images are found by: without the suffix of a file, or zeros before a number.
 
@@ -464,6 +551,8 @@ class Metric:
         higher_is_better: whether the segmenter with the higher mean is the better one.
         low: the smallest value that there can be; None for 0 of a fraction, else for no bound.
         high: the largest, likewise; None for 1 of a fraction. Stored values outside are refused.
+        threshold: of the logits of the masks that it scores. At any but 0 it has no scores where a
+            segmenter has no method `predict_at`.
     """
 
     name: str
@@ -474,6 +563,7 @@ class Metric:
     higher_is_better: bool = True
     low: float | None = None
     high: float | None = None
+    threshold: float = 0.0
 
     @property
     def bounds(self) -> tuple[float, float]:

@@ -16,6 +16,7 @@ from samrobust.cli.data import app as data_app
 from samrobust.cli.draw import app as draw_app
 from samrobust.cli.eval import EXAMPLES as EVAL_EXAMPLES
 from samrobust.cli.eval import evaluate_command
+from samrobust.cli.export import app as export_app
 from samrobust.cli.ls import EXAMPLE as LS_EXAMPLE
 from samrobust.cli.ls import ls_command
 from samrobust.cli.options import Command
@@ -58,6 +59,7 @@ app.command("verify", cls=Command, epilog=VERIFY_EXAMPLE)(verify_command)
 app.command("ls", cls=Command, epilog=LS_EXAMPLE)(ls_command)
 app.add_typer(draw_app, name="draw")
 app.add_typer(data_app, name="data")
+app.add_typer(export_app, name="export")
 app.add_typer(prompts_app, name="prompts")
 
 

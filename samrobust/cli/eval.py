@@ -69,6 +69,9 @@ samrobust eval --segmenter hq-sam --segmenter sam --variant vit_l --dataset fold
 --keep-masks worst
 
 samrobust eval --prompts people.csv --segmenter sam-nano --dataset folder --data-root MINE
+
+samrobust eval --boxes coco_vitdet.json --segmenter sam-nano --dataset coco --data-root COCO
+--split val2017
 """
 
 
@@ -95,6 +98,14 @@ def evaluate_command(
         typer.Option(
             help="Recorded prompts instead of a protocol: CSV, JSON lines or Parquet, BREPS' "
             "folder of masks, or RClicks' clicks.csv.",
+            rich_help_panel=RUN,
+        ),
+    ] = None,
+    boxes: Annotated[
+        Path | None,
+        typer.Option(
+            help="Boxes of a detector instead of a protocol: results of COCO's format, JSON. Every "
+            "box gives a mask, and the report average precision.",
             rich_help_panel=RUN,
         ),
     ] = None,
@@ -223,9 +234,10 @@ def evaluate_command(
     )
     datasets = chosen_datasets(dataset, data_root, split, ids, how)
     protocols = chosen_protocols(
-        protocol or ([] if prompts else DEFAULT_PROTOCOLS),
+        protocol or ([] if prompts or boxes else DEFAULT_PROTOCOLS),
         prompts,
         datasets,
+        boxes=boxes,
         box_format=box_format,
         trials=trials,
         selection=selection,

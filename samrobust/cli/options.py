@@ -316,6 +316,7 @@ def chosen_protocols(
     prompts: Path | None,
     datasets: Sequence[Dataset],
     *,
+    boxes: Path | None = None,
     box_format: str = "auto",
     trials: int | None = None,
     selection: str | None = None,
@@ -325,15 +326,24 @@ def chosen_protocols(
     Raises:
         SamrobustError: a file cannot be used, a name is unknown, or both are given.
     """
-    if prompts is None:
+    option, file = ("--prompts", prompts) if boxes is None else ("--boxes", boxes)
+    if file is None:
         protocols = [load_protocol(name) for name in names]
     elif names:
-        raise SamrobustError(f"--prompts {prompts} takes the place of --protocol {names[0]}")
+        raise SamrobustError(f"{option} {file} takes the place of --protocol {names[0]}")
+    elif prompts is not None and boxes is not None:
+        raise SamrobustError(f"--boxes {boxes} takes the place of --prompts {prompts}")
+    elif boxes is not None:
+        from samrobust.prompt_files import load_detections
+
+        if len(datasets) > 1:
+            raise SamrobustError(f"--boxes {boxes} is of one data set, got {len(datasets)}")
+        protocols = [load_detections(boxes, datasets[0])]
     else:
         from samrobust.prompt_files import BoxFormat, load_prompts
 
         form = one_of(BoxFormat, box_format, kind="--box-format")
-        protocols = [load_prompts(prompts, datasets[0], boxes=form)]
+        protocols = [load_prompts(file, datasets[0], boxes=form)]
     if trials is not None:
         protocols = [with_trials(protocol, trials) for protocol in protocols]
     if selection is not None:

@@ -9,16 +9,18 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from samrobust.degradations.human import box_loss
 from samrobust.errors import DatasetError, NoObjectError
-from samrobust.geometry import mask_to_box, perimeter
+from samrobust.geometry import box_iou, mask_to_box, perimeter
 from samrobust.prompt_files import written_row
 from samrobust.runs.manifest import ObjectRow, RaterRow
 from samrobust.seeding import keyed_generator, prompt_hash
 from samrobust.types import (
     Condition,
     Dataset,
+    Detections,
     EvalProtocol,
     Floats,
     Instance,
@@ -27,6 +29,7 @@ from samrobust.types import (
     RecordedPrompt,
     Recording,
     Sample,
+    Target,
     image_key,
 )
 
@@ -64,11 +67,13 @@ class DrawnSample:
         sample: the image.
         draws: of each protocol, in the order of the protocols.
         objects: one row per instance.
+        targets: the annotations of the image, where a protocol has boxes of a detector.
     """
 
     sample: Sample
     draws: tuple[tuple[Draws, ...], ...]
     objects: tuple[ObjectRow, ...]
+    targets: tuple[Target, ...] = ()
 
 
 def draw_sample(sample: Sample, dataset_key: str, protocols: Sequence[EvalProtocol]) -> DrawnSample:
@@ -82,9 +87,12 @@ def draw_sample(sample: Sample, dataset_key: str, protocols: Sequence[EvalProtoc
     """
     misfits = [reason for protocol in protocols for reason in misplaced(sample, protocol)]
     draws = tuple(draw_prompts(sample, dataset_key, protocol) for protocol in protocols)
-    if not any(draws):
+    if any(map(detections_of, protocols)):
+        if not any(draws):
+            misfits.append(f"image '{sample.sample_id}': no detection matches an object")
+    elif not any(draws):
         raise NoObjectError(misfits[0])
-    objects = tuple(_object_row(sample.sample_id, instance) for instance in sample.instances)
+    objects = tuple(_object_rows(sample))
     if misfits:
         sample = replace(sample, left_out=(*sample.left_out, *misfits))
     return DrawnSample(sample, draws, objects)
@@ -117,6 +125,47 @@ def is_recorded(protocol: EvalProtocol) -> bool:
     return any(isinstance(condition.degradation, Recording) for condition in protocol.conditions)
 
 
+def detections_of(protocol: EvalProtocol) -> Detections | None:
+    """Return the boxes of a detector that are the prompts of a protocol, None for other prompts."""
+    found = [condition.degradation for condition in protocol.conditions]
+    return next((each for each in found if isinstance(each, Detections)), None)
+
+
+def clipped_boxes(detections: Detections, sample: Sample) -> npt.NDArray[np.float32]:
+    """Return (N, 4) the detected boxes of an image, clipped to it, in the order of the file."""
+    found = detections.detections(sample.sample_id)
+    boxes = np.array([each.prompt.box for each in found], np.float32).reshape(-1, 4)
+    height, width = sample.image.shape[:2]
+    return np.clip(boxes, 0, np.array([width, height] * 2, np.float32) - 1)
+
+
+def _recorded(recording: Recording, sample: Sample) -> Sequence[RecordedPrompt]:
+    """Return the recorded prompts of an image; of detections those that match an object.
+
+    As in COCO's evaluation the detection of the highest score chooses first: the object of its
+    category whose tight box has the highest IoU with its own, of those that no other chose.
+    """
+    if not isinstance(recording, Detections):
+        return recording.of(sample.sample_id)
+    found = recording.detections(sample.sample_id)
+    boxes = clipped_boxes(recording, sample)
+    left = {one.instance_id: (one.category, mask_to_box(one.mask)) for one in sample.instances}
+    matched = []
+    for place in sorted(range(len(found)), key=lambda place: -found[place].score):
+        category = recording.categories.get(found[place].category_id)
+        overlaps = {
+            name: box_iou(boxes[place].astype(np.float64), tight)
+            for name, (its_category, tight) in left.items()
+            if its_category == category
+        }
+        best = max(overlaps, key=overlaps.__getitem__, default="")
+        if overlaps.get(best, 0.0) >= recording.min_box_iou:
+            del left[best]
+            prompt = Prompt(boxes[place])
+            matched.append(RecordedPrompt(best, prompt, place=found[place].place))
+    return matched
+
+
 def prompted_images(protocol: EvalProtocol, sample_ids: Sequence[str]) -> list[str]:
     """Return the images that a protocol has prompts for: all of them, unless they were recorded.
 
@@ -125,7 +174,7 @@ def prompted_images(protocol: EvalProtocol, sample_ids: Sequence[str]) -> list[s
     Raises:
         DatasetError: there are recorded prompts, but for none of the images.
     """
-    if not is_recorded(protocol):
+    if not is_recorded(protocol) or detections_of(protocol):  # a miss counts in the precision
         return list(sample_ids)
     recordings = [
         condition.degradation
@@ -155,7 +204,7 @@ def misplaced(sample: Sample, protocol: EvalProtocol) -> list[str]:
     reasons = []
     for condition in protocol.conditions:
         if isinstance(condition.degradation, Recording):
-            for recorded in condition.degradation.of(sample.sample_id):
+            for recorded in _recorded(condition.degradation, sample):
                 try:
                     placed(recorded, sample)
                 except DatasetError as error:
@@ -243,7 +292,7 @@ def _look_up(
     sample: Sample, instance: Instance, condition: Condition, recording: Recording
 ) -> Draws | None:
     prompts, raters = [], []
-    for recorded in recording.of(sample.sample_id):
+    for recorded in _recorded(recording, sample):
         try:
             its_instance, prompt = placed(recorded, sample)
         except DatasetError:
@@ -328,8 +377,21 @@ def rater_rows(sample_id: str, draws: Draws) -> list[RaterRow]:
     ]
 
 
-def _object_row(sample_id: str, instance: Instance) -> ObjectRow:
-    x0, y0, x1, y1 = mask_to_box(instance.mask).astype(int)
-    cropped = instance.mask[y0 : y1 + 1, x0 : x1 + 1]
-    area, length = int(np.count_nonzero(cropped)), perimeter(cropped)
-    return ObjectRow(sample_id, instance.instance_id, instance.category, area, length)
+def _object_rows(sample: Sample) -> Iterator[ObjectRow]:
+    """Yield what each object of an image is; of the others, those that the data set gives count."""
+    boxes = np.stack([mask_to_box(instance.mask) for instance in sample.instances])
+    centres = (boxes[:, :2] + boxes[:, 2:]) / 2
+    for instance, box in zip(sample.instances, boxes, strict=True):
+        inside = ((centres >= box[:2]) & (centres <= box[2:])).all(axis=1)
+        x0, y0, x1, y1 = box.astype(int)
+        cropped = instance.mask[y0 : y1 + 1, x0 : x1 + 1]
+        yield ObjectRow(
+            sample.sample_id,
+            instance.instance_id,
+            instance.category,
+            area=int(np.count_nonzero(cropped)),
+            perimeter=perimeter(cropped),
+            supercategory=instance.supercategory,
+            others=int(inside.sum()) - 1,
+            image_side=max(instance.mask.shape),
+        )

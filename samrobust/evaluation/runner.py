@@ -331,9 +331,11 @@ def _write_scores(
             writer.write(
                 result.sample_id,
                 result.scores,
+                qualities=result.qualities,
                 objects=result.objects,
                 kept=result.kept,
                 raters=result.raters,
+                detected=result.detected,
             )
             n_prompts += result.n_prompts
             busy_s += result.busy_s

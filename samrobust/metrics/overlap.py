@@ -71,6 +71,8 @@ def _bands(masks: "Tensor", width: int) -> Words:
 
 
 IOU = Metric("iou", iou, label="mIoU", unit="%")
+IOU_AT_MINUS_1 = Metric("iou-at-minus-1", iou, label="mIoU at -1", unit="%", threshold=-1.0)
+IOU_AT_PLUS_1 = Metric("iou-at-plus-1", iou, label="mIoU at +1", unit="%", threshold=1.0)
 BOUNDARY_IOU = Metric("boundary-iou", boundary_iou, label="mBIoU", unit="%")
 
 

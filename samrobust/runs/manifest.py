@@ -44,6 +44,10 @@ class ObjectRow:
         category: its class, "" where the data set names none.
         area: in pixels of the original image.
         perimeter: likewise.
+        supercategory: the group of classes that it is of, "" where the data set names none.
+        others: objects of the image whose tight box has its centre in this one's; -1 where that is
+            not known.
+        image_side: the longer side of the image, in pixels; 0 where that is not known.
     """
 
     sample_id: str
@@ -51,6 +55,28 @@ class ObjectRow:
     category: str
     area: int
     perimeter: float
+    supercategory: str = ""
+    others: int = -1
+    image_side: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class QualityRow:
+    """What a segmenter says of its own mask for one prompt.
+
+    Attributes:
+        quality: its estimate of the IoU of the mask that is scored, as it gives it; 0 from a
+            segmenter that has none.
+        gap: IoU with the target of the best candidate, less that of the candidate of the highest
+            quality; None where there is one candidate.
+    """
+
+    sample_id: str
+    instance_id: str
+    condition: str
+    trial: int
+    quality: float
+    gap: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +94,49 @@ class RaterRow:
     trial: int
     rater: str
     loss: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class DetectionRow:
+    """The mask of one box of a detector.
+
+    Attributes:
+        category_id: of the detector.
+        score: likewise.
+        quality: the segmenter's estimate of the mask's IoU.
+        bbox: x, y, width and height as the detector gave them.
+        counts: COCO's compressed run lengths of the mask.
+    """
+
+    sample_id: str
+    number: int
+    category_id: int
+    score: float
+    quality: float
+    bbox: Sequence[float]
+    counts: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class TargetRow:
+    """One annotation of an image whose detections are stored; as `samrobust.types.Target`."""
+
+    sample_id: str
+    instance_id: str
+    category_id: int
+    area: float
+    is_crowd: bool
+    counts: bytes
+    height: int
+    width: int
+
+
+@dataclass(frozen=True)
+class Detected:
+    """What is stored of an image for average precision."""
+
+    detections: Sequence[DetectionRow]
+    targets: Sequence[TargetRow]
 
 
 TARGET_TRIAL = -1
@@ -278,6 +347,8 @@ def _check_filled(table: pa.Table) -> None:
             raise ValueError(f"the column {name} has gaps")
 
 
+MIN_BOX_IOU = "min_box_iou"
+"""Parameter of the conditions whose prompts are the boxes of a detector."""
 FORMAT = 1
 MANIFEST = "manifest.json"
 SCORES_VERSION = "0.1.0"
@@ -332,6 +403,11 @@ def read_manifest(folder: Path) -> RunManifest:
         manifest = convert(plain, RunManifest, where="the manifest", ignore_unknown=True)
         _check_protocol(manifest)
         return manifest
+
+
+def has_detections(manifest: RunManifest) -> bool:
+    """Return whether the prompts of a run are the boxes of a detector."""
+    return any(MIN_BOX_IOU in row["parameters"] for row in manifest.protocol["conditions"])
 
 
 def write_manifest(folder: Path, manifest: RunManifest) -> None:

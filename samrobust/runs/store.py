@@ -1,9 +1,10 @@
 """Runs on disk: Parquet tables in parts, appended as images are scored; a kill loses no part.
 
-The tables are `scores/`, `objects/`, where masks are kept `masks/` and `photographs/`, and where
-prompts were recorded `raters/`. A part
-of the scores is written last and holds all scores of each of its images; so an image is either
-stored or not, and rerunning the same command resumes. What other tables hold twice counts once.
+The tables are `scores/`, `quality/` (what a segmenter says of its own masks), `objects/`, where
+masks are kept `masks/` and `photographs/`, where prompts were recorded `raters/`, and where they
+are the boxes of a detector `detections/` and `targets/`. A part of the scores (with a detector, of
+the targets) is written last and holds all rows of each of its images; so an image is either stored
+or not, and rerunning the same command resumes. What other tables hold twice counts once.
 """
 
 import dataclasses
@@ -21,23 +22,29 @@ from typing import TypeVar
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from samrobust.errors import RunError
 from samrobust.files import write_atomic
 from samrobust.runs.manifest import (
     MANIFEST,
+    Detected,
+    DetectionRow,
     Kept,
     MaskRow,
     ObjectRow,
     PhotographRow,
+    QualityRow,
     RaterRow,
     RunManifest,
     Score,
+    TargetRow,
     check_failures,
     check_objects,
     check_photographs,
     check_scores,
+    has_detections,
     read_json,
     read_manifest,
     run_folder,
@@ -147,7 +154,8 @@ def _read_part(part: Path, wanted: pa.Schema) -> pa.Table:
             names = [name for name in wanted.names if name not in missing]
             table = file.read(columns=names, use_threads=False)
             for name in missing.intersection(wanted.names):
-                table = table.append_column(name, pa.array([""] * len(table), pa.string()))
+                unknown = pa.array([_LATER[name]] * len(table), wanted.field(name).type)
+                table = table.append_column(name, unknown)
             table = table.select(wanted.names).cast(wanted)
             table.validate(full=True)
             return table
@@ -204,6 +212,19 @@ OBJECTS = pa.schema(
         ("category", pa.string()),
         ("area", pa.int64()),
         ("perimeter", pa.float64()),
+        ("supercategory", pa.string()),
+        ("others", pa.int32()),
+        ("image_side", pa.int32()),
+    ]
+)
+QUALITY = pa.schema(
+    [
+        ("sample_id", _TEXT),
+        ("instance_id", _TEXT),
+        ("condition", _TEXT),
+        ("trial", pa.int32()),
+        ("quality", pa.float32()),
+        ("gap", pa.float32()),
     ]
 )
 MASKS = pa.schema(
@@ -228,8 +249,13 @@ PHOTOGRAPHS = pa.schema(
         ("file_name", pa.string()),
     ]
 )
-_LATER = ("file_name",)
-"""Columns of text that older runs lack."""
+_LATER: Mapping[str, str | int] = {
+    "file_name": "",
+    "supercategory": "",
+    "others": -1,
+    "image_side": 0,
+}
+"""Columns that older runs lack, with the value that says so."""
 RATERS = pa.schema(
     [
         ("sample_id", pa.string()),
@@ -240,8 +266,33 @@ RATERS = pa.schema(
         ("loss", pa.float64()),
     ]
 )
+DETECTIONS = pa.schema(
+    [
+        ("sample_id", pa.string()),
+        ("number", pa.int32()),
+        ("category_id", pa.int64()),
+        ("score", pa.float64()),
+        ("quality", pa.float32()),
+        ("bbox", pa.list_(pa.float64())),
+        ("counts", pa.binary()),
+    ]
+)
+TARGETS = pa.schema(
+    [
+        ("sample_id", pa.string()),
+        ("instance_id", pa.string()),
+        ("category_id", pa.int64()),
+        ("area", pa.float64()),
+        ("is_crowd", pa.bool_()),
+        ("counts", pa.binary()),
+        ("height", pa.int32()),
+        ("width", pa.int32()),
+    ]
+)
 _SCORES, _FAILURES, _LEFT_OUT = "scores", "failures", "left-out"
-_OBJECTS, _MASKS, _PHOTOGRAPHS, _RATERS = "objects", "masks", "photographs", "raters"
+_QUALITY, _OBJECTS, _RATERS = "quality", "objects", "raters"
+_MASKS, _PHOTOGRAPHS = "masks", "photographs"
+_DETECTIONS, _TARGETS = "detections", "targets"
 _Table = tuple[str, pa.Schema, Sequence[object]]
 """Folder, schema and new rows of a table."""
 
@@ -374,10 +425,13 @@ class RunWriter:
         self.folder = run_folder(results, manifest)
         self._label = shard.label
         self._rows: list[Score] = []
+        self._qualities: list[QualityRow] = []
         self._objects: list[ObjectRow] = []
         self._masks: list[MaskRow] = []
         self._photographs: list[PhotographRow] = []
         self._raters: list[RaterRow] = []
+        self._detections: list[DetectionRow] = []
+        self._targets: list[TargetRow] = []
         self._flushed = time.monotonic()
         self._thread = ThreadPoolExecutor(max_workers=1)
         self._writing: Future[None] | None = None
@@ -393,6 +447,8 @@ class RunWriter:
             raise RunError(f"{self.folder}: cannot be written: {error.strerror}") from error
         self._scored = stored_images(self.folder)
         self.done: frozenset[str] = self._scored
+        if has_detections(manifest):  # an image without a match has targets and no scores
+            self.done = images_of(self.folder / _TARGETS)
         if (self.folder / _OBJECTS).is_dir():
             self.done &= images_of(self.folder / _OBJECTS)
         self._failures: dict[str, str] = {}
@@ -445,9 +501,11 @@ class RunWriter:
         sample_id: str,
         scores: Sequence[Score],
         *,
+        qualities: Sequence[QualityRow] = (),
         objects: Sequence[ObjectRow] = (),
         kept: Kept | None = None,
         raters: Sequence[RaterRow] = (),
+        detected: Detected | None = None,
     ) -> None:
         """Store what one image gave; it reaches the disk with the next parts.
 
@@ -455,8 +513,12 @@ class RunWriter:
         """
         if sample_id not in self._scored:
             self._rows.extend(scores)
+            self._qualities.extend(qualities)
         self._objects.extend(objects)
         self._raters.extend(raters)
+        if detected is not None:
+            self._detections.extend(detected.detections)
+            self._targets.extend(detected.targets)
         if kept is not None:
             self._masks.extend(kept.masks)
             self._photographs.append(kept.photograph)
@@ -498,11 +560,15 @@ class RunWriter:
             (_OBJECTS, OBJECTS, self._objects),
             (_MASKS, MASKS, self._masks),
             (_PHOTOGRAPHS, PHOTOGRAPHS, self._photographs),
+            (_QUALITY, QUALITY, self._qualities),
             (_RATERS, RATERS, self._raters),
             (_SCORES, SCHEMA, self._rows),
+            (_DETECTIONS, DETECTIONS, self._detections),
+            (_TARGETS, TARGETS, self._targets),
         ]
-        self._rows, self._objects, self._masks, self._photographs = [], [], [], []
-        self._raters = []
+        self._detections, self._targets = [], []
+        self._rows, self._qualities, self._raters = [], [], []
+        self._objects, self._masks, self._photographs = [], [], []
         self._writing = self._thread.submit(_append_parts, self.folder, tables, self._label)
         self._flushed = time.monotonic()
 
@@ -572,6 +638,20 @@ def read_runs(*paths: str | Path) -> list[Run]:
     return [read_run(folder) for folder in folders]
 
 
+def read_quality(folder: Path) -> pd.DataFrame:
+    """Return what the segmenter of a run says of its masks, columns as in `QUALITY`.
+
+    It is empty for runs of versions that did not store it.
+
+    Raises:
+        RunError: a file of it cannot be read, or holds a quality that is not finite.
+    """
+    table = read_parts(folder / _QUALITY, QUALITY).unify_dictionaries()
+    if not pc.all(pc.is_finite(table["quality"]), min_count=0).as_py():
+        raise RunError(f"{folder / _QUALITY}: a quality is not finite")
+    return _once(table, ["sample_id", "instance_id", "condition", "trial"])
+
+
 def read_masks(folder: Path) -> pd.DataFrame:
     """Return the kept masks of a run, one a row, columns as in `MASKS`; none where none are kept.
 
@@ -580,6 +660,24 @@ def read_masks(folder: Path) -> pd.DataFrame:
     """
     key = ["sample_id", "instance_id", "condition", "trial"]
     return _once(read_parts(folder / _MASKS, MASKS), key)
+
+
+def read_detections(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the masks of a detector's boxes and the annotations of their images.
+
+    Columns are those of `DETECTIONS` and `TARGETS`; there are only images that have both.
+
+    Raises:
+        RunError: a file cannot be read, or holds a size that no image has.
+    """
+    detections = _once(read_parts(folder / _DETECTIONS, DETECTIONS), ["sample_id", "number"])
+    table = read_parts(folder / _TARGETS, TARGETS)
+    try:
+        check_photographs(table)
+    except ValueError as error:
+        raise RunError(f"{folder / _TARGETS}: {error}") from error
+    targets = _once(table, ["sample_id", "instance_id"])
+    return detections[detections["sample_id"].isin(targets["sample_id"])], targets
 
 
 def read_raters(folder: Path) -> pd.DataFrame:
