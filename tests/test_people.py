@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from scipy import stats
 
@@ -21,12 +22,13 @@ from samrobust.seeding import keyed_generator
 from samrobust.types import DatasetOptions, Floats
 from tests.conftest import GrownBox, Shell
 
+Indices = npt.NDArray[np.int_]
 SCENES = build_scenes(DatasetOptions(split="12x160x120"))
 BETWEEN, WITHIN = 0.06, 0.1
 """Standard deviations of raters' means and of the rest."""
 
 
-def scored(seed: int, *, share: float = 1.0) -> tuple[Floats, Floats, Floats]:
+def scored(seed: int, *, share: float = 1.0) -> tuple[Floats, Indices, Indices]:
     """Return scores of 12 raters on 30 objects, of which each gave a share, with their indices."""
     rng = np.random.default_rng(seed)
     objects, raters = (index.ravel() for index in np.indices((30, 12)))

@@ -8,6 +8,7 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.text import Annotation
 from PIL import Image
 
 from samrobust.errors import RunError
@@ -99,6 +100,7 @@ def test_stability_stands_against_accuracy_in_order_of_level(tmp_path: Path) -> 
     np.testing.assert_allclose(x, 100 * rows["miou"])
     np.testing.assert_allclose(y, 100 * rows["msf"])
     (text,) = axes.texts
+    assert isinstance(text, Annotation)
     assert text.get_text() == "0.6"
     aside = np.asarray(text.xyann)  # away from where the line comes from
     assert (np.sign(aside) == np.sign([x[-1] - x[0], y[-1] - y[0]])).all()

@@ -208,7 +208,7 @@ class Command(TyperCommand):
             if isinstance(parameter, TyperOption) and parameter.is_flag:
                 parameter.__class__ = _Flag
 
-    def invoke(self, ctx: typer.Context) -> Any:  # noqa: ANN401
+    def invoke(self, ctx: Any) -> Any:  # noqa: ANN401
         """Run the command; Ctrl-C prints one line and exits with 130."""
         if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
             signal.signal(signal.SIGINT, signal.default_int_handler)  # in place of `__main__`'s
