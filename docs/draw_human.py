@@ -1,6 +1,6 @@
 """Draw how human the boxes of published recipes are: `python docs/draw_human.py [FILE]`.
 
-The human percentile of each recipe's median box against the size of the object, whose sides are in
+It prints a table and draws the human percentile of each recipe's median box against the size of the object, whose sides are in
 pixels of a model's square input of 1,024, and whose aspect ratios vary as in the tables.
 """
 
@@ -16,6 +16,8 @@ from samrobust.degradations.human import box_loss, human_percentile
 from samrobust.seeding import keyed_generator
 from samrobust.types import Floats
 
+TABLE = (60, 200, 600)
+"""Sides whose percentiles are printed."""
 SIDES = np.geomspace(20, 800, 25)
 BOXES = 2000
 ASPECT = 0.5
@@ -50,12 +52,26 @@ def box_noise(level: float) -> Moves:
     return moves
 
 
+def translation(most: float) -> Moves:
+    """Return moves of the whole box by up to `most` sides on each axis."""
+
+    def moves(rng: np.random.Generator, sides: Floats) -> Floats:
+        shift = most * rng.uniform(-1, 1, (len(sides), 2)) * sides
+        return np.concatenate([-shift, shift], axis=1)
+
+    return moves
+
+
 RECIPES: dict[str, Moves] = {
     "SAM 2, training: 10 % of a side, at most 20 px": capped_uniform,
     "SAM, training: normal, 10 %, at most 20 px": capped_normal,
     "MedSAM: outward, up to 20 px": outward(20),
     "PP-SAM: outward, up to 50 px": outward(50),
-    "HQ-SAM, Stable-SAM: noise 0.4": box_noise(0.4),
+    "DN-DETR noise 0.1": box_noise(0.1),
+    "DN-DETR noise 0.2": box_noise(0.2),
+    "DN-DETR noise 0.4 (HQ-SAM, Stable-SAM)": box_noise(0.4),
+    "DN-DETR noise 0.6": box_noise(0.6),
+    "BREPS, jitter: translation, 30 %": translation(0.3),
 }
 """docs/sources/robustness.md, C.3."""
 
@@ -75,10 +91,14 @@ def main() -> None:
     """Write the figure."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("file", type=Path, nargs="?", default=Path("docs/guides/img/human.png"))
+    file = parser.parse_args().file
     mpl.use("Agg")
-    figure, axes = plt.subplots(figsize=(6.4, 3.2), layout="constrained")
+    figure, axes = plt.subplots(figsize=(6.4, 4.2), layout="constrained")
     for name, moves in RECIPES.items():
-        axes.plot(SIDES, [percentiles(moves, side) for side in SIDES], label=name)
+        values = [percentiles(moves, side) for side in SIDES]
+        axes.plot(SIDES, values, label=name, linestyle="-" if "px" in name else "--")
+        at = "  ".join(f"{round(percentiles(moves, side)):>3}" for side in TABLE)
+        print(f"{name:<46}{at}")  # noqa: T201
     axes.set_xscale("log")
     ticks = [20, 50, 100, 200, 400, 800]
     axes.set_xticks(ticks, [str(tick) for tick in ticks])
@@ -89,8 +109,8 @@ def main() -> None:
         ylim=(0, 100),
     )
     axes.grid(color="#e4e4e4")
-    axes.legend(fontsize=7, frameon=False)
-    figure.savefig(parser.parse_args().file, dpi=130)
+    figure.legend(fontsize=7, frameon=False, loc="outside lower center", ncols=2)
+    figure.savefig(file, dpi=130)
 
 
 if __name__ == "__main__":
