@@ -2,6 +2,7 @@
 
 They are drawn, not detected: boxes are the tight ones with noise, some objects are missed, some are
 found twice, some boxes are of nothing, and scores follow the IoU of box and tight box.
+`python -m tests.detectors ANNOTATIONS RESULTS NOISE` writes them.
 """
 
 import json
@@ -65,4 +66,6 @@ def _row(image_id: int, category_id: int, bbox: list[float], score: float) -> di
 if __name__ == "__main__":
     import sys
 
-    Path(sys.argv[2]).write_text(json.dumps(drawn_detections(Path(sys.argv[1]))))
+    source, destination, *noises = sys.argv[1:]
+    rows = drawn_detections(Path(source), noise=float(noises[0]) if noises else NOISE)
+    Path(destination).write_text(json.dumps(rows))

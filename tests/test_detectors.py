@@ -36,7 +36,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "val").mkdir()
     (root / "annotations").mkdir()
     rng = np.random.default_rng(0)
-    images, annotations = [], []
+    images: list[Any] = []
+    annotations: list[Any] = []
     for number in range(1, 7):
         width, height = 121 + 10 * number, 97
         image = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
@@ -215,7 +216,9 @@ def test_scores_by_error_are_those_of_matched_boxes(folder: Path, tmp_path: Path
     protocol = load_detections(folder / "boxes.json", dataset)
     (run,) = evaluate("box-fill", dataset, protocol, results=tmp_path)
     (section,) = summarise([run])
-    values = run.scores[run.scores["metric"] == "iou"].set_index(["sample_id", "instance_id"])
+    rows_of_iou = run.scores[run.scores["metric"] == "iou"]
+    key = zip(rows_of_iou["sample_id"], rows_of_iou["instance_id"], strict=True)
+    values = dict(zip(key, rows_of_iou["value"].tolist(), strict=True))
     ious: dict[str, list[float]] = {}
     for sample_id in dataset.ids():
         for draw in draw_prompts(dataset[sample_id], "coco", protocol):
@@ -224,7 +227,7 @@ def test_scores_by_error_are_those_of_matched_boxes(folder: Path, tmp_path: Path
             tight = np.array([columns.min(), rows.min(), columns.max(), rows.max()])
             error = human_percentile(box_loss(draw.prompts.boxes[0], tight))
             name = next(name for name, below in ERRORS.items() if error < below)
-            value = float(values.loc[(sample_id, draw.instance.instance_id), "value"])
+            value = values[sample_id, draw.instance.instance_id]
             ious.setdefault(name, []).append(value)
     table = section.detector_error.set_index("boxes")
     assert set(table.index) == set(ious)

@@ -15,7 +15,7 @@ from samrobust.protocol import load_protocol, with_conditions, with_trials
 from samrobust.segmenters.embedding_cache import EmbeddingCache, with_cache
 from samrobust.segmenters.nano import build_sam_nano
 from samrobust.segmenters.user_models import as_segmenter
-from samrobust.types import Prediction, PromptBatch, SegmenterOptions
+from samrobust.types import Prediction, PromptBatch, SegmenterOptions, Selection
 from tests.conftest import GrownBox, MemoryDataset, evaluate_one
 
 PROTOCOL = with_conditions(
@@ -53,7 +53,7 @@ class Slope(GrownBox):
 
 @pytest.mark.parametrize("selection", ["single", "best-quality", "oracle"])
 def test_scores_are_those_of_masks_at_each_threshold(
-    small_dataset: MemoryDataset, selection: str
+    small_dataset: MemoryDataset, selection: Selection
 ) -> None:
     segmenter, several = Slope(), selection != "single"
     protocol = replace(PROTOCOL, selection=selection)
@@ -120,7 +120,7 @@ def test_masks_of_sam_nano_shrink_with_the_threshold(tmp_path: Path) -> None:
     (embedding,) = nano.encode([image])
     cached = with_cache(nano, EmbeddingCache(tmp_path, 2**20))
     for segmenter in (nano, cached, as_segmenter(nano)):
-        low, middle, high = segmenter.predict_at(  # type: ignore[attr-defined]
+        low, middle, high = segmenter.predict_at(  # type: ignore[union-attr]
             embedding, prompts, [-1.0, 0.0, 1.0], multimask=True
         )
         assert torch.equal(middle.masks, nano.predict(embedding, prompts, multimask=True).masks)

@@ -121,10 +121,14 @@ def _band(segmentation: Mapping[str, Any]) -> Any:  # noqa: ANN401
     """Return the run lengths of the inner boundary band of a mask; see `boundary_iou`."""
     pixels: npt.NDArray[np.uint8] = coco.decode(segmentation)
     width = boundary_width(*pixels.shape)
-    padded = cv2.copyMakeBorder(pixels, *(4 * [width]), cv2.BORDER_CONSTANT, value=0)
-    inner = cv2.erode(padded, np.ones((3, 3), np.uint8), iterations=width)
-    kept = inner[width:-width, width:-width]
-    return coco.encode(np.asfortranarray(pixels - kept))
+    inner = cv2.erode(
+        pixels,
+        np.ones((3, 3), np.uint8),
+        iterations=width,
+        borderType=cv2.BORDER_CONSTANT,
+        borderValue=0,
+    )
+    return coco.encode(np.asfortranarray(pixels - inner))
 
 
 def precision_table(stored: Sequence[Run], labels: Sequence[str]) -> pd.DataFrame:

@@ -222,9 +222,8 @@ class _Blocks:
         values, block, counts = np.unique(key, return_inverse=True, return_counts=True)
         if len(values) > most:
             middle = np.cumsum(counts) - counts / 2
-            block = np.unique((middle * most / len(key)).astype(np.int64)[block], return_inverse=1)[
-                1
-            ]
+            coarse = (middle * most / len(key)).astype(np.int64)
+            block = np.unique(coarse[block], return_inverse=True)[1]
         self.of_prompt: npt.NDArray[np.intp] = block
         shape = int(block.max()) + 1, n_images
         matrices = [sparse.csr_matrix((each, (block, image)), shape, np.float64) for each in sums]
@@ -294,9 +293,8 @@ class _Resampled:
         for start in range(0, len(products), _AT_ONCE):
             some = slice(start, start + _AT_ONCE)
             of_cell = [rank[place, some] for rank, place in zip(ranks, self._cells, strict=True)]
-            products[some] = ((self._pairs @ weights[:, some]) * of_cell[0] * of_cell[1]).sum(
-                axis=0
-            )
+            n_pairs: Floats = np.asarray(self._pairs @ weights[:, some])
+            products[some] = (n_pairs * of_cell[0] * of_cell[1]).sum(axis=0)
         return _ratio(products, np.sqrt(squares[0] * squares[1]))
 
 
@@ -359,8 +357,9 @@ def _aurc(n: Floats, risks: Floats) -> Floats:
     before = counted - n
     each = np.divide(risks, n, out=np.zeros_like(risks), where=n > 0)
     harmonic = special.digamma(counted + 1) - special.digamma(before + 1)
-    areas: Floats = (risks + (risked - risks - before * each) * harmonic).sum(axis=0)
-    return areas / counted[-1]
+    areas = (risks + (risked - risks - before * each) * harmonic).sum(axis=0)
+    means: Floats = areas / counted[-1]
+    return means
 
 
 def _at_coverage(n: Floats, iou: Floats) -> Floats:

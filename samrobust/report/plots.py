@@ -329,7 +329,9 @@ def _estimate_panels(
     places = np.linspace(0, len(conditions) - 1, min(len(conditions), MOST_LINES))
     chosen = [conditions[place] for place in places.round().astype(int)]
     shades = mpl.colormaps["viridis"](np.linspace(0, 0.85, len(chosen)))
-    styles = {name: {"color": shade} for name, shade in zip(chosen, shades, strict=True)}
+    styles: dict[str, LineStyle] = {
+        name: {"color": shade} for name, shade in zip(chosen, shades, strict=True)
+    }
     n_columns = min(PANELS_A_ROW, len(section.estimates))
     n_rows = -(-len(section.estimates) // n_columns)
     figure = empty_figure(size=(COLUMN_INCHES, LEVEL_INCHES * n_rows), styles=styles)

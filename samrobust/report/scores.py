@@ -554,8 +554,8 @@ def _statistics(block: _Block, ladders: Sequence[tuple[int, int]]) -> dict[str, 
             fell = (lost > FELL_BY).sum(axis=1)
             put("iou_fell", more, _ratio(fell, (~np.isnan(lost)).sum(axis=1)))
     at_each = [block.scores_of(metric) for metric in AT_THRESHOLDS]
-    for condition, cells in enumerate(zip(*at_each, strict=True)):
-        there = [cell for cell in cells if cell is not None and cell.shape[1] > 1]
+    for condition, at_thresholds in enumerate(zip(*at_each, strict=True)):
+        there = [cell for cell in at_thresholds if cell is not None and cell.shape[1] > 1]
         if len(there) == len(AT_THRESHOLDS):
             part, whole = _squares(np.stack(there, axis=2).astype(np.float64))
             put("threshold_squares", condition, part)

@@ -261,7 +261,7 @@ class _Ratios:
         The components of a one-way analysis of variance: the variance of the objects' means (n - 1)
         less what the trials' variance adds to it.
         """
-        squares = [cell for cell in cells.columns.tolist() if cell[0] == _SQUARE]
+        squares: list[Any] = [cell for cell in cells.columns.tolist() if cell[0] == _SQUARE]
         n_objects = dict(zip(self._columns, self._counts.sum(axis=0), strict=True))
         derived: dict[Any, pd.Series[float]] = {}
         for cell in squares:
@@ -271,9 +271,10 @@ class _Ratios:
                 of_means = (cells[cell] - cells["miou", *where] ** 2) * n / (n - 1)
                 derived["iou_var_between", *where] = of_means - cells["iou_var", *where] / trials
         for share, (part, whole) in _SHARES.items():
-            for _, *where in [cell for cell in cells.columns.tolist() if cell[0] == whole]:
-                derived[share, *where] = cells[part, *where] / cells[whole, *where]
-                squares += [(part, *where), (whole, *where)]
+            for cell in [cell for cell in cells.columns.tolist() if cell[0] == whole]:
+                where = list(cell[1:])
+                derived[share, *where] = cells[part, *where] / cells[cell]
+                squares += [(part, *where), cell]
         frame = pd.DataFrame(derived, index=cells.index)
         frame.columns = _index(list(derived), _CELL)
         return pd.concat([cells.drop(columns=squares), frame], axis=1)
