@@ -500,8 +500,8 @@ def _stability_figure(
 def _draw_line(axes: Axes, line: pd.DataFrame, *, style: LineStyle, text: str) -> None:
     """Draw mSF against mIoU with a text beyond the last point, where the line itself is not."""
     x, y = 100 * line["miou"].to_numpy(), 100 * line["msf"].to_numpy()
-    small = {"markersize": RUNG_MARKER} if len(x) > 1 else {}
-    axes.plot(x, y, **style, **small)
+    small: LineStyle = {"markersize": RUNG_MARKER} if len(x) > 1 else {}
+    axes.plot(x, y, **{**style, **small})
     right, up = x[-1] >= x[0], y[-1] > y[0]
     axes.annotate(
         text,
