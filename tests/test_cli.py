@@ -294,6 +294,7 @@ def test_what_is_quick_imports_neither_torch_nor_pandas_nor_matplotlib(arguments
 def test_ctrl_c_before_the_work_prints_one_line(module: str, arguments: list[str]) -> None:
     script = (
         "import os, runpy, signal, sys\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in background jobs\n"
         "class Interrupt:\n"
         "    def find_spec(self, name, path=None, target=None):\n"
         f"        if name == {module!r}:\n"

@@ -48,6 +48,7 @@ def test_packaged_protocols_are_what_they_are_called() -> None:
         "points": 5 * 20,
         "border-points": 5 * 20,
         "parts": 3 * 20,
+        "thresholds": 1 + 3 * 20,
         "stable-sam-table": 1 + 4 * 20,
         "hq-sam-noise": 1 + 2 * 20,
     }
