@@ -1,7 +1,7 @@
 """Draw how human the boxes of published recipes are: `python docs/draw_human.py [FILE]`.
 
-It prints a table and draws the human percentile of each recipe's median box against the size of the object, whose sides are in
-pixels of a model's square input of 1,024, and whose aspect ratios vary as in the tables.
+It draws the human percentile of each recipe's median box against the size of the object, and prints
+some. Sides are in pixels of a model's square input of 1,024; aspect ratios vary as in the tables.
 """
 
 import argparse

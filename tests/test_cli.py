@@ -54,6 +54,15 @@ def test_eval_writes_the_contract_and_ends_with_the_table_and_the_place(
     assert exact["value"].between(0.7, 0.85).all()  # an ellipse fills pi / 4 of its box
 
 
+def test_protocols_say_how_human_their_boxes_are(shell: Shell) -> None:
+    lines = {line.split()[0]: line for line in shell("ls", "protocols").out.splitlines()}
+    assert lines["human-box"].endswith(
+        "median boxes at human percentiles 0, 25, 50, 75, 90, 95, 50"
+    )
+    assert lines["gt-box"].endswith("human percentiles 0")
+    assert "human percentiles" not in lines["points"]
+
+
 def test_images_can_be_named_in_a_file(shell: Shell, root: Path) -> None:
     Path("two.txt").write_text("p1\np3\n")
     result = shell(*EVAL, "--data-root", root, "--protocol", "gt-box", "--ids", "two.txt")

@@ -14,7 +14,7 @@ from samrobust.evaluation.prompts import recorded_losses
 from samrobust.prompt_files import load_prompts, write_rows, written_row
 from samrobust.report.formats import raters_csv
 from samrobust.report.people import fit_people, protocol_text
-from samrobust.report.raters import split_raters
+from samrobust.report.raters import Places, split_raters
 from samrobust.report.tables import terminal_tables
 from samrobust.runs.manifest import RaterRow
 from samrobust.seeding import keyed_generator
@@ -26,14 +26,14 @@ BETWEEN, WITHIN = 0.06, 0.1
 """Standard deviations of raters' means and of the rest."""
 
 
-def scored(seed: int, *, share: float = 1.0) -> tuple[Floats, Floats, Floats]:
+def scored(seed: int, *, share: float = 1.0) -> tuple[Floats, Places, Places]:
     """Return scores of 12 raters on 30 objects, of which each gave a share, with their indices."""
     rng = np.random.default_rng(seed)
     objects, raters = (index.ravel() for index in np.indices((30, 12)))
     scores = rng.normal(0.7, 0.2, 30)[objects] + BETWEEN * rng.standard_normal(12)[raters]
     scores += WITHIN * rng.standard_normal(len(scores))
     given = rng.random(len(scores)) < share
-    return scores[given], objects[given], raters[given]
+    return scores[given], objects[given].astype(np.intp), raters[given].astype(np.intp)
 
 
 def test_the_split_of_a_balanced_design_is_the_textbooks() -> None:

@@ -58,6 +58,17 @@ def test_the_same_scores_make_the_same_files(tmp_path: Path) -> None:
     assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
 
 
+def test_the_upper_axis_says_how_human_boxes_are(tmp_path: Path) -> None:
+    (section,) = summary(tmp_path / "noise", described("noisy-box"), SAM)
+    (above,) = drawn([section])["level"].axes[0].child_axes
+    assert above.get_xlabel() == "human percentile of the median box"
+    labels = [int(label.get_text()) for label in above.get_xticklabels()]
+    np.testing.assert_allclose(labels, [0, 34, 64, 80, 89, 93, 96], atol=1)
+    for name in ("human-box", "points"):  # the level is the percentile, or there is no box
+        (section,) = summary(tmp_path / name, described(name), SAM)
+        assert not drawn([section])["level"].axes[0].child_axes
+
+
 def test_lines_are_scores_against_levels(tmp_path: Path) -> None:
     (section,) = summary(tmp_path, described("noisy-box", conditions=SHORT), SAM, STABLE)
     panels = drawn([section])["level"].axes

@@ -187,7 +187,7 @@ def prompted_images(protocol: EvalProtocol, sample_ids: Sequence[str]) -> list[s
     if not prompted:
         raise DatasetError(
             f"{file}: no prompt is of an image of the data set; the file has '{min(others)}', the "
-            f"data set '{sample_ids[0]}'"
+            f"data set '{next(iter(sample_ids), '')}'"
         )
     if others:
         _LOG.warning(

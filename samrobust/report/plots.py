@@ -349,6 +349,8 @@ PANEL_INCHES = 2.35
 """Width of each of several panels; three make a page's width."""
 BESIDE_POINTS = 1.6
 """Points that a segmenter is drawn beside the one before, so that no interval hides another."""
+MOST_HUMAN_LEVELS = 7
+"""Levels whose human percentiles have room above a panel in the usual size."""
 LEVEL_INCHES, STABILITY_INCHES = 1.9, 2.4
 """Heights of a panel with its axis labels."""
 
@@ -463,7 +465,8 @@ def _add_human_axis(axes: Axes, ladder: _Ladder, percentiles: Mapping[str, float
     if not levels or texts == [f"{level:.0f}" for level in levels.values()]:
         return
     above = axes.secondary_xaxis("top")
-    above.set_xticks(list(levels.values()), texts, fontsize=6)
+    fontsize = 6 if len(texts) <= MOST_HUMAN_LEVELS else 5
+    above.set_xticks(list(levels.values()), texts, fontsize=fontsize)
     above.set_xlabel("human percentile of the median box", fontsize=6)
     above.tick_params(length=2, width=0.4, pad=1)
 

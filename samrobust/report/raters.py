@@ -10,6 +10,7 @@ import pandas as pd
 from scipy import sparse, stats
 from scipy.sparse import csgraph
 
+from samrobust.errors import RunError
 from samrobust.prompt_files import AGAIN, BETWEEN_RATERS, LOCAL
 from samrobust.report.scores import iou_of_trials
 from samrobust.report.statistics import INTERVAL
@@ -162,7 +163,11 @@ def rater_table(
 
 
 def _split_of(run: Run, given: pd.DataFrame, objects: pd.DataFrame) -> RaterSplit | None:
-    """Return the split of the IoU of some recorded prompts."""
+    """Return the split of the IoU of some recorded prompts; None where it cannot be had.
+
+    Raises:
+        RunError: a prompt is of a trial that there is not.
+    """
     places = objects[["sample_id", "instance_id"]].assign(place=np.arange(len(objects)))
     given = given.merge(places, on=["sample_id", "instance_id"])
     found = iou_of_trials(run, [str(name) for name in given["condition"].unique()])
@@ -170,6 +175,8 @@ def _split_of(run: Run, given: pd.DataFrame, objects: pd.DataFrame) -> RaterSpli
     for name, trials in found.items():
         chosen = (given["condition"] == name).to_numpy()
         where = given.loc[chosen, ["place", "trial"]].to_numpy()
+        if not ((where[:, 1] >= 0) & (where[:, 1] < trials.shape[1])).all():
+            raise RunError(f"{run.folder}: has raters of trials that are not of its protocol")
         ious[chosen] = trials[where[:, 0], where[:, 1]]
     scored = ~np.isnan(ious)
     if not scored.any():
