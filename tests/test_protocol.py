@@ -50,6 +50,7 @@ def test_packaged_protocols_are_what_they_are_called() -> None:
         "parts": 3 * 20,
         "stable-sam-table": 1 + 4 * 20,
         "hq-sam-noise": 1 + 2 * 20,
+        "thresholds": 1 + 3 * 20,
     }
     assert set(packaged_protocols()) == set(expected)
     for name, n_prompts in expected.items():

@@ -139,7 +139,7 @@ def rater_table(
         RunError: a file of a run cannot be read.
     """
     rows: list[dict[str, Any]] = []
-    for run, segmenter in zip(runs, segmenters, strict=True):
+    for run, segmenter in zip(runs, segmenters, strict=False):  # a group of data sets has no runs
         raters = read_raters(run.folder)
         raters = raters[raters["rater"] != ""]
         if raters["rater"].nunique() < 2:
