@@ -336,7 +336,8 @@ value = {boundary_ap}
 def test_published_precisions_are_verified(shell: Shell, folder: Path) -> None:
     protocol = load_detections(folder / "boxes.json", _dataset(folder))
     (run,) = evaluate("box-fill", _dataset(folder), protocol, results="runs")
-    (row,) = summarise([run])[0].average_precision.to_dict("records")
+    (stored,) = summarise([run])[0].average_precision.to_dict("records")
+    row = {str(name): value for name, value in stored.items()}
     Path("own.toml").write_text(EXPECTED.format(**row))
     assert shell("verify", "./own.toml", run.folder).code == 0
     again = ("verify", "./own.toml", "--data-root", folder)
