@@ -39,6 +39,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from samrobust.datasets.folder import targets_of
 from samrobust.datasets.images import read_mask
 from samrobust.degradations.human import HumanBox
 from samrobust.errors import DatasetError, NoObjectError, PromptError
@@ -53,7 +54,6 @@ from samrobust.types import (
     Detection,
     Detections,
     EvalProtocol,
-    GivesTargets,
     Prompt,
     PromptKind,
     RecordedPrompt,
@@ -178,7 +178,8 @@ def load_detections(path: str | Path, dataset: Dataset) -> EvalProtocol:
         PromptError: the file cannot be read, a row is wrong, or the data set is of another format.
     """
     path = Path(path)
-    if not isinstance(dataset, GivesTargets):
+    annotated = targets_of(dataset)
+    if annotated is None:
         raise PromptError(
             f"{path}: boxes of a detector need a data set of COCO's format, got {dataset.info.key}"
         )
@@ -217,7 +218,7 @@ def load_detections(path: str | Path, dataset: Dataset) -> EvalProtocol:
         "xywh",
         frozenset({"box"}),
         {image: tuple(found) for image, found in by_image.items()},
-        categories=dataset.categories,
+        categories=annotated.categories,
     )
     return EvalProtocol(
         name=path.stem,

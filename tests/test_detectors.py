@@ -22,7 +22,8 @@ from samrobust.errors import PromptError, ProtocolError
 from samrobust.evaluation.prompts import draw_prompts, draw_sample
 from samrobust.metrics.overlap import boundary_iou, iou
 from samrobust.prompt_files import load_detections
-from samrobust.report.average_precision import ERRORS, PRECISIONS, _BoundaryEval
+from samrobust.report.average_precision import ERRORS, _BoundaryEval
+from samrobust.report.columns import PRECISIONS
 from samrobust.runs.store import read_detections
 from samrobust.types import DatasetOptions, Floats
 from tests.conftest import Shell, blobs
@@ -307,3 +308,59 @@ def test_what_cannot_be_prompted_is_refused(shell: Shell, folder: Path) -> None:
         )
     with pytest.raises(PromptError, match="COCO's format"):
         load_detections(boxes, build_scenes(DatasetOptions(split="2x96x64")))
+
+
+EXPECTED = """
+name = "own"
+version = 1
+summary = "masks of made-up boxes"
+protocol = "boxes"
+boxes = true
+condition = "detected-box"
+dataset = "coco"
+split = "val"
+segmenter = "box-fill"
+tolerance = 0.001
+source = "measured here"
+
+[[expected]]
+metric = "ap"
+value = {ap}
+
+[[expected]]
+metric = "boundary_ap"
+value = {boundary_ap}
+"""
+
+
+def test_published_precisions_are_verified(shell: Shell, folder: Path) -> None:
+    protocol = load_detections(folder / "boxes.json", _dataset(folder))
+    (run,) = evaluate("box-fill", _dataset(folder), protocol, results="runs")
+    (stored,) = summarise([run])[0].average_precision.to_dict("records")
+    row = {str(name): value for name, value in stored.items()}
+    Path("own.toml").write_text(EXPECTED.format(**row))
+    assert shell("verify", "./own.toml", run.folder).code == 0
+    again = ("verify", "./own.toml", "--data-root", folder)
+    assert shell(*again, "--boxes", folder / "boxes.json", "--quiet").code == 0
+    assert "boxes of boxes.json: name it with --boxes" in shell.refuses(*again)
+    assert "got other.json" in shell.refuses(*again, "--boxes", "other.json")
+    Path("own.toml").write_text(EXPECTED.format(ap=row["ap"] + 0.1, boundary_ap=0.5))
+    result = shell("verify", "./own.toml", run.folder)
+    assert result.code == 1
+    assert result.out.count(" off") == 2
+    Path("own.toml").write_text(EXPECTED.format(**row).replace("boundary_ap", "iou"))
+    assert "unknown average precision 'iou'" in shell.refuses("verify", "./own.toml", run.folder)
+
+
+def test_some_images_of_a_file_of_ids_are_evaluated(shell: Shell, folder: Path) -> None:
+    Path("some.txt").write_text("1\n4\n")
+    data = ("--dataset", "coco", "--data-root", folder, "--split", "val", "--ids", "some.txt")
+    done = shell("eval", "--boxes", folder / "boxes.json", *data, "--segmenter", "box-fill")
+    assert done.code == 0, done.err
+    (run,) = Path("results").iterdir()
+    _, targets = read_detections(run)
+    assert set(targets["sample_id"]) == {"1", "4"}
+    assert shell("export", "coco", run, "--out", "masks.json").code == 0
+    (row,) = summarise([read_run(run)])[0].average_precision.to_dict("records")
+    ours = [row[statistic.column] for statistic in PRECISIONS[:6]]
+    np.testing.assert_array_equal(ours, _theirs(folder, Path("masks.json"), [1, 4]))

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from samrobust.datasets.coco import encode_mask
+from samrobust.datasets.folder import targets_of
 from samrobust.errors import DatasetError, NoObjectError, ProtocolError, SegmenterError
 from samrobust.evaluation.mask_selection import MaskSelector
 from samrobust.evaluation.predictor import Predictor, Selected
@@ -49,7 +50,6 @@ from samrobust.types import (
     Dataset,
     Detections,
     EvalProtocol,
-    GivesTargets,
     Image,
     Keep,
     KnowsSamples,
@@ -255,8 +255,9 @@ class _DrawnSamples:
         protocols = _distinct(self._protocols[index] for index in indices)
         try:
             drawn = draw_sample(self._dataset[sample_id], self._dataset.info.key, protocols)
-            if isinstance(self._dataset, GivesTargets) and any(map(detections_of, protocols)):
-                drawn = replace(drawn, targets=tuple(self._dataset.targets(sample_id)))
+            annotated = targets_of(self._dataset)
+            if annotated is not None and any(map(detections_of, protocols)):
+                drawn = replace(drawn, targets=tuple(annotated.targets(sample_id)))
             return drawn
         except NoObjectError as error:
             return Failure(sample_id, str(error), is_left_out=True)

@@ -17,23 +17,13 @@ from pycocotools.cocoeval import COCOeval
 from samrobust.degradations.human import human_percentile
 from samrobust.metrics.overlap import boundary_width
 from samrobust.report.coco_results import detection_results, image_id, segmentation, sizes_of
-from samrobust.report.columns import Statistic
+from samrobust.report.columns import PRECISIONS
 from samrobust.report.scores import ObjectScores, iou_of_trials
 from samrobust.report.statistics import INTERVAL, bootstrap_weights
 from samrobust.runs.manifest import has_detections
 from samrobust.runs.store import Run, read_detections, read_raters
 from samrobust.types import Floats
 
-PRECISIONS = (
-    Statistic("ap", "AP", "%", higher_is_better=True),
-    Statistic("ap_50", "AP50", "%", higher_is_better=True),
-    Statistic("ap_75", "AP75", "%", higher_is_better=True),
-    Statistic("ap_small", "AP S", "%", higher_is_better=True),
-    Statistic("ap_medium", "AP M", "%", higher_is_better=True),
-    Statistic("ap_large", "AP L", "%", higher_is_better=True),
-    Statistic("boundary_ap", "boundary AP", "%", higher_is_better=True),
-)
-"""The first six in the order of pycocotools' own summary."""
 ERRORS = {"p0-25": 25.0, "p25-50": 50.0, "p50-75": 75.0, "p75-90": 90.0, "p90-100": np.inf}
 """Class of a box -> the human percentile that its error stays below."""
 _ENDS = ("", "_low", "_high")

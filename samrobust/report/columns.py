@@ -70,6 +70,16 @@ OF_THRESHOLDS = {
 }
 """What is known of IoU over trials where it is measured at several thresholds."""
 SPREADS = OF_TRIALS | OF_THRESHOLDS
+PRECISIONS = (
+    Statistic("ap", "AP", "%", higher_is_better=True),
+    Statistic("ap_50", "AP50", "%", higher_is_better=True),
+    Statistic("ap_75", "AP75", "%", higher_is_better=True),
+    Statistic("ap_small", "AP S", "%", higher_is_better=True),
+    Statistic("ap_medium", "AP M", "%", higher_is_better=True),
+    Statistic("ap_large", "AP L", "%", higher_is_better=True),
+    Statistic("boundary_ap", "boundary AP", "%", higher_is_better=True),
+)
+"""The first six in the order of pycocotools' own summary."""
 DETAILS = ("iou_low", "iou_failed", "iou_var_between", "iou_var", "iou_fell", "threshold_share")
 """Columns of the table over trials; all others are in the main table."""
 

@@ -130,7 +130,7 @@ def rater_table(
     """Return `Section.raters`.
 
     Args:
-        runs: of the section; none for a group of data sets.
+        runs: of the section.
         segmenters: their labels.
         objects: `sample_id` and `instance_id` of each, in the order of the scores.
         table: `Section.table`.
@@ -139,7 +139,7 @@ def rater_table(
         RunError: a file of a run cannot be read.
     """
     rows: list[dict[str, Any]] = []
-    for run, segmenter in zip(runs, segmenters, strict=False):
+    for run, segmenter in zip(runs, segmenters, strict=False):  # a group of data sets has no runs
         raters = read_raters(run.folder)
         raters = raters[raters["rater"] != ""]
         if raters["rater"].nunique() < 2:

@@ -8,9 +8,8 @@ from typing import Any
 import pandas as pd
 
 from samrobust.registry import known
-from samrobust.report.average_precision import PRECISIONS
 from samrobust.report.calibration import CALIBRATION, RANKING
-from samrobust.report.columns import DETAILS, NO_VALUE, Statistic, statistic_of
+from samrobust.report.columns import DETAILS, NO_VALUE, PRECISIONS, Statistic, statistic_of
 from samrobust.report.precision import Precision
 from samrobust.report.statistics import KINDS
 from samrobust.report.summary import MEASURED, Section
