@@ -261,7 +261,7 @@ def test_remedies_stand_one_around_the_other_and_count_decodes() -> None:
     [
         ("ensemble-box", "unknown remedy 'ensemble-box'. Did you mean 'ensemble-boxes'?"),
         ("ensemble-boxes:1", "ensemble-boxes: count must be at least 2, got 1"),
-        ("ensemble-boxes:2,100", "ensemble-boxes: percentile must be below 100, got 100"),
+        ("ensemble-boxes:2,100", "ensemble-boxes: percentile must be at most 99, got 100"),
         ("ensemble-boxes:2,3,4", "ensemble-boxes: takes 2 arguments, got '2,3,4'"),
         ("medoid:n=3", "medoid has no parameter 'n'. Known: count, percentile"),
         ("medoid:five", "medoid: count must be a number, got 'five'"),

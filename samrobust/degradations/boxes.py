@@ -126,12 +126,3 @@ def _clipped(centre: Floats, extent: Floats, exact: Floats, mask: Mask) -> Promp
 def _at_least_zero(name: str, value: float) -> None:
     if not (math.isfinite(value) and value >= 0):
         raise ValueError(f"{name} must be a finite number of at least 0, got {value}")
-
-
-def human_boxes(box, size_hw, percentile, count, rng):
-    sides = np.maximum(box[2:] - box[:2], 1)
-    out = box + rng.normal(size=(count, 4)) * 0.1 * np.tile(sides, 2)
-    last = np.array(size_hw[::-1]) - 1
-    low = np.clip(out[:, :2], 0, last)
-    high = np.clip(np.maximum(out[:, 2:], out[:, :2]), low, last)
-    return np.concatenate([low, high], axis=1).astype(np.float32)

@@ -35,6 +35,8 @@ CAPTIONS = {
     "variance": "Variance of IoU between objects and between trials of one.",
     "heat": "Segmenters against conditions.",
     "cost": "The mean at a glance against the decodes of a prompt, with 95 % intervals.",
+    "reliability": "Mean IoU against the segmenter's own estimate of it, in 15 bins of equal mass.",
+    "risk": "1 - mIoU of the share of prompts of the highest estimate.",
 }
 SHORT_HASH = 12
 """Characters of a hash that are shown; all of it is in the manifest."""

@@ -16,7 +16,7 @@ from msgspec import Meta
 from torch import Tensor
 from torch.nn import functional
 
-from samrobust.degradations.boxes import human_boxes
+from samrobust.degradations.human import MOST, HumanBox
 from samrobust.errors import SegmenterError
 from samrobust.files import convert
 from samrobust.metrics.overlap import iou
@@ -35,7 +35,7 @@ SIMILAR = 0.5
 GROWTH_SHARE, GROWTH_PIXELS = 0.1, 10
 """A side of an elastic box grows by the smaller of the two in a round."""
 _Count = Annotated[int, Meta(ge=2, le=100)]
-_Percentile = Annotated[float, Meta(gt=0, lt=100)]
+_Percentile = Annotated[float, Meta(gt=0, le=MOST)]
 _Rounds = Annotated[int, Meta(ge=1, le=10)]
 
 
@@ -372,11 +372,12 @@ def _boxes_around(
     boxes: npt.NDArray[np.float32], size_hw: tuple[int, int], count: int, percentile: float
 ) -> npt.NDArray[np.float32]:
     """Return (count, N, 4) boxes around N boxes, drawn from a key that is the box."""
-    drawn = [
-        human_boxes(box, size_hw, percentile, count, keyed_generator("remedy", box.tobytes().hex()))
-        for box in boxes
-    ]
-    return np.stack(drawn, axis=1)
+    human = HumanBox(percentile)
+    drawn = []
+    for box in boxes:
+        rng = keyed_generator("remedy", box.tobytes().hex())
+        drawn.append([human.around(box.astype(np.float64), size_hw, rng) for _ in range(count)])
+    return np.swapaxes(np.array(drawn, np.float32), 0, 1)
 
 
 def _voted(masks: Tensor, quality: Tensor, weights: Tensor) -> Prediction:
