@@ -11,7 +11,7 @@ from typing import Annotated, Any, TypeVar, get_type_hints
 
 from msgspec import Meta
 
-from samrobust.degradations import DEGRADATIONS
+from samrobust.degradations import DEGRADATIONS, SEARCHES
 from samrobust.errors import ProtocolError
 from samrobust.files import convert, errors_at, read_toml, shown
 from samrobust.metrics import METRICS
@@ -23,6 +23,7 @@ from samrobust.types import (
     EvalProtocol,
     Recording,
     Reported,
+    Search,
     Selection,
 )
 
@@ -60,6 +61,15 @@ class _ConditionKeys:
     name: str
     degradation: str
     trials: Annotated[int, Meta(ge=1, le=MAX_TRIALS)]
+    level: float | None = None
+
+
+@dataclass(frozen=True)
+class _SearchKeys:
+    """The keys of a condition other than the parameters of its search."""
+
+    name: str
+    search: str
     level: float | None = None
 
 
@@ -157,7 +167,7 @@ def describe_protocol(protocol: EvalProtocol) -> dict[str, Any]:
     }
 
 
-def _parameters(degradation: Degradation | Recording) -> dict[str, Any]:
+def _parameters(degradation: Degradation | Recording | Search) -> dict[str, Any]:
     if isinstance(degradation, Recording):
         found = {name: getattr(degradation, name) for name in ("file", "sha256", "boxes")}
         if isinstance(degradation, Detections):
@@ -185,11 +195,16 @@ def degradation_of_row(
     Raises:
         ValueError: a key, a parameter or the degradation is unknown, missing or not allowed.
     """
-    names = set(get_type_hints(kind))
-    keys = convert({key: row[key] for key in row if key in names}, kind, where=where)
-    parameters = {key: row[key] for key in row if key not in names}
+    keys, parameters = _split(row, kind, where=where)
     with errors_at(where):
         return keys, build_degradation(row["degradation"], parameters)
+
+
+def _split(row: Mapping[str, Any], kind: type[T], *, where: str) -> tuple[T, dict[str, Any]]:
+    """Return the keys of a row, and the parameters beside them."""
+    names = set(get_type_hints(kind))
+    keys = convert({key: row[key] for key in row if key in names}, kind, where=where)
+    return keys, {key: row[key] for key in row if key not in names}
 
 
 def build_degradation(kind: str, parameters: Mapping[str, Any]) -> Degradation:
@@ -199,10 +214,14 @@ def build_degradation(kind: str, parameters: Mapping[str, Any]) -> Degradation:
         UnknownNameError: no degradation has that name.
         ValueError: a parameter is unknown, missing or not allowed.
     """
-    degradation = convert(parameters, DEGRADATIONS.load(kind), where=kind)
+    return _of_parameters(DEGRADATIONS.load(kind), parameters, where=kind)
+
+
+def _of_parameters(kind: type[T], parameters: Mapping[str, Any], *, where: str) -> T:
+    built = convert(parameters, kind, where=where)
     # 1 and 1.0 are hashed as different texts: a number stays as the file writes it
     integers = {key: value for key, value in parameters.items() if type(value) is int}
-    return dataclasses.replace(degradation, **integers)  # type: ignore[type-var]
+    return dataclasses.replace(built, **integers)  # type: ignore[type-var]
 
 
 def _build(table: Mapping[str, Any]) -> EvalProtocol:
@@ -237,6 +256,8 @@ def _build(table: Mapping[str, Any]) -> EvalProtocol:
 def _condition(row: Mapping[str, Any], number: int, default_trials: int) -> Condition:
     name = row.get("name")
     where = f"condition {shown(name)}" if name else f"row {number} of 'conditions'"
+    if "search" in row:
+        return _searched(row, where=where)
     keys, degradation = degradation_of_row(
         {"trials": default_trials, **row}, _ConditionKeys, where=where
     )
@@ -249,7 +270,19 @@ def _condition(row: Mapping[str, Any], number: int, default_trials: int) -> Cond
     )
 
 
+def _searched(row: Mapping[str, Any], *, where: str) -> Condition:
+    if "degradation" in row:
+        raise ValueError(f"{where}: has a degradation and a search; one is allowed")
+    keys, parameters = _split(row, _SearchKeys, where=where)
+    with errors_at(where):
+        search = _of_parameters(SEARCHES.load(keys.search), parameters, where=keys.search)
+    return Condition(keys.name, search, keys.search, trials=1, level=keys.level)
+
+
 def _check_prompts(conditions: Sequence[Condition]) -> None:
-    n_prompts = sum(condition.trials for condition in conditions)
+    n_prompts = sum(
+        each.degradation.n_asked if isinstance(each.degradation, Search) else each.trials
+        for each in conditions
+    )
     if n_prompts > MAX_PROMPTS:
         raise ValueError(f"{n_prompts} prompts per object, at most {MAX_PROMPTS} are allowed")

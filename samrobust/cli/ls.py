@@ -10,7 +10,7 @@ import typer
 
 from samrobust.cli.terminal import out, print_table
 from samrobust.datasets import DATASETS, GROUPS
-from samrobust.degradations import DEGRADATIONS
+from samrobust.degradations import DEGRADATIONS, SEARCHES
 from samrobust.files import cache_folder
 from samrobust.metrics import METRICS
 from samrobust.protocol import load_protocol, packaged_protocols
@@ -29,6 +29,7 @@ KINDS = (
     "remedies",
     "datasets",
     "degradations",
+    "searches",
     "metrics",
 )
 
@@ -149,6 +150,8 @@ def _rows(kind: str) -> list[tuple[str, str]]:
         return _registry_rows(DATASETS) + groups
     if kind == "degradations":
         return _registry_rows(DEGRADATIONS)
+    if kind == "searches":
+        return _registry_rows(SEARCHES)
     return _registry_rows(METRICS)
 
 

@@ -16,7 +16,7 @@ from scipy import special
 
 from samrobust.geometry import clip_box, mask_to_box
 from samrobust.seeding import keyed_generator
-from samrobust.types import Degradation, Floats, Mask, Prompt, PromptKind, Recording
+from samrobust.types import Degradation, Floats, Mask, Prompt, PromptKind, Recording, Search
 
 SHAPE, SCALE = 1.7891956, 0.1210484
 """Of the Gamma distribution of losses, over all ten data sets and both devices of BREPS."""
@@ -189,7 +189,7 @@ def human_percentile(loss: float) -> float:
     return 100 * float(special.gammainc(SHAPE, loss / SCALE))
 
 
-def median_percentile(degradation: Degradation | Recording) -> float | None:
+def median_percentile(degradation: Degradation | Recording | Search) -> float | None:
     """Return the human percentile of the median box of a degradation; None where it draws none.
 
     The median is over 299 made-up objects, rectangles far from the image's border, of which each is
@@ -198,7 +198,7 @@ def median_percentile(degradation: Degradation | Recording) -> float | None:
     Raises:
         DatasetError: a degradation of a plug-in cannot draw from a rectangle.
     """
-    if isinstance(degradation, Recording):
+    if isinstance(degradation, Recording | Search):
         return None
     key = type(degradation), repr(degradation)
     if key not in _PERCENTILES:

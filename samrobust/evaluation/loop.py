@@ -31,6 +31,7 @@ from samrobust.evaluation.prompts import (
     draw_sample,
     rater_rows,
 )
+from samrobust.evaluation.search import search_prompts
 from samrobust.metrics import load_metric
 from samrobust.metrics.overlap import DILATION_RATIO
 from samrobust.runs.manifest import (
@@ -41,6 +42,7 @@ from samrobust.runs.manifest import (
     QualityRow,
     RaterRow,
     Score,
+    SearchRow,
     TargetRow,
 )
 from samrobust.seeding import combined_hash
@@ -107,6 +109,7 @@ class Evaluated:
         kept: the masks to be stored, None for none.
         left_out: one line for each object that was left out, with the reason.
         raters: one row per recorded prompt.
+        searches: one row per object and search for its worst prompt.
         detected: the masks of a detector's boxes, and the annotations; None for other prompts.
         busy_s: seconds of encoding, predicting and scoring.
     """
@@ -120,6 +123,7 @@ class Evaluated:
     kept: Kept | None = None
     left_out: tuple[str, ...] = ()
     raters: tuple[RaterRow, ...] = ()
+    searches: tuple[SearchRow, ...] = ()
     detected: Detected | None = None
     busy_s: float = field(default=0.0, compare=False)
 
@@ -407,7 +411,16 @@ class _Scorer:
         selector = None if keep == "none" else MaskSelector(sample, keep)
         scores: list[Score] = []
         qualities: list[QualityRow] = []
-        for found in predict.all_masks(draws):
+        fixed = [draw for draw in draws if draw.space is None]
+        searches: list[SearchRow] = []
+
+        def searched() -> Iterator[Selected]:
+            searching = [draw for draw in draws if draw.space is not None]
+            for found in search_prompts(predict, sample.sample_id, searching):
+                searches.extend([] if found.row is None else [found.row])
+                yield found.selected
+
+        for found in itertools.chain(predict.all_masks(fixed), searched()):
             if selector is not None:
                 selector.add(found.draws, found.masks[MASK_THRESHOLD], found.target)
             for metric in self._metrics:
@@ -421,14 +434,16 @@ class _Scorer:
         return Evaluated(
             sample.sample_id,
             tuple(scores),
-            sum(len(draw.prompts) for draw in draws)
+            sum(len(draw.prompts) for draw in fixed)
+            + sum(row.n_asked for row in searches)
             + (0 if detected is None else len(detected.detections)),
             self._options.halvings,
             drawn.objects,
             tuple(qualities),
             None if selector is None else selector.selected(),
             sample.left_out,
-            tuple(row for draw in draws for row in rater_rows(sample.sample_id, draw)),
+            tuple(row for draw in fixed for row in rater_rows(sample.sample_id, draw)),
+            tuple(searches),
             detected,
         )
 

@@ -5,6 +5,7 @@ import re
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -177,6 +178,8 @@ def spread_figures(
         yield "heat", _heat_figure(section, order)
     if len(section.glance) and max(section.decodes.values()) > 1:
         yield "cost", _cost_figure(section, styles)
+    if len(section.search_rows):
+        yield "broken", _broken_figure(section, styles)
 
 
 def _cost_figure(section: Section, styles: Mapping[str, LineStyle]) -> Figure:
@@ -206,6 +209,30 @@ def _cost_figure(section: Section, styles: Mapping[str, LineStyle]) -> Figure:
     axes.xaxis.set_minor_locator(NullLocator())
     statistic = statistic_of(section.glance["statistic"].iloc[0])
     axes.set(xlabel="decodes a prompt", ylabel=f"mean {statistic.axis}")
+    return figure
+
+
+def _broken_figure(section: Section, styles: Mapping[str, LineStyle]) -> Figure:
+    """Return which share of objects is broken by a prompt up to each human percentile."""
+    rows = section.search_rows
+    dashes = dict(zip(rows["condition"].unique(), cycle(("-", ":", "-.")), strict=False))
+    figure = empty_figure(
+        size=(COLUMN_INCHES, 0.7 * COLUMN_INCHES),
+        styles={name: {**styles[name], "marker": ""} for name in rows["segmenter"].unique()},
+        notes=[f"{dash} {name}" for name, dash in dashes.items()] if len(dashes) > 1 else (),
+    )
+    axes = figure.subplots()
+    for (name, condition), group in rows.groupby(["segmenter", "condition"], sort=False):
+        at = np.sort(group["breaks_at"].dropna().to_numpy(np.float64))
+        shares = 100 * np.arange(len(at) + 1) / len(group)
+        axes.step(
+            [0, *at, group["limit"].iloc[0]],
+            [*shares, shares[-1]],
+            where="post",
+            color=styles[str(name)]["color"],
+            linestyle=dashes[condition],
+        )
+    axes.set(xlabel="human percentile of the prompt", ylabel="broken objects (%)", ylim=(0, 100))
     return figure
 
 
