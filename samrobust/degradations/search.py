@@ -161,7 +161,7 @@ class _Points:
         self._offset = np.array([x0, y0])
         self._percentiles = _deeper_mass(depth)
         plausible = (depth > 0) & (self._percentiles <= search.percentile)
-        self._nearest: npt.NDArray[np.int64] = ndimage.distance_transform_edt(
+        self._nearest: npt.NDArray[np.int32] = ndimage.distance_transform_edt(
             ~plausible, return_distances=False, return_indices=True
         )
         yx = np.argwhere(plausible)
@@ -177,7 +177,7 @@ class _Points:
         sides = np.array(self._percentiles.shape)
         steps = np.maximum(SIGMA / 2**number * sides, LEAST_STEP) * self._steps[number, : len(yx)]
         moved = np.clip(np.rint(yx + steps).astype(np.int64), 0, sides - 1)
-        return self._prompts(self._nearest[:, moved[:, 0], moved[:, 1]].T)
+        return self._prompts(self._nearest[:, moved[:, 0], moved[:, 1]].T.astype(np.int64))
 
     def percentiles(self, prompts: PromptBatch) -> Floats:
         y, x = self._places(prompts).T
@@ -185,7 +185,8 @@ class _Points:
         return found
 
     def _places(self, prompts: PromptBatch) -> npt.NDArray[np.int64]:
-        return (prompts.points[:, 0].astype(np.int64) - self._offset)[:, ::-1]
+        xy: npt.NDArray[np.int64] = prompts.points[:, 0].astype(np.int64) - self._offset
+        return xy[:, ::-1]
 
     def _prompts(self, yx: npt.NDArray[np.int64]) -> PromptBatch:
         return _batch(points=(yx[:, ::-1] + self._offset)[:, None])

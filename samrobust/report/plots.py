@@ -5,7 +5,6 @@ import re
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -178,8 +177,11 @@ def spread_figures(
         yield "heat", _heat_figure(section, order)
     if len(section.glance) and max(section.decodes.values()) > 1:
         yield "cost", _cost_figure(section, styles)
-    if len(section.search_rows):
-        yield "broken", _broken_figure(section, styles)
+    searches = section.search_rows
+    names = searches["condition"].unique()
+    for name in names:
+        of = f"-{name}" if len(names) > 1 else ""
+        yield f"broken{of}", _broken_figure(searches[searches["condition"] == name], styles)
 
 
 def _cost_figure(section: Section, styles: Mapping[str, LineStyle]) -> Figure:
@@ -212,26 +214,21 @@ def _cost_figure(section: Section, styles: Mapping[str, LineStyle]) -> Figure:
     return figure
 
 
-def _broken_figure(section: Section, styles: Mapping[str, LineStyle]) -> Figure:
-    """Return which share of objects is broken by a prompt up to each human percentile."""
-    rows = section.search_rows
-    dashes = dict(zip(rows["condition"].unique(), cycle(("-", ":", "-.")), strict=False))
-    figure = empty_figure(
-        size=(COLUMN_INCHES, 0.7 * COLUMN_INCHES),
-        styles={name: {**styles[name], "marker": ""} for name in rows["segmenter"].unique()},
-        notes=[f"{dash} {name}" for name, dash in dashes.items()] if len(dashes) > 1 else (),
-    )
+def _broken_figure(rows: pd.DataFrame, styles: Mapping[str, LineStyle]) -> Figure:
+    """Return which share of objects is broken by a prompt up to each human percentile.
+
+    Args:
+        rows: `Section.search_rows` of one search.
+        styles: of the segmenters.
+    """
+    lines = {name: {**styles[name], "marker": ""} for name in rows["segmenter"].unique()}
+    figure = empty_figure(size=(COLUMN_INCHES, 0.7 * COLUMN_INCHES), styles=lines)
     axes = figure.subplots()
-    for (name, condition), group in rows.groupby(["segmenter", "condition"], sort=False):
+    for name, group in rows.groupby("segmenter", sort=False):
         at = np.sort(group["breaks_at"].dropna().to_numpy(np.float64))
         shares = 100 * np.arange(len(at) + 1) / len(group)
-        axes.step(
-            [0, *at, group["limit"].iloc[0]],
-            [*shares, shares[-1]],
-            where="post",
-            color=styles[str(name)]["color"],
-            linestyle=dashes[condition],
-        )
+        ends = [0, *at, group["limit"].iloc[0]]
+        axes.step(ends, [*shares, shares[-1]], where="post", **lines[str(name)])
     axes.set(xlabel="human percentile of the prompt", ylabel="broken objects (%)", ylim=(0, 100))
     return figure
 
