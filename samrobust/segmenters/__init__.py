@@ -39,6 +39,7 @@ class SegmenterEntry(Entry):
         n_parameters: of a model with such weights; None where the file decides.
         trained_on: collections that its published weights have seen images of.
         is_base: whether a part can be trained on it while the rest is frozen.
+        is_foreign: whether the code that predicts is another package's; it is tested before a run.
     """
 
     prompts: tuple[PromptKind, ...] = ("box", "points")
@@ -49,6 +50,7 @@ class SegmenterEntry(Entry):
     n_parameters: int | None = None
     trained_on: tuple[str, ...] = ()
     is_base: bool = False
+    is_foreign: bool = False
 
 
 _META = "https://dl.fbaipublicfiles.com/segment_anything"
@@ -189,6 +191,7 @@ ROWS: Mapping[str, SegmenterEntry] = {
         },
         licence="of the model",
         weights="any model id or folder; the library keeps its own cache",
+        is_foreign=True,
     ),
     "decoder-tuned": SegmenterEntry(
         "samrobust.segmenters.adapters:build_decoder_tuned",
