@@ -10,7 +10,7 @@ import typer
 
 from samrobust.cli.terminal import out, print_table
 from samrobust.datasets import DATASETS, GROUPS
-from samrobust.degradations import DEGRADATIONS
+from samrobust.degradations import CORRUPTIONS, DEGRADATIONS
 from samrobust.files import cache_folder
 from samrobust.metrics import METRICS
 from samrobust.protocol import load_protocol, packaged_protocols
@@ -21,7 +21,16 @@ from samrobust.segmenters import ROWS, SEGMENTERS, SegmenterEntry
 from samrobust.training.recipe import packaged_recipes, recipe_summary
 
 EXAMPLE = "Example: samrobust ls protocols"
-KINDS = ("protocols", "expected", "recipes", "segmenters", "datasets", "degradations", "metrics")
+KINDS = (
+    "protocols",
+    "expected",
+    "recipes",
+    "segmenters",
+    "datasets",
+    "degradations",
+    "corruptions",
+    "metrics",
+)
 
 
 def ls_command(
@@ -138,6 +147,8 @@ def _rows(kind: str) -> list[tuple[str, str]]:
         return _registry_rows(DATASETS) + groups
     if kind == "degradations":
         return _registry_rows(DEGRADATIONS)
+    if kind == "corruptions":
+        return _registry_rows(CORRUPTIONS)
     return _registry_rows(METRICS)
 
 

@@ -1,7 +1,7 @@
 """Draw the prompts of an image for all conditions and trials, with NumPy, in loading processes."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -9,7 +9,15 @@ from samrobust.errors import DatasetError
 from samrobust.geometry import mask_to_box, perimeter
 from samrobust.runs.manifest import ObjectRow
 from samrobust.seeding import keyed_generator, prompt_hash
-from samrobust.types import Condition, EvalProtocol, Instance, PromptBatch, Sample
+from samrobust.types import (
+    Condition,
+    EvalProtocol,
+    Image,
+    ImageCondition,
+    Instance,
+    PromptBatch,
+    Sample,
+)
 
 
 @dataclass(frozen=True)
@@ -59,17 +67,41 @@ def draw_prompts(sample: Sample, dataset_key: str, protocol: EvalProtocol) -> tu
     """Return all prompts of a protocol for an image, instance by instance.
 
     The random generator of each prompt has the key (seed, data set, sample, instance, family,
-    trial).
+    trial): conditions that differ in their images alone have the same prompts, drawn once.
 
     Raises:
         DatasetError: a condition cannot be drawn from an instance.
     """
     key = protocol.seed, dataset_key
-    return tuple(
-        _draw(sample.sample_id, instance, condition, key)
-        for instance in sample.instances
-        for condition in protocol.conditions
-    )
+    draws: list[Draws] = []
+    for instance in sample.instances:
+        drawn: dict[tuple[int, int], Draws] = {}
+        for condition in protocol.conditions:
+            prompts = id(condition.degradation), condition.trials
+            if prompts not in drawn:
+                drawn[prompts] = _draw(sample.sample_id, instance, condition, key)
+            draws.append(replace(drawn[prompts], condition=condition))
+    return tuple(draws)
+
+
+def corrupt(
+    image: Image, condition: ImageCondition, *, seed: int, dataset_key: str, sample_id: str
+) -> Image:
+    """Return the image that a segmenter is given under a condition.
+
+    The random generator has the key (seed, data set, sample, "image", family).
+
+    Raises:
+        DatasetError: a corruption of a plug-in returns something else than such an image.
+    """
+    rng = keyed_generator(seed, dataset_key, sample_id, "image", condition.corruption.family)
+    made = condition.corruption(image.copy(), rng)
+    if made.shape != image.shape or made.dtype != np.uint8:
+        raise DatasetError(
+            f"sample '{sample_id}', image '{condition.name}': the corruption must return uint8 of "
+            f"shape {image.shape}, got {made.dtype} of shape {made.shape}"
+        )
+    return made
 
 
 def _draw(sample_id: str, instance: Instance, condition: Condition, key: tuple[int, str]) -> Draws:

@@ -50,6 +50,11 @@ def breakdown_csv(sections: Sequence[Section]) -> str:
     return _joined_csv(sections, [section.breakdown for section in sections])
 
 
+def corruptions_csv(sections: Sequence[Section]) -> str:
+    """Return the scores on corrupted images; columns as `to_csv`, then `Section.corruptions`."""
+    return _joined_csv(sections, [section.corruptions for section in sections])
+
+
 def _joined_csv(sections: Sequence[Section], frames: Sequence[pd.DataFrame]) -> str:
     tables = []
     for section, frame in zip(sections, frames, strict=True):
@@ -265,8 +270,8 @@ def write_tables(
 ) -> list[Path]:
     """Write tables in the formats asked for, and return their paths.
 
-    They are `tables.csv`, with `differences.csv` and `breakdown.csv` where there are any,
-    `tables.md` and `tables.tex`.
+    They are `tables.csv`, with `differences.csv`, `breakdown.csv` and `corruptions.csv` where there
+    are any, `tables.md` and `tables.tex`.
 
     Raises:
         RunError: a file cannot be written.
@@ -278,6 +283,8 @@ def write_tables(
             texts["differences.csv"] = differences_csv(sections)
         if any(len(section.breakdown) for section in sections):
             texts["breakdown.csv"] = breakdown_csv(sections)
+        if any(len(section.corruptions) for section in sections):
+            texts["corruptions.csv"] = corruptions_csv(sections)
     if "md" in formats:
         texts["tables.md"] = to_markdown(sections)
     if "tex" in formats:

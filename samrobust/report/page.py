@@ -34,6 +34,7 @@ CAPTIONS = {
     "objects": "Distribution of IoU over the trials of each object.",
     "variance": "Variance of IoU between objects and between trials of one.",
     "heat": "Segmenters against conditions.",
+    "corruptions": "Mean over corruptions by severity and prompt, and their interaction.",
 }
 SHORT_HASH = 12
 """Characters of a hash that are shown; all of it is in the manifest."""
