@@ -78,6 +78,11 @@ def segmenter_lines(row: SegmenterEntry) -> Iterator[str]:
         place = "in" if (cache_folder() / checkpoint.file_name).exists() else "not in"
         weights = f"{checkpoint.file_name}, {_size(checkpoint.n_bytes)}, {place} the cache"
         yield _model_line(variant, checkpoint.n_parameters, weights, row.trained_on)
+    for variant, model in row.models.items():
+        size = "" if model.n_bytes is None else f", {_size(model.n_bytes)}"
+        digest = f"SHA-256 {model.sha256[:8]}" if model.sha256 else "SHA-256 not known"
+        weights = f"{model.model_id}{size}; licence {model.licence}; {digest}"
+        yield _model_line(variant, model.n_parameters, weights, model.trained_on)
     for variant, file_name in row.packaged.items():
         yield _packaged_line(variant, file_name)
     if row.weights:
