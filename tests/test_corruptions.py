@@ -3,6 +3,7 @@
 import io
 from collections.abc import Sequence
 from pathlib import Path
+from typing import ClassVar
 
 import cv2
 import numpy as np
@@ -50,7 +51,7 @@ def photograph(size_hw: tuple[int, int], seed: int = 0) -> Image:
     noise = np.random.default_rng(seed).normal(size=(*size_hw, 3))
     smooth = ndimage.gaussian_filter(noise, (2, 2, 0))
     low, high = smooth.min(), smooth.max()
-    return (255 * (smooth - low) / max(high - low, 1e-9)).astype(np.uint8)
+    return np.asarray(255 * (smooth - low) / max(high - low, 1e-9), np.uint8)
 
 
 def made(name: str, severity: int, image: Image, seed: int = 0) -> Image:
@@ -380,15 +381,16 @@ def test_the_report_computes_the_interaction(tmp_path: Path, small_dataset: Memo
     rows = rows[rows["metric"] == "iou"]
     objects = rows.groupby(["sample_id", "instance_id", "condition"], observed=True)["value"].mean()
     m = objects.groupby("condition", observed=True).mean()
-    found = section.corruptions.set_index(["segmenter", "corruption", "severity", "condition"])
-    nano_rows = found.loc["sam-nano"]
-    fog = nano_rows.loc[("fog", 5.0, "noisy")]
+    nano_rows = section.corruptions.query("segmenter == 'sam-nano'")
+    fog = nano_rows.query("corruption == 'fog' and severity == 5 and condition == 'noisy'").iloc[0]
     assert fog["value"] == pytest.approx(m["fog-5/noisy"])
     assert fog["relative"] == pytest.approx(m["fog-5/noisy"] / m["noisy"])
     wanted = m["fog-5/noisy"] - m["fog-5/exact"] - m["noisy"] + m["exact"]
     assert fog["interaction"] == pytest.approx(wanted, abs=1e-6)
     assert fog["interaction_low"] <= wanted <= fog["interaction_high"]
-    together = nano_rows.loc[("all", 1.0, "exact")]
+    together = nano_rows.query(
+        "corruption == 'all' and severity == 1 and condition == 'exact'"
+    ).iloc[0]
     assert together["value"] == pytest.approx((m["fog-1/exact"] + m["contrast-1/exact"]) / 2)
     assert np.isnan(together["interaction"])
     overall = section.corruptions.query("segmenter == 'sam-nano' and corruption == 'all'")
@@ -422,7 +424,7 @@ def test_a_protocol_without_images_has_no_such_part(
 
 def test_a_corruption_that_changes_the_size_is_refused() -> None:
     class Halved:
-        family = "halved"
+        family: ClassVar[str] = "halved"
 
         def __call__(self, image: Image, rng: np.random.Generator) -> Image:  # noqa: ARG002
             return image[::2]

@@ -273,7 +273,7 @@ class ElasticTransform(_Graded[float]):
         moved = cv2.remap(
             _to_pixels(image), x + dx, y + dy, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT
         )
-        return _to_uint8(moved)
+        return _to_uint8(np.asarray(moved, np.float32))
 
 
 class Pixelate(_Graded[float]):
@@ -304,17 +304,17 @@ class JpegCompression(_Graded[int]):
 
 
 def _to_pixels(image: Image) -> Pixels:
-    return image.astype(np.float32) / 255
+    return np.asarray(image / 255, np.float32)
 
 
 def _to_uint8(pixels: npt.NDArray[np.floating]) -> Image:
-    return (np.clip(pixels, 0, 1) * 255).astype(np.uint8)
+    return np.asarray(np.clip(pixels, 0, 1) * 255, np.uint8)
 
 
 def _filtered(pixels: Pixels, kernel: Pixels, border: int) -> Pixels:
     """Return the correlation with a kernel, the same size."""
-    found: Pixels = cv2.filter2D(pixels, -1, kernel, borderType=border).reshape(pixels.shape)
-    return found
+    found = cv2.filter2D(pixels, -1, kernel, borderType=border)
+    return np.asarray(found, np.float32).reshape(pixels.shape)
 
 
 def _blurred(pixels: Pixels, sigma: float | tuple[float, float], *, truncate: float = 4) -> Pixels:
@@ -326,13 +326,11 @@ def _blurred(pixels: Pixels, sigma: float | tuple[float, float], *, truncate: fl
     sigma_y, sigma_x = sigma if isinstance(sigma, tuple) else (sigma, sigma)
     kernel_x, kernel_y = (
         cv2.getGaussianKernel(2 * int(truncate * each + 0.5) + 1, each, cv2.CV_32F)
-        if each > 0
-        else np.ones((1, 1), np.float32)
         for each in (sigma_x, sigma_y)
     )
     border = cv2.BORDER_REFLECT if is_pair else cv2.BORDER_REPLICATE
-    found: Pixels = cv2.sepFilter2D(pixels, -1, kernel_x, kernel_y, borderType=border)
-    return found.reshape(pixels.shape)
+    found = cv2.sepFilter2D(pixels, -1, kernel_x, kernel_y, borderType=border)
+    return np.asarray(found, np.float32).reshape(pixels.shape)
 
 
 def _carried(size_hw: tuple[int, int], reach: int, rng: np.random.Generator) -> Places:
@@ -347,9 +345,9 @@ def _carried(size_hw: tuple[int, int], reach: int, rng: np.random.Generator) -> 
     offset_x, offset_y = np.moveaxis(
         rng.integers(-reach, reach, (len(rows), len(columns), 2)), 2, 0
     )
-    source = own.copy()
-    source[rows[:, None], columns] += offset_y * width + offset_x
-    source, is_chained = source.ravel(), (source > own).ravel()
+    drawn = own.copy()
+    drawn[rows[:, None], columns] += offset_y * width + offset_x
+    source, is_chained = drawn.ravel(), (drawn > own).ravel()
     while is_chained.any():
         start = np.flatnonzero(is_chained)
         via = source[start]
@@ -383,10 +381,9 @@ def _zoomed(pixels: Pixels, factor: float) -> Pixels:
         matrix[axis, axis] = (crop - 1) / max(round(crop * factor) - 1, 1)
         matrix[axis, 2] = (side - crop) // 2
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    found: Pixels = cv2.warpAffine(
-        pixels, matrix, pixels.shape[1::-1], flags=flags, borderMode=cv2.BORDER_REPLICATE
-    )
-    return found.reshape(pixels.shape)
+    size = pixels.shape[1], pixels.shape[0]
+    found = cv2.warpAffine(pixels, matrix, size, flags=flags, borderMode=cv2.BORDER_REPLICATE)
+    return np.asarray(found, np.float32).reshape(pixels.shape)
 
 
 def _plasma(side: int, decay: float, rng: np.random.Generator) -> Pixels:

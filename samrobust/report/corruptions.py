@@ -71,7 +71,8 @@ def corruptions_of(
             cells = [(statistic, label, name) for name in names]
             if not cells or any(cell not in together for cell in cells):
                 return np.full(len(together), np.nan)
-            return together[cells].to_numpy().mean(axis=1)
+            means: Floats = together[cells].to_numpy().mean(axis=1)
+            return means
 
         for (corruption, severity), chosen in _selections(images).items():
             for prompt in prompts:
