@@ -183,6 +183,17 @@ ROWS: Mapping[str, SegmenterEntry] = {
         n_parameters=9_808_452,
         trained_on=("SA-1B",),
     ),
+    "repvit-sam": SegmenterEntry(
+        "samrobust.segmenters.repvit_sam:build_repvit_sam",
+        "RepViT-SAM, from a file of yours",
+        takes=("--checkpoint",),
+        hints={"repvit": "--segmenter repvit-sam --checkpoint repvit_sam.pt"},
+        licence="Apache-2.0",
+        weights="repvit_sam.pt of THU-MIG/RepViT, release v1.0, to be named with --checkpoint; "
+        "SHA-256 not known",
+        n_parameters=27_223_480,
+        trained_on=("SA-1B",),
+    ),
     "hq-sam": SegmenterEntry(
         "samrobust.segmenters.hq_sam:build_hq_sam",
         "HQ-SAM, the official models or parts that samrobust train wrote",
