@@ -141,6 +141,12 @@ def with_conditions(protocol: EvalProtocol, names: Sequence[str]) -> EvalProtoco
     return dataclasses.replace(protocol, conditions=chosen)
 
 
+def on_stored_images(protocol: EvalProtocol) -> EvalProtocol:
+    """Return the protocol without its conditions on corrupted images."""
+    chosen = tuple(condition for condition in protocol.conditions if condition.image is None)
+    return dataclasses.replace(protocol, conditions=chosen)
+
+
 def describe_protocol(protocol: EvalProtocol) -> dict[str, Any]:
     """Return everything in a protocol that can change a score, as plain JSON values."""
     return {

@@ -25,6 +25,7 @@ from samrobust.protocol import (
     with_trials,
 )
 from samrobust.report.formats import corruptions_csv
+from samrobust.report.scores import point_ladders
 from samrobust.report.summary import summarise
 from samrobust.report.tables import page_tables, terminal_tables
 from samrobust.runs.store import read_run
@@ -268,6 +269,34 @@ def test_the_grid_has_all_corruptions_and_prompts() -> None:
         assert image.name == f"{image.kind}-{image.level:g}"
         assert vars(image.corruption) == {"severity": image.level}
     assert len(protocol.conditions) == 46 * 4
+
+
+def test_ladders_of_points_stay_within_one_image() -> None:
+    rows = [
+        {
+            "degradation": "random-points",
+            "parameters": {"count": count},
+            **({"image": {"name": image}} if image else {}),
+        }
+        for image in ("", "fog-1")
+        for count in (1, 3)
+    ]
+    assert point_ladders(rows) == [(0, 1), (2, 3)]
+
+
+def test_masks_are_kept_of_the_stored_image_alone(
+    tmp_path: Path, small_dataset: MemoryDataset
+) -> None:
+    (result,) = evaluate_one(
+        GrownBox(),
+        small_dataset,
+        crossed(tmp_path),
+        sample_ids=["a"],
+        options=LoopOptions(keep_masks="all"),
+    )
+    assert isinstance(result, Evaluated)
+    assert result.kept is not None
+    assert {row.condition for row in result.kept.masks} == {"", "exact", "noisy"}
 
 
 def test_prompts_are_those_of_the_stored_image(

@@ -20,7 +20,7 @@ from samrobust.cli.options import (
 from samrobust.cli.terminal import download_bar, note_line
 from samrobust.errors import SamrobustError
 from samrobust.files import errors_at
-from samrobust.protocol import build_corruption, load_protocol, with_trials
+from samrobust.protocol import build_corruption, load_protocol, on_stored_images, with_trials
 from samrobust.types import ImageCondition, SegmenterOptions
 
 DEFAULT_SEGMENTERS = ["sam-nano"]
@@ -81,7 +81,7 @@ def show_command(
     """
     check_number("--trials", trials, least=1)
     corners = _corners(box)
-    chosen = with_trials(load_protocol(protocol), trials)
+    chosen = with_trials(on_stored_images(load_protocol(protocol)), trials)
     condition = None if corruption is None else _image_condition(corruption)
     names = segmenter or DEFAULT_SEGMENTERS
     segmenters = choose_segmenters(

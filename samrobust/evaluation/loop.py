@@ -384,7 +384,7 @@ class _Scorer:
                 self._segmenter, embedding, self._selection, batch_size, void=sample.void
             )
             for draw, masks, target in predict.all_masks(group):
-                if selector is not None:
+                if selector is not None and image is None:  # it shows the photograph as stored
                     selector.add(draw, masks, target)
                 for metric in self._metrics:
                     scores.extend(_scores(sample.sample_id, draw, metric, masks, target))
