@@ -87,6 +87,8 @@ def _protocols() -> Iterator[str]:
     loaded = [tomllib.loads(path.read_text()) for path in sorted(PROTOCOLS.glob("*.toml"))]
     for protocol in loaded:
         names = ", ".join(f"`{condition['name']}`" for condition in protocol["conditions"])
+        if "images" in protocol:
+            names += f"; each also on {len(protocol['images'])} corruptions of the image"
         yield (
             f"| `{protocol['name']}` | {protocol['version']} | {protocol['summary']} "
             f"| {protocol['trials']} | {names} | {protocol['source']} |"
