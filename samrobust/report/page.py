@@ -38,6 +38,7 @@ CAPTIONS = {
     "broken": "Share of objects with a prompt of IoU below 0.5, up to each human percentile.",
     "reliability": "Mean IoU against the segmenter's own estimate of it, in 15 bins of equal mass.",
     "risk": "1 - mIoU of the share of prompts of the highest estimate.",
+    "corruptions": "Mean over corruptions by severity and prompt, and their interaction.",
 }
 SHORT_HASH = 12
 """Characters of a hash that are shown; all of it is in the manifest."""
