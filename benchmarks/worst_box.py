@@ -166,7 +166,7 @@ def _adam(
     box = tight.clone().requires_grad_()
     optimiser = torch.optim.Adam([box], lr=RATE * math.hypot(*embedding.input_size_hw))
     decode = FastDecoder(sam.model)
-    people = torch.distributions.Gamma(*(torch.tensor(x) for x in (SHAPE, 1 / SCALE)))
+    people = torch.distributions.Gamma(torch.tensor(SHAPE), torch.tensor(1 / SCALE))
     no_points = torch.zeros(1, 0, 2, device=sam.device), torch.zeros(1, 0, device=sam.device)
     for _ in range(STEPS):
         tokens = prompt_tokens(sam.model.prompt_encoder, box, *no_points)
@@ -175,8 +175,10 @@ def _adam(
         off = _loss(box.relu(), tight)
         masks = sam.to_masks(embedding, logits.detach())[:, 0]
         yield iou(masks, target).item(), human_percentile(off.item())
-        likely = people.log_prob(off.cpu().clamp(min=1e-6)).to(off) if off.item() > 0 else 0 * off
-        loss = sign * _dice(logits, target, embedding, sam) - WEIGHT * likely
+        loss = sign * _dice(logits, target, embedding, sam)
+        if off.item() > 0:  # the density of no error is 0
+            likely: Tensor = people.log_prob(off.cpu())  # type: ignore[no-untyped-call]
+            loss = loss - WEIGHT * likely.to(off)
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()

@@ -234,7 +234,7 @@ def test_a_run_is_resumed_without_asking_again(
 ) -> None:
     first, again = GrownBox(), GrownBox()
     for segmenter in (first, again):
-        evaluate(segmenter, small_dataset, "worst-point", results=tmp_path, workers=0)
+        evaluate(segmenter, small_dataset, "worst-point", results=tmp_path, self_test=False)
     assert sum(first.n_prompts) == 3 * 2 * (1 + 193)
     assert again.n_prompts == []
 
