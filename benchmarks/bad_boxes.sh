@@ -6,7 +6,7 @@ set -euo pipefail
 data=$1 out=$2 limit=${3:-20} trials=${4:-4}
 
 remedied=(--segmenter ellipse --segmenter sam-nano --segmenter stable-sam)
-for remedy in ensemble-boxes:2 ensemble-boxes:5 medoid:5 agree-weighted:5 box-from-mask:1 \
+for remedy in ensemble-boxes:5 medoid:5 agree-weighted:5 box-from-mask:1 \
   elastic-box stability-select ensemble-flips; do
   remedied+=(--segmenter "sam-nano + $remedy")
 done

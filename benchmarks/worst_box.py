@@ -82,7 +82,7 @@ def main(
     split: Annotated[str, typer.Option(help="Of the data set.")] = "val2017",
     limit: Annotated[int, typer.Option(help="Images.")] = 5,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
-    batch_size: Annotated[int, typer.Option(help="Prompts per forward pass.")] = 64,
+    batch_size: Annotated[int, typer.Option(help="Prompts per forward pass.")] = 16,
 ) -> None:
     """Print means over objects, by way, with the ratios to BREPS' schedule."""
     dataset: Dataset = DrawnPhotograph(1024, 768, 3)

@@ -119,7 +119,7 @@ def test_in_a_tie_the_given_boxs_answer_counts() -> None:
     left, right = torch.zeros(2, *SIZE_HW, dtype=torch.bool)
     left[:, :30], right[:, 20:] = True, True
     for first, second in ((left, right), (right, left)):
-        segmenter = with_remedy(Scripted([first, second]), "ensemble-boxes:2")
+        segmenter = with_remedy(Scripted([first, second, first, second]), "ensemble-boxes:4")
         assert torch.equal(answer(segmenter, a_box(5, 5, 20, 20)).masks[0, 0], first)
 
 
@@ -260,8 +260,8 @@ def test_remedies_stand_one_around_the_other_and_count_decodes() -> None:
     ("text", "message"),
     [
         ("ensemble-box", "unknown remedy 'ensemble-box'. Did you mean 'ensemble-boxes'?"),
-        ("ensemble-boxes:1", "ensemble-boxes: count must be at least 2, got 1"),
-        ("ensemble-boxes:2,100", "ensemble-boxes: percentile must be at most 99, got 100"),
+        ("ensemble-boxes:2", "ensemble-boxes: count must be at least 3, got 2"),
+        ("ensemble-boxes:3,100", "ensemble-boxes: percentile must be at most 99, got 100"),
         ("ensemble-boxes:2,3,4", "ensemble-boxes: takes 2 arguments, got '2,3,4'"),
         ("medoid:n=3", "medoid has no parameter 'n'. Known: count, percentile"),
         ("medoid:five", "medoid: count must be a number, got 'five'"),

@@ -223,6 +223,13 @@ def test_segmenters_are_compared_although_their_searches_went_elsewhere(
     assert glance["mean"] == pytest.approx(table["worst"].iloc[0])
 
 
+def test_other_runs_have_no_searches(tmp_path: Path, small_dataset: MemoryDataset) -> None:
+    runs = evaluate("ellipse", small_dataset, "human-box", results=tmp_path, trials=1, workers=0)
+    (section,) = summarise(runs)
+    assert section.searches.empty
+    assert not [name for name in section.figures() if name.startswith("broken")]
+
+
 def _is_shown(section: Section) -> None:
     titles = [table.title for table in terminal_tables([section])]
     assert any(title.endswith("worst plausible prompts") for title in titles)

@@ -40,6 +40,7 @@ def search_rows(
         limits = {
             row["name"]: float(row["parameters"].get("percentile", np.nan))
             for row in run.manifest.protocol["conditions"]
+            if row["name"] in {*found["condition"]}
         }
         tables.append(found.assign(segmenter=segmenter, limit=found["condition"].map(limits)))
     if not tables:

@@ -34,7 +34,8 @@ SIMILAR = 0.5
 """Cosine similarity above which a position is like the object (docs/sources/robustness.md, C.4)."""
 GROWTH_SHARE, GROWTH_PIXELS = 0.1, 10
 """A side of an elastic box grows by the smaller of the two in a round."""
-_Count = Annotated[int, Meta(ge=2, le=100)]
+_Count = Annotated[int, Meta(ge=3, le=100)]
+"""Of two answers a vote is the first one: nothing would change."""
 _Percentile = Annotated[float, Meta(gt=0, le=MOST)]
 _Rounds = Annotated[int, Meta(ge=1, le=10)]
 
