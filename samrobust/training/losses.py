@@ -87,7 +87,7 @@ def prompt_losses(
         weights: of the losses.
         rng: of the points at which masks are compared, if not all positions are.
     """
-    wanted = targets[:, None]  # N x 1 x H x W
+    wanted = targets.to(logits.dtype)[:, None]  # N x 1 x H x W
     compared = {"single": logits[:, :1]}
     if weights.candidate:
         with torch.no_grad():
