@@ -9,24 +9,58 @@ import itertools
 import os
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from samrobust.datasets.coco import encode_mask
+from samrobust.datasets.folder import targets_of
 from samrobust.errors import DatasetError, NoObjectError, ProtocolError, SegmenterError
 from samrobust.evaluation.mask_selection import MaskSelector
-from samrobust.evaluation.predictor import Predictor
-from samrobust.evaluation.prompts import DrawnSample, Draws, draw_sample
+from samrobust.evaluation.predictor import Predictor, Selected
+from samrobust.evaluation.prompts import (
+    DrawnSample,
+    Draws,
+    clipped_boxes,
+    corrupt,
+    detections_of,
+    draw_sample,
+    rater_rows,
+)
 from samrobust.metrics import load_metric
 from samrobust.metrics.overlap import DILATION_RATIO
-from samrobust.runs.manifest import Kept, ObjectRow, Score
+from samrobust.runs.manifest import (
+    Detected,
+    DetectionRow,
+    Kept,
+    ObjectRow,
+    QualityRow,
+    RaterRow,
+    Score,
+    TargetRow,
+)
 from samrobust.seeding import combined_hash
 from samrobust.segmenters.device import release_memory, says_out_of_memory
-from samrobust.types import Dataset, EvalProtocol, Image, Keep, Metric, Segmenter, SegmenterInfo
+from samrobust.segmenters.frames import MASK_THRESHOLD
+from samrobust.types import (
+    Dataset,
+    Detections,
+    EvalProtocol,
+    Image,
+    ImageCondition,
+    Keep,
+    KnowsSamples,
+    Metric,
+    PromptBatch,
+    Sample,
+    Segmenter,
+    SegmenterInfo,
+)
 
 T = TypeVar("T")
 
@@ -72,8 +106,11 @@ class Evaluated:
         n_prompts: number of prompts.
         halvings: how often the batch size was halved, up to this image.
         objects: one row per instance.
+        qualities: what the segmenter says of its masks, one row per prompt.
         kept: the masks to be stored, None for none.
         left_out: one line for each object that was left out, with the reason.
+        raters: one row per recorded prompt.
+        detected: the masks of a detector's boxes, and the annotations; None for other prompts.
         busy_s: seconds of encoding, predicting and scoring.
     """
 
@@ -82,8 +119,11 @@ class Evaluated:
     n_prompts: int
     halvings: int
     objects: tuple[ObjectRow, ...] = ()
+    qualities: tuple[QualityRow, ...] = ()
     kept: Kept | None = None
     left_out: tuple[str, ...] = ()
+    raters: tuple[RaterRow, ...] = ()
+    detected: Detected | None = None
     busy_s: float = field(default=0.0, compare=False)
 
 
@@ -123,6 +163,11 @@ def check_can_run(info: SegmenterInfo, protocol: EvalProtocol) -> None:
             f"protocol {protocol.name}: {', '.join(protocol.metrics)} needs two trials or more, "
             "every condition has one"
         )
+    if protocol.selection == "oracle" and detections_of(protocol) is not None:
+        raise ProtocolError(
+            f"protocol {protocol.name}: boxes of a detector have no target to select by: allowed "
+            "are single and best-quality"
+        )
     for condition in protocol.conditions:
         missing = condition.degradation.gives - info.prompts
         if missing:
@@ -159,7 +204,7 @@ def score_images(
         collate_fn=identity_collate,
         worker_init_fn=end_with_parent,
     )
-    scorers = [_Scorer(job, options) for job in jobs]
+    scorers = [_Scorer(job, options, dataset.info.key) for job in jobs]
     samples = iter(loader)
     while group := list(itertools.islice(samples, options.image_batch_size)):
         images = [loaded.sample.image for loaded in group if isinstance(loaded, DrawnSample)]
@@ -212,7 +257,11 @@ class _DrawnSamples:
         sample_id, indices = self._jobs_of[row]
         protocols = _distinct(self._protocols[index] for index in indices)
         try:
-            return draw_sample(self._dataset[sample_id], self._dataset.info.key, protocols)
+            drawn = draw_sample(self._dataset[sample_id], self._dataset.info.key, protocols)
+            annotated = targets_of(self._dataset)
+            if annotated is not None and any(map(detections_of, protocols)):
+                drawn = replace(drawn, targets=tuple(annotated.targets(sample_id)))
+            return drawn
         except NoObjectError as error:
             return Failure(sample_id, str(error), is_left_out=True)
         except (DatasetError, ValueError) as error:  # the latter from a plug-in's broken sample
@@ -228,15 +277,32 @@ def _distinct(protocols: Iterator[EvalProtocol]) -> list[EvalProtocol]:
     return distinct
 
 
+_Version = tuple[int, Hashable]
+"""The id of an image, and which corruption of it; None for the image as it is stored."""
+
+
 class _Embeddings:
-    """The embeddings of a batch of images, computed once per encoder."""
+    """The embeddings of a batch of images and of their corruptions, computed once per encoder."""
 
     def __init__(self, images: Sequence[Image]) -> None:
         self._images = images
-        self._by_encoder: dict[object, dict[int, Any]] = {}
+        self._by_encoder: dict[object, dict[_Version, Any]] = {}
 
-    def get(self, segmenter: Segmenter[Any], image: Image) -> object:
-        """Return the embedding of one of the images.
+    def get(
+        self,
+        segmenter: Segmenter[Any],
+        image: Image,
+        *,
+        version: Hashable = None,
+        make: Callable[[Image], Image] = lambda image: image,
+    ) -> object:
+        """Return the embedding of one of the images, or of a corrupted version of it.
+
+        Args:
+            segmenter: that will be given the embedding.
+            image: one of the images, as stored.
+            version: equal for versions with the same pixels; None for the image as stored.
+            make: returns the version; called when it has not been encoded yet.
 
         Raises:
             SegmenterError: the encoder cannot encode it, or device memory runs out.
@@ -245,16 +311,18 @@ class _Embeddings:
         if encoder not in self._by_encoder:
             self._by_encoder[encoder] = self._encode_batch(segmenter)
         embeddings = self._by_encoder[encoder]
-        if id(image) not in embeddings:
-            embeddings[id(image)] = _encode_one(segmenter, image)
-        return embeddings[id(image)]
+        key = id(image), version
+        if key not in embeddings:
+            embeddings[key] = _encode_one(segmenter, make(image))
+        return embeddings[key]
 
     def drop(self, image: Image) -> None:
-        """Forget the embeddings of an image."""
+        """Forget the embeddings of an image and of all its versions."""
         for embeddings in self._by_encoder.values():
-            embeddings.pop(id(image), None)
+            for key in [key for key in embeddings if key[0] == id(image)]:
+                del embeddings[key]
 
-    def _encode_batch(self, segmenter: Segmenter[Any]) -> dict[int, Any]:
+    def _encode_batch(self, segmenter: Segmenter[Any]) -> dict[_Version, Any]:
         """Return the embeddings of several images; none for one image or if the batch fails."""
         if len(self._images) < 2:
             return {}
@@ -267,7 +335,10 @@ class _Embeddings:
                 raise
             release_memory()
             return {}
-        return dict(zip(map(id, self._images), embeddings, strict=True))
+        return {
+            (id(image), None): embedding
+            for image, embedding in zip(self._images, embeddings, strict=True)
+        }
 
 
 def _encode_one(segmenter: Segmenter[Any], image: Image) -> object:
@@ -287,10 +358,17 @@ def _encode_one(segmenter: Segmenter[Any], image: Image) -> object:
 class _Scorer:
     """Scores the images of one job, with smaller batches after device memory has run out."""
 
-    def __init__(self, job: Job, options: LoopOptions) -> None:
+    def __init__(self, job: Job, options: LoopOptions, dataset_key: str) -> None:
         self._segmenter = job.segmenter
         self._selection = job.protocol.selection
-        self._metrics = [load_metric(name) for name in job.protocol.metrics]
+        self._key = job.protocol.seed, dataset_key
+        self._detections = detections_of(job.protocol)
+        metrics = [load_metric(name) for name in job.protocol.metrics]
+        thresholds = {MASK_THRESHOLD: None} | {metric.threshold: None for metric in metrics}
+        if getattr(job.segmenter, "predict_at", None) is None:
+            thresholds = {MASK_THRESHOLD: None}
+        self._metrics = [metric for metric in metrics if metric.threshold in thresholds]
+        self._thresholds = tuple(thresholds)
         self._options = options
 
     @torch.inference_mode()
@@ -305,29 +383,26 @@ class _Scorer:
         sample_id = drawn.sample.sample_id
         try:
             started = time.perf_counter()
-            embedding = embeddings.get(self._segmenter, drawn.sample.image)
-            scored = self._within_memory(drawn, draws, embedding)
+            scored = self._within_memory(drawn, draws, embeddings)
             # scores are Python numbers: the device has finished
             return replace(scored, busy_s=time.perf_counter() - started)
-        except SegmenterError as error:
+        except (DatasetError, SegmenterError) as error:
             reason = f"image '{sample_id}': {error}"
             if not self._options.keep_going:
                 raise SegmenterError(reason) from error
             return Failure(sample_id, reason)
 
     def _within_memory(
-        self, drawn: DrawnSample, draws: Sequence[Draws], embedding: object
+        self, drawn: DrawnSample, draws: Sequence[Draws], embeddings: _Embeddings
     ) -> Evaluated:
         """Score an image; halve the batch and repeat whenever device memory runs out."""
         height, width = drawn.sample.image.shape[:2]
-        max_batch_size = min(self._options.batch_size, MAX_MASK_BYTES // (height * width))
+        n_pixels = height * width * len(self._thresholds)
+        max_batch_size = min(self._options.batch_size, MAX_MASK_BYTES // n_pixels)
         while True:
             batch_size = max(1, max_batch_size >> self._options.halvings)
-            predict = Predictor(
-                self._segmenter, embedding, self._selection, batch_size, void=drawn.sample.void
-            )
             try:
-                return self._score_masks(predict, drawn, draws)
+                return self._score_masks(drawn, draws, embeddings, batch_size)
             except (RuntimeError, MemoryError) as error:
                 if not says_out_of_memory(error):
                     raise
@@ -339,26 +414,78 @@ class _Scorer:
             self._options = replace(self._options, halvings=self._options.halvings + 1)
 
     def _score_masks(
-        self, predict: Predictor, drawn: DrawnSample, draws: Sequence[Draws]
+        self,
+        drawn: DrawnSample,
+        draws: Sequence[Draws],
+        embeddings: _Embeddings,
+        batch_size: int,
     ) -> Evaluated:
+        """Score an image: each version of it is encoded, then given all its prompts."""
         sample, keep = drawn.sample, self._options.keep_masks
         selector = None if keep == "none" else MaskSelector(sample, keep)
         scores: list[Score] = []
-        for draw, masks, target in predict.all_masks(draws):
-            if selector is not None:
-                selector.add(draw, masks, target)
-            for metric in self._metrics:
-                scores.extend(_scores(sample.sample_id, draw, metric, masks, target))
-        predict.check_finite()
+        qualities: list[QualityRow] = []
+        detected = None
+        for image, group in _by_image(draws):
+            predict = Predictor(
+                self._segmenter,
+                self._embed(sample, image, embeddings),
+                self._selection,
+                batch_size,
+                void=sample.void,
+                thresholds=self._thresholds,
+            )
+            for found in predict.all_masks(group):
+                if selector is not None and image is None:  # it shows the photograph as stored
+                    selector.add(found.draws, found.masks[MASK_THRESHOLD], found.target)
+                for metric in self._metrics:
+                    masks = found.masks[metric.threshold]
+                    scores.extend(
+                        _scores(sample.sample_id, found.draws, metric, masks, found.target)
+                    )
+                qualities.extend(_qualities(sample.sample_id, found))
+            if image is None and self._detections is not None:
+                detected = _detected(predict, drawn, self._detections)
+            predict.check_finite()
         return Evaluated(
             sample.sample_id,
             tuple(scores),
-            sum(len(draw.prompts) for draw in draws),
+            sum(len(draw.prompts) for draw in draws)
+            + (0 if detected is None else len(detected.detections)),
             self._options.halvings,
             drawn.objects,
+            tuple(qualities),
             None if selector is None else selector.selected(),
             sample.left_out,
+            tuple(row for draw in draws for row in rater_rows(sample.sample_id, draw)),
+            detected,
         )
+
+    def _embed(
+        self, sample: Sample, image: ImageCondition | None, embeddings: _Embeddings
+    ) -> object:
+        if isinstance(self._segmenter, KnowsSamples):
+            return self._segmenter.encode_sample(sample)
+        if image is None:
+            return embeddings.get(self._segmenter, sample.image)
+        seed, dataset_key = self._key
+        return embeddings.get(
+            self._segmenter,
+            sample.image,
+            version=(seed, image.kind, repr(image.corruption)),
+            make=lambda stored: corrupt(
+                stored, image, seed=seed, dataset_key=dataset_key, sample_id=sample.sample_id
+            ),
+        )
+
+
+def _by_image(draws: Sequence[Draws]) -> list[tuple[ImageCondition | None, list[Draws]]]:
+    """Return draws by how the image is corrupted; those of the image as stored, first, always."""
+    groups: dict[str, tuple[ImageCondition | None, list[Draws]]] = {"": (None, [])}
+    for draw in draws:
+        image = draw.condition.image
+        groups.setdefault("" if image is None else image.name, (image, []))[1].append(draw)
+    return list(groups.values())
 
 
 def _scores(
@@ -382,3 +509,48 @@ def _scores(
         score(trial, value, prompts)
         for trial, (value, prompts) in enumerate(zip(values, draws.hashes, strict=True))
     ]
+
+
+def _qualities(sample_id: str, found: Selected) -> list[QualityRow]:
+    where = (sample_id, found.draws.instance.instance_id, found.draws.condition.name)
+    qualities = found.quality.tolist()
+    gaps = [None] * len(qualities) if found.gap is None else found.gap.tolist()
+    return [
+        QualityRow(*where, trial, quality, gap)
+        for trial, (quality, gap) in enumerate(zip(qualities, gaps, strict=True))
+    ]
+
+
+def _detected(predict: Predictor, drawn: DrawnSample, detections: Detections) -> Detected:
+    """Return the mask of every box of a detector in an image, and the image's annotations."""
+    sample_id = drawn.sample.sample_id
+    targets = [
+        TargetRow(
+            sample_id,
+            target.instance_id,
+            target.category_id,
+            target.area,
+            target.is_crowd,
+            target.counts,
+            *target.size_hw,
+        )
+        for target in drawn.targets
+    ]
+    found = detections.detections(sample_id)
+    if not found:
+        return Detected([], targets)
+    n = len(found)
+    prompts = PromptBatch(
+        clipped_boxes(detections, drawn.sample),
+        np.zeros((n, 0, 2), np.float32),
+        np.zeros((n, 0), np.int32),
+    )
+    rows = [
+        DetectionRow(
+            sample_id, number, one.category_id, one.score, quality, one.bbox, encode_mask(mask)
+        )
+        for number, (one, (mask, quality)) in enumerate(
+            zip(found, predict.each_mask(prompts), strict=True)
+        )
+    ]
+    return Detected(rows, targets)

@@ -31,8 +31,10 @@ from samrobust.evaluation.loop import (
     check_can_run,
     score_images,
 )
+from samrobust.evaluation.prompts import prompted_images
+from samrobust.evaluation.self_test import check_adapter, needs_self_test
 from samrobust.protocol import describe_protocol, load_protocol, protocol_hash, with_trials
-from samrobust.runs.manifest import RunManifest, run_name
+from samrobust.runs.manifest import RunManifest, run_folder
 from samrobust.runs.sharing import WHOLE, Ranks, Shard
 from samrobust.runs.store import Run, RunWriter, read_run
 from samrobust.segmenters import build_segmenter
@@ -91,6 +93,7 @@ class RunSettings:
         shard: the images that this process takes.
         command: the command line, for the manifest.
         progress: called after every image.
+        self_test: whether segmenters whose code is not of this package are tested first.
     """
 
     results: Path
@@ -100,6 +103,7 @@ class RunSettings:
     shard: Shard = WHOLE
     command: str = "samrobust.evaluate"
     progress: ProgressCallback = lambda _: None
+    self_test: bool = True
 
 
 def evaluate(
@@ -115,6 +119,7 @@ def evaluate(
     workers: int = 0,
     keep_masks: Keep = "none",
     progress: ProgressCallback = lambda _: None,
+    self_test: bool = True,
 ) -> list[Run]:
     """Evaluate segmenters on a data set with protocols, as `samrobust eval` does.
 
@@ -136,6 +141,8 @@ def evaluate(
         workers: processes that decode images and draw prompts; 0 for none.
         keep_masks: which masks are stored for the gallery of a report: "none", "worst" or "all".
         progress: called after every image.
+        self_test: whether segmenters that are not of this package are first tested with three
+            prompts on one image.
 
     Returns:
         One run per protocol and segmenter, in that order.
@@ -163,7 +170,9 @@ def evaluate(
     else:
         dataset = data if isinstance(data, Dataset) else PairsDataset(data)
     loop = LoopOptions(batch_size, workers, keep_masks=keep_masks)
-    settings = RunSettings(Path(results), limit, device, loop, progress=progress)
+    settings = RunSettings(
+        Path(results), limit, device, loop, progress=progress, self_test=self_test
+    )
     return [read_run(folder) for folder in run_all(loaded, [dataset], built, settings)]
 
 
@@ -179,9 +188,12 @@ def run_all(
     in the log.
 
     Raises:
-        SamrobustError: no combination can be run, or a run on disk cannot be written.
+        SamrobustError: no combination can be run, a segmenter fails its self-test, or a run on disk
+            cannot be written.
     """
     pairs = _runnable(protocols, segmenters)
+    if settings.self_test:
+        _check_adapters(pairs)
     folders: dict[tuple[int, int], list[Path]] = {}
     for number, dataset in enumerate(datasets):
         for (protocol, _), folder in zip(pairs, _run_on(dataset, pairs, settings), strict=True):
@@ -253,29 +265,46 @@ def _runnable(
     return pairs
 
 
+def _check_adapters(pairs: Sequence[tuple[EvalProtocol, Segmenter[Any]]]) -> None:
+    """Test each segmenter that is not ours with the kinds of prompt that it will be given."""
+    for segmenter in {id(segmenter): segmenter for _, segmenter in pairs}.values():
+        protocols = [protocol for protocol, other in pairs if other is segmenter]
+        conditions = [condition for protocol in protocols for condition in protocol.conditions]
+        if needs_self_test(segmenter):
+            kinds = {kind for condition in conditions for kind in condition.degradation.gives}
+            check_adapter(segmenter, kinds)
+
+
 def _run_on(
     dataset: Dataset, pairs: Sequence[tuple[EvalProtocol, Segmenter[Any]]], settings: RunSettings
 ) -> list[Path]:
     """Run pairs on one data set in one pass over its images, and return the folder of each."""
-    sample_ids = dataset.ids()[: settings.limit]
-    share = settings.shard.share_of(sample_ids)
     for note in getattr(dataset, "notes", ()):
         _LOG.warning("%s", note)
     folders: list[Path] = []
     jobs: list[Job] = []
     writers: list[RunWriter] = []
+    prompted: list[EvalProtocol] = []
+    images_of: list[list[str]] = []
+    total = 0
     with sigterm_as_interrupt(), ExitStack() as stack:
         for protocol, segmenter in pairs:
+            if protocol not in prompted:
+                prompted.append(protocol)
+                images_of.append(prompted_images(protocol, dataset.ids())[: settings.limit])
+            sample_ids = images_of[prompted.index(protocol)]
+            share = settings.shard.share_of(sample_ids)
             manifest = _manifest(protocol, dataset, segmenter, len(sample_ids), settings)
-            folder = settings.results / run_name(manifest)
+            folder = run_folder(settings.results, manifest)
             if folder not in folders:  # else the same combination was named twice
                 writer = RunWriter(settings.results, manifest, settings.shard)
                 writers.append(stack.enter_context(writer))
                 missing = _not_stored(writer, share, settings.loop.keep_masks)
                 jobs.append(Job(segmenter, protocol, missing))
+                total += len(share)
             folders.append(folder)
         try:
-            _write_scores(dataset, jobs, writers, settings, n_images=len(share))
+            _write_scores(dataset, jobs, writers, settings, total=total)
         except KeyboardInterrupt:
             for writer in writers:
                 _LOG.warning("interrupted; rerun the same command to resume %s", writer.folder)
@@ -301,10 +330,9 @@ def _write_scores(
     writers: Sequence[RunWriter],
     settings: RunSettings,
     *,
-    n_images: int,
+    total: int,
 ) -> None:
     """Score the images that are not stored yet, store their scores, and report progress."""
-    total = n_images * len(jobs)
     done = total - sum(len(job.sample_ids) for job in jobs)
     n_prompts, busy_s, started = 0, 0.0, time.monotonic()
     halvings = [settings.loop.halvings] * len(jobs)
@@ -321,7 +349,15 @@ def _write_scores(
                 _note_halvings(writer, result)
             if result.left_out:
                 writer.leave_out(result.sample_id, result.left_out)
-            writer.write(result.sample_id, result.scores, objects=result.objects, kept=result.kept)
+            writer.write(
+                result.sample_id,
+                result.scores,
+                qualities=result.qualities,
+                objects=result.objects,
+                kept=result.kept,
+                raters=result.raters,
+                detected=result.detected,
+            )
             n_prompts += result.n_prompts
             busy_s += result.busy_s
         done += 1

@@ -15,6 +15,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
@@ -22,7 +23,9 @@ from matplotlib.transforms import ScaledTranslation
 
 from samrobust.degradations import DEGRADATION_ENTRIES
 from samrobust.errors import RunError
-from samrobust.report.columns import OF_TRIALS, statistic_of
+from samrobust.report.calibration import Estimates, reliability, risk_coverage
+from samrobust.report.columns import SPREADS, statistic_of
+from samrobust.report.corruptions import ALL
 from samrobust.report.scores import iou_of_trials
 from samrobust.report.summary import Section
 from samrobust.types import Floats
@@ -174,6 +177,8 @@ def spread_figures(
         yield "variance", _variance_figure(section, order)
     if rows["miou"].notna().any() and len({*rows["condition"]}) > 1:
         yield "heat", _heat_figure(section, order)
+    if len(section.corruptions):
+        yield "corruptions", _corruption_figure(section, order)
 
 
 def _object_figure(section: Section, condition: str, styles: Mapping[str, LineStyle]) -> Figure:
@@ -266,17 +271,73 @@ def _heat_figure(section: Section, order: Sequence[str]) -> Figure:
     axes = figure.subplots()
     values = table.to_numpy()
     scale = Normalize(*heat_range(values))
-    image = axes.imshow(values, cmap=HEAT, norm=scale, aspect="auto")
+    image = _draw_heat(axes, values, scale, "{:.1f}")
     figure.colorbar(image, ax=axes, pad=0.02, aspect=12).set_label("mIoU (%)", fontsize=7)
+    axes.set_xticks(range(n_conditions), list(table.columns), rotation=40, ha="right", fontsize=6)
+    axes.set_yticks(range(len(order)), [*map(shortened, order)], fontsize=6)
+    return figure
+
+
+def _draw_heat(axes: Axes, values: Floats, scale: Normalize, form: str) -> AxesImage:
+    """Draw a table of colours with the values written in them."""
+    image = axes.imshow(values, cmap=HEAT, norm=scale, aspect="auto")
     for (y, x), value in np.ndenumerate(values):
         if not np.isnan(value):
             ink = "black" if scale(value) > 0.5 else "white"
-            axes.text(x, y, f"{value:.1f}", ha="center", va="center", color=ink, fontsize=6)
-    axes.set_xticks(range(n_conditions), list(table.columns), rotation=40, ha="right", fontsize=6)
-    axes.set_yticks(range(len(order)), [*map(shortened, order)], fontsize=6)
+            axes.text(x, y, form.format(value), ha="center", va="center", color=ink, fontsize=6)
     axes.grid(visible=False)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
+    return image
+
+
+def _corruption_figure(section: Section, order: Sequence[str]) -> Figure:
+    """Return severities x prompts as tables of colours: the mean over corruptions, interaction."""
+    frame = section.corruptions
+    statistic = statistic_of(str(frame["statistic"].iloc[0]))
+    rows = frame[(frame["corruption"] == ALL) & frame["severity"].notna()]
+    prompts, severities = list(rows["condition"].unique()), sorted(rows["severity"].unique())
+    clean = section.measured.pivot_table(
+        str(frame["statistic"].iloc[0]), "segmenter", "condition", sort=False, observed=True
+    )
+    tables = {
+        segmenter: {
+            value: rows[rows["segmenter"] == segmenter]
+            .pivot_table(value, "severity", "condition", sort=False, dropna=False)
+            .reindex(index=severities, columns=prompts)
+            for value in ("value", "interaction")
+        }
+        for segmenter in order
+        if segmenter in set(rows["segmenter"])
+    }
+    values = {
+        segmenter: statistic.factor
+        * np.vstack([clean.loc[segmenter, prompts].to_numpy(np.float64), table["value"]])
+        for segmenter, table in tables.items()
+    }
+    joint = {
+        segmenter: statistic.factor * table["interaction"].to_numpy(np.float64)
+        for segmenter, table in tables.items()
+    }
+    has_joint = any(np.isfinite(table).any() for table in joint.values())
+    n_columns = 1 + has_joint
+    longest = max(map(len, prompts))
+    height = CELL_INCHES * (len(severities) + 2.2) * len(tables) + 0.052 * longest + 0.2
+    figure = empty_figure(size=(COLUMN_INCHES * (1.3 if has_joint else 1), height))
+    grid = figure.subplots(len(tables), n_columns, sharex=True, squeeze=False)
+    heat = Normalize(*heat_range(np.vstack(list(values.values()))))
+    reach = max([1.0, *(float(np.nanmax(np.abs(table))) for table in joint.values() if has_joint)])
+    for (segmenter, table), panels in zip(values.items(), grid, strict=True):
+        _draw_heat(panels[0], table, heat, "{:.1f}")
+        panels[0].set_yticks(range(len(table)), ["0", *(f"{each:g}" for each in severities)])
+        panels[0].set_title(f"{shortened(segmenter)}: {statistic.label}", fontsize=7, loc="left")
+        panels[0].set_ylabel("severity")
+        if has_joint:
+            _draw_heat(panels[1], joint[segmenter], Normalize(-reach, reach), "{:+.1f}")
+            panels[1].set_yticks(range(len(severities)), [f"{each:g}" for each in severities])
+            panels[1].set_title("interaction (points)", fontsize=7, loc="left")
+    for axes in grid[-1]:
+        axes.set_xticks(range(len(prompts)), prompts, rotation=40, ha="right", fontsize=6)
     return figure
 
 
@@ -288,12 +349,72 @@ def heat_range(values: Floats) -> tuple[float, float]:
     return low, max(high, low + HEAT_POINTS)
 
 
+MOST_LINES = 4
+"""Conditions in a panel of the figures of estimates: the first, the last and some between."""
+
+
+def _reliability_figure(section: Section) -> Figure:
+    """Return mean IoU against mean estimate in bins of equal mass, a panel per segmenter."""
+    figure, panels = _estimate_panels(section)
+    for axes, lines in panels:
+        axes.axline((0, 0), slope=1, color="#999999", linewidth=0.6)
+        for style, found in lines:
+            quality, iou = reliability(found)
+            axes.plot(100 * quality, 100 * iou, marker=".", **style)
+        axes.set(xlim=(0, 100), ylim=(0, 100))
+        axes.set_xlabel("estimated IoU (%)")
+    figure.supylabel("IoU (%)", fontsize=8)
+    return figure
+
+
+def _risk_figure(section: Section) -> Figure:
+    """Return 1 - mIoU of the prompts of the highest estimate against their share."""
+    figure, panels = _estimate_panels(section)
+    for axes, lines in panels:
+        for style, found in lines:
+            coverage, risk = risk_coverage(found)
+            few = np.linspace(0, len(risk) - 1, min(len(risk), 500)).astype(int)
+            axes.plot(100 * coverage[few], 100 * risk[few], **style)
+        axes.set(xlim=(0, 100), ylim=(0, None))
+        axes.set_xlabel("prompts kept (%)")
+    figure.supylabel("1 - mIoU (%)", fontsize=8)
+    return figure
+
+
+def _estimate_panels(
+    section: Section,
+) -> tuple[Figure, list[tuple[Axes, list[tuple[LineStyle, Estimates]]]]]:
+    """Return a figure with a panel per segmenter that estimates IoU, and the lines of each."""
+    conditions = list(dict.fromkeys(name for each in section.estimates.values() for name in each))
+    places = np.linspace(0, len(conditions) - 1, min(len(conditions), MOST_LINES))
+    chosen = [conditions[place] for place in places.round().astype(int)]
+    shades = mpl.colormaps["viridis"](np.linspace(0, 0.85, len(chosen)))
+    styles: dict[str, LineStyle] = {
+        name: {"color": shade} for name, shade in zip(chosen, shades, strict=True)
+    }
+    n_columns = min(PANELS_A_ROW, len(section.estimates))
+    n_rows = -(-len(section.estimates) // n_columns)
+    figure = empty_figure(size=(COLUMN_INCHES, LEVEL_INCHES * n_rows), styles=styles)
+    grid = figure.subplots(n_rows, n_columns, sharex=True, sharey=True, squeeze=False)
+    for axes in grid.flat[len(section.estimates) :]:
+        axes.set_axis_off()
+    panels = []
+    for axes, (segmenter, found) in zip(grid.flat, section.estimates.items(), strict=False):
+        axes.set_title(shortened(segmenter), fontsize=7, loc="left", pad=2)
+        panels.append((axes, [(styles[name], found[name]) for name in chosen if name in found]))
+    return figure, panels
+
+
 PANEL_INCHES = 2.35
 """Width of each of several panels; three make a page's width."""
 BESIDE_POINTS = 1.6
 """Points that a segmenter is drawn beside the one before, so that no interval hides another."""
+MOST_HUMAN_LEVELS = 7
+"""Levels whose human percentiles have room above a panel in the usual size."""
 LEVEL_INCHES, STABILITY_INCHES = 1.9, 2.4
 """Heights of a panel with its axis labels."""
+RUNG_MARKER, TEXT_POINTS = 2.5, 5
+"""Points: size of a marker on lines that may cross; from the end of a line to its text."""
 
 
 @dataclass(frozen=True)
@@ -318,9 +439,10 @@ def write_plots(
 
     `<protocol>--<data set>--level` shows all metrics against the level, with 95 % intervals;
     `...--stability` mSF against mIoU; `...--objects` IoU of each object over its trials;
-    `...--variance` its variance split; `...--heat` mIoU of segmenters x conditions. A figure that
-    would be empty is not written. Published values are not drawn. A segmenter has one style in all
-    figures.
+    `...--variance` its variance split; `...--heat` mIoU of segmenters x conditions;
+    `...--reliability` and `...--risk` what estimates of IoU are worth; `...--corruptions` means
+    over corruptions and their interaction with prompts. A figure that would be empty is not
+    written. Published values are not drawn. A segmenter has one style in all figures.
 
     Args:
         sections: the summaries.
@@ -361,11 +483,14 @@ def figures_of(section: Section, styles: Mapping[str, LineStyle]) -> Iterator[tu
     if rows[["miou", "msf"]].notna().all(axis=1).any():
         yield "stability", _stability_figure(section, ladders, styles=styles)
     yield from spread_figures(section, styles)
+    if section.estimates:
+        yield "reliability", _reliability_figure(section)
+        yield "risk", _risk_figure(section)
 
 
 def _metrics(section: Section) -> list[str]:
     """Return the columns of the means of metrics."""
-    return [name for name in section.statistics if name not in OF_TRIALS]
+    return [name for name in section.statistics if name not in SPREADS]
 
 
 def _level_figure(section: Section, ladder: _Ladder, *, styles: Mapping[str, LineStyle]) -> Figure:
@@ -392,7 +517,21 @@ def _level_figure(section: Section, ladder: _Ladder, *, styles: Mapping[str, Lin
         whole = all(level.is_integer() for level in ladder.levels.values())
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=whole, steps=[1, 2, 5, 10]))
         axes.set(xlabel=ladder.axis, ylabel=statistic_of(name).axis)
+        _add_human_axis(axes, ladder, section.human_percentiles)
     return figure
+
+
+def _add_human_axis(axes: Axes, ladder: _Ladder, percentiles: Mapping[str, float]) -> None:
+    """Write above the levels of boxes how human they are, where the level is not that itself."""
+    levels = {name: level for name, level in ladder.levels.items() if name in percentiles}
+    texts = [f"{percentiles[name]:.0f}" for name in levels]
+    if not levels or texts == [f"{level:.0f}" for level in levels.values()]:
+        return
+    above = axes.secondary_xaxis("top")
+    fontsize = 6 if len(texts) <= MOST_HUMAN_LEVELS else 5
+    above.set_xticks(list(levels.values()), texts, fontsize=fontsize)
+    above.set_xlabel("human percentile of the median box", fontsize=6)
+    above.tick_params(length=2, width=0.4, pad=1)
 
 
 def _stability_figure(
@@ -420,14 +559,18 @@ def _stability_figure(
 
 
 def _draw_line(axes: Axes, line: pd.DataFrame, *, style: LineStyle, text: str) -> None:
-    """Draw mSF against mIoU with a text at the last point."""
-    x, y = 100 * line["miou"], 100 * line["msf"]
-    axes.plot(x, y, **style)
+    """Draw mSF against mIoU with a text beyond the last point, where the line itself is not."""
+    x, y = 100 * line["miou"].to_numpy(), 100 * line["msf"].to_numpy()
+    small: LineStyle = {"markersize": RUNG_MARKER} if len(x) > 1 else {}
+    axes.plot(x, y, **{**style, **small})
+    right, up = x[-1] >= x[0], y[-1] > y[0]
     axes.annotate(
         text,
-        (x.iloc[-1], y.iloc[-1]),
-        xytext=(3, -7),
+        (x[-1], y[-1]),
+        xytext=(TEXT_POINTS if right else -TEXT_POINTS, TEXT_POINTS if up else -TEXT_POINTS),
         textcoords="offset points",
+        ha="center",
+        va="center",
         fontsize=6,
         color=style["color"],
         path_effects=[withStroke(linewidth=1.5, foreground="white")],
