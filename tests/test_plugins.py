@@ -339,11 +339,11 @@ def test_gradients_are_those_of_finite_differences(
 ) -> None:
     plugin = made_up(replace(settings, position=position))
     image, token = tokens(0, 1, 3, 4, C), tokens(2, 2, C)
-    position = tokens(1, 1, 3, 4, C)
+    encoding = tokens(1, 1, 3, 4, C)
     names, weights = zip(*plugin.named_parameters(), strict=True)
 
     def calibrated(*weights: Tensor) -> tuple[Tensor, Tensor]:
-        given = (image + position, image, token)
+        given = (image + encoding, image, token)
         found: Mixture = torch.func.functional_call(
             plugin, dict(zip(names, weights, strict=True)), given
         )

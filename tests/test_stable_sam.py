@@ -19,7 +19,7 @@ from samrobust.segmenters.nano import nano_model
 from samrobust.segmenters.plugin_settings import PluginSettings
 from samrobust.segmenters.sam import Sam, SamEmbedding, SamOptions
 from samrobust.segmenters.sam_decoder import ALL_MASKS, DecoderKind
-from samrobust.segmenters.stable_plugins import PluggedAttention, Plugins
+from samrobust.segmenters.stable_plugins import PluggedAttention, Plugin, Plugins
 from samrobust.segmenters.stable_sam import Reading, StableSam, load_stable_sam
 from samrobust.training.checkpoints import save_weights
 from samrobust.training.recipe import load_recipe
@@ -465,6 +465,7 @@ def test_a_reading_is_at_the_mean_of_the_groups() -> None:
     stable = learned(base(), PluginSettings(groups=4))
     readings, embedding, _ = read(stable, SIZES_HW[0])
     plugin = stable.plugins["2"]
+    assert isinstance(plugin, Plugin)
     seen: list[Tensor] = []
     with torch.inference_mode():
         plugin.register_forward_pre_hook(lambda _m, inputs: seen.append(inputs[1]))
