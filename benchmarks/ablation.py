@@ -242,13 +242,16 @@ def _train(name: str, plan: Plan) -> None:
 
 
 def _judged(plan: Plan) -> list[Pool]:
-    """Return the held-out images that are judged, evenly spaced, by data set."""
+    """Return the held-out images that are judged, evenly spaced, by data set.
+
+    At least two of each: of one there is no interval.
+    """
     folders = {folder for members in plan.groups.values() for folder in members}
     pools = []
     for pool in open_data(load_recipe("robust", plan.data_recipe), plan.data_root).held_out:
         folder, ids = pool.dataset.info.folder, pool.sample_ids
         if folder in folders:
-            count = min(len(ids), max(1, round(SHARES.get(folder, 1) * plan.images)))
+            count = min(len(ids), max(2, round(SHARES.get(folder, 1) * plan.images)))
             chosen = [ids[number * len(ids) // count] for number in range(count)]
             pools.append(replace(pool, sample_ids=chosen))
     return pools
