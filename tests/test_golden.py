@@ -1,4 +1,7 @@
-"""What version 0.1.0 stored: names, hashes and numbers that no later version may change."""
+"""What earlier versions stored: names, hashes and numbers that no later version may change.
+
+The training is on the SAM-nano of version 0.2; all else is of 0.1.0.
+"""
 
 import hashlib
 import json
