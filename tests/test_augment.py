@@ -49,7 +49,7 @@ def test_shrunk_masks_are_the_share_of_each_place_that_is_foreground(
     size_hw: tuple[int, int], input_hw: tuple[int, int]
 ) -> None:
     mask = blobs(np.random.default_rng(0), size_hw)
-    found = shrink_mask(mask, input_hw, 32)
+    found = shrink_mask(mask, input_hw, 32, stride=2)
     assert found.shape == (32, 32)
     assert found.dtype == np.float32
     rows, columns = map(_parts, size_hw, input_hw)
@@ -63,7 +63,7 @@ def test_shrunk_masks_are_the_share_of_each_place_that_is_foreground(
 def test_masks_of_small_images_grow() -> None:
     mask = np.zeros((5, 8), np.bool_)
     mask[1:4, 2:] = True
-    found = shrink_mask(mask, (40, 64), 32)
+    found = shrink_mask(mask, (40, 64), 32, stride=2)
     rows, columns = np.nonzero(found > 0.5)
     assert found.sum() == pytest.approx(3 / 5 * 20 * 6 / 8 * 32, rel=0.1)
     assert (rows.min(), rows.max()) == pytest.approx((4, 15), abs=1)
@@ -71,10 +71,10 @@ def test_masks_of_small_images_grow() -> None:
 
 
 def test_whole_and_one_pixel_masks_keep_their_place() -> None:
-    assert (shrink_mask(np.ones((31, 62), np.bool_), (32, 64), 32)[:16] == 1).all()
-    assert not shrink_mask(np.ones((31, 62), np.bool_), (32, 64), 32)[16:].any()
-    assert (shrink_mask(np.ones((1, 1), np.bool_), (64, 64), 32) == 1).all()
-    thin = shrink_mask(np.eye(1, 640, 5, dtype=np.bool_), (1, 64), 32)
+    assert (shrink_mask(np.ones((31, 62), np.bool_), (32, 64), 32, stride=2)[:16] == 1).all()
+    assert not shrink_mask(np.ones((31, 62), np.bool_), (32, 64), 32, stride=2)[16:].any()
+    assert (shrink_mask(np.ones((1, 1), np.bool_), (64, 64), 32, stride=2) == 1).all()
+    thin = shrink_mask(np.eye(1, 640, 5, dtype=np.bool_), (1, 64), 32, stride=2)
     assert thin.sum() == pytest.approx(0.1 * 0.25)  # a tenth of a position's pixel, of its four
 
 

@@ -23,7 +23,7 @@ POINTS = (PromptSource(1.0, "random-points", RandomPoints(3)),)
 
 def draws_of(recipe: Recipe, *datasets: MemoryDataset) -> ExampleDraws:
     pools = [Pool(dataset, dataset.ids(), 1.0) for dataset in datasets or (rectangles(),)]
-    return ExampleDraws(recipe, pools, SIDE)
+    return ExampleDraws(recipe, pools, SIDE, stride=2)
 
 
 def data_only(prompts: Sequence[PromptSource], **augmentation: float) -> Recipe:
@@ -221,7 +221,7 @@ def test_data_sets_are_drawn_by_their_weights() -> None:
     wide, high = (MemoryDataset([rectangles()[name]]) for name in ("wide", "high"))
     whole = Augmentation(least_crop=1.0)
     pools = [Pool(wide, wide.ids(), 3.0), Pool(high, high.ids(), 1.0)]
-    draws = ExampleDraws(replace(recipe, augmentation=whole), pools, SIDE)
+    draws = ExampleDraws(replace(recipe, augmentation=whole), pools, SIDE, stride=2)
     of_wide = [draws[step, 0].size_hw[1] > 50 for step in range(400)]
     assert np.mean(of_wide) == pytest.approx(0.75, abs=0.07)
 

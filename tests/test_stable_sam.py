@@ -102,8 +102,10 @@ def differing(ours: Prediction, theirs: Prediction) -> float:
     return float((ours.masks != theirs.masks).double().mean())
 
 
-@pytest.mark.parametrize("decoder", DECODERS)
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    ("name", "decoder"),
+    [("sam", "fast"), ("sam", "stock"), ("sam-nano", "fast")],  # which the stock one cannot decode
+)
 def test_untrained_it_is_sam(name: str, decoder: DecoderKind) -> None:
     sam = base(MODELS[name](), decoder)
     stable = StableSam(copy.deepcopy(sam))

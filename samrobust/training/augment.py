@@ -88,7 +88,7 @@ def paste_object(
     return pasted.astype(np.uint8), [covered, *(other & ~covered for other in masks)]
 
 
-def shrink_mask(mask: Mask, size_hw: tuple[int, int], side: int, *, stride: int = 2) -> Floats:
+def shrink_mask(mask: Mask, size_hw: tuple[int, int], side: int, *, stride: int) -> Floats:
     """Return (side, side) float32, a mask in the grid of a decoder's logits.
 
     Each position is the fraction of its area that is foreground: logits that are trained on it, not

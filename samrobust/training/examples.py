@@ -84,9 +84,7 @@ class ExampleDraws:
         stride: see `Example`.
     """
 
-    def __init__(
-        self, recipe: Recipe, pools: Sequence[Pool], side: int, *, stride: int = 2
-    ) -> None:
+    def __init__(self, recipe: Recipe, pools: Sequence[Pool], side: int, *, stride: int) -> None:
         self._recipe = recipe
         self._pools = pools
         self._side = side
