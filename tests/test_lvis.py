@@ -91,11 +91,11 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     table = {"images": images, "annotations": annotations, "categories": categories}
     (root / "lvis.json").write_text(json.dumps(table))
     boxes = drawn_detections(root / "lvis.json")
-    for _ in range(400):  # more than count in an image, most of lower scores
+    for number in (3,) * 400 + tuple(range(1, 9)) * 5:  # more than count in one of the images
         x, y = rng.integers(0, 100, 2).tolist()
         box, category = [x, y, 50, 40], int(rng.integers(1, N_CATEGORIES + 1))
-        score = round(float(rng.beta(1, 4)), 2)
-        boxes.append({"image_id": 3, "category_id": category, "bbox": box, "score": score})
+        score = round(float(rng.uniform(0, 0.9)), 2)
+        boxes.append({"image_id": number, "category_id": category, "bbox": box, "score": score})
     (root / "boxes.json").write_text(json.dumps(boxes))
     return root
 
