@@ -458,12 +458,20 @@ def _to_plain(manifest: RunManifest) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
+class _StoredImage:
+    name: str
+    corruption: str
+    level: float
+
+
+@dataclass(frozen=True)
 class _StoredCondition:
     name: str
     degradation: str
     parameters: Mapping[str, str | int | float | bool | None]
     trials: Annotated[int, Meta(ge=1)]
     level: float | None
+    image: _StoredImage | None = None
 
 
 @dataclass(frozen=True)
