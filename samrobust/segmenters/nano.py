@@ -27,8 +27,7 @@ from samrobust.types import SegmenterOptions
 
 NAME = "sam-nano"
 WEIGHTS = Path(__file__).parent / "weights" / "sam-nano.safetensors"
-"""Trained with `samrobust train sam-nano`, in three runs that go on from each other
-(docs/models/sam-nano.md)."""
+"""Trained with `samrobust train sam-nano` by one command (docs/models/sam-nano.md)."""
 SIDE = 448
 """Pixels of the square input."""
 STRIDE = 16
