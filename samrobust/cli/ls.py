@@ -19,6 +19,7 @@ from samrobust.registry import Registry, known
 from samrobust.report.published import load_expected, packaged_expected
 from samrobust.segmenters import REMEDIES, ROWS, SEGMENTERS, SegmenterEntry
 from samrobust.training.recipe import packaged_recipes, recipe_summary
+from samrobust.types import Search
 
 EXAMPLE = "Example: samrobust ls protocols"
 KINDS = (
@@ -171,10 +172,14 @@ def _protocol_row(name: str) -> tuple[str, str]:
     found = [median_percentile(condition.degradation) for condition in protocol.conditions]
     percentiles = [f"{value:.0f}" for value in found if value is not None]
     human = f"; median boxes at human percentiles {', '.join(percentiles)}" if percentiles else ""
+    searches = [
+        each.degradation for each in protocol.conditions if isinstance(each.degradation, Search)
+    ]
+    asked = f", searched among {max(each.n_asked for each in searches)}" if searches else ""
     gives = {kind for condition in protocol.conditions for kind in condition.degradation.gives}
     return name, (
-        f"{protocol.summary}; {len(protocol.conditions)} conditions, {prompts} prompts an object "
-        f"({', '.join(sorted(gives))}){human}"
+        f"{protocol.summary}; {len(protocol.conditions)} conditions, {prompts} prompts an object"
+        f"{asked} ({', '.join(sorted(gives))}){human}"
     )
 
 
