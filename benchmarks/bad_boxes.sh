@@ -11,7 +11,7 @@ for remedy in ensemble-boxes:5 medoid:5 agree-weighted:5 box-from-mask:1 \
   remedied+=(--segmenter "sam-nano + $remedy")
 done
 searched=(--segmenter ellipse --segmenter sam-nano --segmenter stable-sam
-  --segmenter "sam-nano + ensemble-boxes:5")
+  --segmenter "sam-nano + box-from-mask:1")
 
 for set in voc2012_animals:val coco_more:val2017; do
   of=(--dataset coco --data-root "$data/${set%%:*}" --split "${set##*:}" --limit "$limit")

@@ -524,7 +524,7 @@ class Section:
         the share of objects with a prompt of IoU below 0.5; `breaks_at`, the mean over objects of
         the lowest human percentile of such a prompt, `percentile` where none was found.
         """
-        return search_table(self.search_rows, key=self.dataset)
+        return search_table(self.search_rows, key=self.runs[0].dataset.key)
 
     @property
     def decodes(self) -> dict[str, int]:
