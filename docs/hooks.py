@@ -14,11 +14,11 @@ from typer.core import TyperCommand
 
 from samrobust.cli import app
 from samrobust.datasets import DATASETS, GROUPS
-from samrobust.degradations import CORRUPTIONS, DEGRADATIONS
+from samrobust.degradations import CORRUPTIONS, DEGRADATIONS, SEARCHES
 from samrobust.degradations.human import median_percentile
 from samrobust.metrics import METRICS
 from samrobust.protocol import load_protocol
-from samrobust.segmenters import ROWS
+from samrobust.segmenters import REMEDIES, ROWS
 from samrobust.types import Condition
 
 PROTOCOLS = Path(__file__).parent.parent / "protocols"
@@ -118,6 +118,26 @@ def _degradations() -> Iterator[str]:
         yield f"| [`{name}`](#{name}) | {DEGRADATIONS.summary(name)} | {parameters} | {gives} |"
 
 
+def _searches() -> Iterator[str]:
+    """Yield a table of the registered searches; parameters are the fields of their classes."""
+    yield "| search | what it takes | parameters |"
+    yield "| --- | --- | --- |"
+    for name in SEARCHES.names():
+        search: Any = SEARCHES.load(name)
+        parameters = ", ".join(_parameter(field) for field in fields(search))
+        yield f"| `{name}` | {SEARCHES.summary(name)} | {parameters} |"
+
+
+def _remedies() -> Iterator[str]:
+    """Yield a table of the registered remedies; arguments are the fields of their classes."""
+    yield "| remedy | what it does | arguments and default | decodes |"
+    yield "| --- | --- | --- | --- |"
+    for name in REMEDIES.names():
+        remedy: Any = REMEDIES.load(name)
+        arguments = ", ".join(f"`{field.name} = {field.default}`" for field in fields(remedy))
+        yield f"| `{name}` | {REMEDIES.summary(name)} | {arguments or '-'} | {remedy().decodes} |"
+
+
 def _corruptions() -> Iterator[str]:
     """Yield a table of the registered corruptions with the parameters of their severities."""
     yield "| corruption | what it does | level at severity 1, 2, 3, 4, 5 |"
@@ -193,9 +213,11 @@ MARKERS: Mapping[str, Callable[[], Iterator[str]]] = {
     "commands": _all_commands,
     "protocols": _protocols,
     "degradations": _degradations,
+    "searches": _searches,
     "corruptions": _corruptions,
     "metrics": _metrics,
     "segmenters": _segmenters,
+    "remedies": _remedies,
     "datasets": _datasets,
 }
 """Marker of a page, as `<!-- commands -->`, and what yields the lines in its place."""

@@ -100,6 +100,18 @@ def deepest_pixel(mask: Mask) -> int:
     return _deepest(mask)
 
 
+def depths(mask: Mask) -> tuple[Floats, tuple[int, int]]:
+    """Return the distance of each pixel of the mask's box to the outside, and the box's (y, x).
+
+    The distance is Euclidean, 0 outside of the mask; the image border counts as outside. All pixels
+    around the box are outside, so padding it by one pixel suffices.
+    """
+    x0, y0, x1, y1 = mask_to_box(mask).astype(int)
+    framed = np.pad(mask[y0 : y1 + 1, x0 : x1 + 1], 1)
+    distance: Floats = ndimage.distance_transform_edt(framed)
+    return distance[1:-1, 1:-1], (int(y0), int(x0))
+
+
 def perimeter(mask: Mask) -> float:
     """Return the length of a mask's contours in pixels, with those of its holes.
 
@@ -158,13 +170,13 @@ def _foreground(mask: Mask) -> Pixels:
 
 @_cached
 def _border(mask: Mask, width: float) -> Pixels:
-    depth, offset_yx = _depth(mask)
+    depth, offset_yx = depths(mask)
     return _to_flat((depth > 0) & (depth <= width), offset_yx, mask.shape[1])
 
 
 @_cached
 def _deepest(mask: Mask) -> int:
-    depth, (y0, x0) = _depth(mask)
+    depth, (y0, x0) = depths(mask)
     y, x = divmod(int(depth.argmax()), int(depth.shape[1]))
     return (y + y0) * int(mask.shape[1]) + x + x0
 
@@ -177,17 +189,6 @@ def _ring(mask: Mask, width: float) -> Pixels:
     outside = ~mask[top : y1 + margin + 1, left : x1 + margin + 1]
     distance: Floats = ndimage.distance_transform_edt(outside)
     return _to_flat(outside & (distance <= width), (top, left), mask.shape[1])
-
-
-def _depth(mask: Mask) -> tuple[Floats, tuple[int, int]]:
-    """Return the distance of each pixel of the mask's box to the outside, and the box's (y, x).
-
-    All pixels around the box are outside, so padding it by one pixel suffices.
-    """
-    x0, y0, x1, y1 = mask_to_box(mask).astype(int)
-    framed = np.pad(mask[y0 : y1 + 1, x0 : x1 + 1], 1)
-    distance: Floats = ndimage.distance_transform_edt(framed)
-    return distance[1:-1, 1:-1], (int(y0), int(x0))
 
 
 def _to_flat(window: Mask, offset_yx: tuple[int, int], width: int) -> Pixels:

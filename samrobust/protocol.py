@@ -11,7 +11,7 @@ from typing import Annotated, Any, TypeVar, get_type_hints
 
 from msgspec import Meta
 
-from samrobust.degradations import CORRUPTIONS, DEGRADATIONS
+from samrobust.degradations import CORRUPTIONS, DEGRADATIONS, SEARCHES
 from samrobust.errors import ProtocolError
 from samrobust.files import convert, errors_at, read_toml, shown
 from samrobust.metrics import METRICS
@@ -25,6 +25,7 @@ from samrobust.types import (
     ImageCondition,
     Recording,
     Reported,
+    Search,
     Selection,
 )
 
@@ -63,6 +64,15 @@ class _ConditionKeys:
     name: str
     degradation: str
     trials: Annotated[int, Meta(ge=1, le=MAX_TRIALS)]
+    level: float | None = None
+
+
+@dataclass(frozen=True)
+class _SearchKeys:
+    """The keys of a condition other than the parameters of its search."""
+
+    name: str
+    search: str
     level: float | None = None
 
 
@@ -189,7 +199,7 @@ def describe_protocol(protocol: EvalProtocol) -> dict[str, Any]:
     }
 
 
-def _parameters(degradation: Degradation | Recording) -> dict[str, Any]:
+def _parameters(degradation: Degradation | Recording | Search) -> dict[str, Any]:
     if isinstance(degradation, Recording):
         found = {name: getattr(degradation, name) for name in ("file", "sha256", "boxes")}
         if isinstance(degradation, Detections):
@@ -242,11 +252,16 @@ def degradation_of_row(
     Raises:
         ValueError: a key, a parameter or the degradation is unknown, missing or not allowed.
     """
-    names = set(get_type_hints(kind))
-    keys = convert({key: row[key] for key in row if key in names}, kind, where=where)
-    parameters = {key: row[key] for key in row if key not in names}
+    keys, parameters = _split(row, kind, where=where)
     with errors_at(where):
         return keys, build_degradation(row["degradation"], parameters)
+
+
+def _split(row: Mapping[str, Any], kind: type[T], *, where: str) -> tuple[T, dict[str, Any]]:
+    """Return the keys of a row, and the parameters beside them."""
+    names = set(get_type_hints(kind))
+    keys = convert({key: row[key] for key in row if key in names}, kind, where=where)
+    return keys, {key: row[key] for key in row if key not in names}
 
 
 def build_degradation(kind: str, parameters: Mapping[str, Any]) -> Degradation:
@@ -314,6 +329,8 @@ def _build(table: Mapping[str, Any]) -> EvalProtocol:
 def _condition(row: Mapping[str, Any], number: int, default_trials: int) -> Condition:
     name = row.get("name")
     where = f"condition {shown(name)}" if name else f"row {number} of 'conditions'"
+    if "search" in row:
+        return _searched(row, where=where)
     keys, degradation = degradation_of_row(
         {"trials": default_trials, **row}, _ConditionKeys, where=where
     )
@@ -326,18 +343,28 @@ def _condition(row: Mapping[str, Any], number: int, default_trials: int) -> Cond
     )
 
 
+def _searched(row: Mapping[str, Any], *, where: str) -> Condition:
+    if "degradation" in row:
+        raise ValueError(f"{where}: has a degradation and a search; one is allowed")
+    keys, parameters = _split(row, _SearchKeys, where=where)
+    with errors_at(where):
+        search = _with_parameters(SEARCHES, keys.search, parameters)
+    return Condition(keys.name, search, keys.search, trials=1, level=keys.level)
+
+
 def _image(row: Mapping[str, Any], number: int) -> ImageCondition:
     name = row.get("name")
     where = f"image {shown(name)}" if name else f"row {number} of 'images'"
-    names = set(get_type_hints(_ImageKeys))
-    keys = convert({key: row[key] for key in row if key in names}, _ImageKeys, where=where)
-    parameters = {key: row[key] for key in row if key not in names}
+    keys, parameters = _split(row, _ImageKeys, where=where)
     with errors_at(where):
         corruption = build_corruption(keys.corruption, parameters)
     return ImageCondition(keys.name, corruption, keys.corruption, keys.level)
 
 
 def _check_prompts(conditions: Sequence[Condition]) -> None:
-    n_prompts = sum(condition.trials for condition in conditions)
+    n_prompts = sum(
+        each.degradation.n_asked if isinstance(each.degradation, Search) else each.trials
+        for each in conditions
+    )
     if n_prompts > MAX_PROMPTS:
         raise ValueError(f"{n_prompts} prompts per object, at most {MAX_PROMPTS} are allowed")

@@ -400,6 +400,61 @@ class Degradation(Protocol):
         ...
 
 
+class SearchSpace(Protocol):
+    """The prompts of one object among which a search looks; all have the same structure."""
+
+    starts: PromptBatch
+    """Of the first round; the first one is the exact prompt."""
+
+    def after(self, number: int, parents: PromptBatch) -> PromptBatch:
+        """Return the prompts of a later round.
+
+        Args:
+            number: of the round, from 0.
+            parents: the prompts of lowest IoU so far, the lowest first.
+        """
+        ...
+
+    def percentiles(self, prompts: PromptBatch) -> Floats:
+        """Return (N,) in [0, 100], the share of people's prompts that are better."""
+        ...
+
+
+@runtime_checkable
+class Search(Protocol):
+    """Looks for an object's prompt with which a segmenter does worst, and takes one of those seen.
+
+    Its dataclass fields are its parameters in TOML. Searches of one family with the same parameters
+    are one search.
+    """
+
+    family: ClassVar[str]
+    gives: ClassVar[frozenset[PromptKind]]
+    is_random: ClassVar[bool]
+    """False: the prompt that is taken is one."""
+    takes: ClassVar[Literal["lowest", "highest"]]
+    """Of which IoU the prompt is that is scored."""
+
+    @property
+    def rounds(self) -> int:
+        """Return how many rounds there are after the first one."""
+        ...
+
+    @property
+    def parents(self) -> int:
+        """Return how many prompts a later round starts from."""
+        ...
+
+    @property
+    def n_asked(self) -> int:
+        """Return how many prompts a segmenter is asked for an object."""
+        ...
+
+    def start(self, mask: Mask, rng: np.random.Generator) -> SearchSpace:
+        """Return where to look for a mask (H, W) bool, not empty; `rng` is the only randomness."""
+        ...
+
+
 @dataclass(frozen=True)
 class RecordedPrompt:
     """A prompt that somebody gave for an object.
@@ -612,8 +667,8 @@ class Condition:
 
     Attributes:
         name: unique in its protocol ("box-noise-0.4"; "fog-3/box-noise-0.4" on corrupted images).
-        degradation: makes the prompts, or holds those that were recorded.
-        kind: registered name of the degradation, or "recorded".
+        degradation: makes the prompts, holds those that were recorded, or searches for one.
+        kind: registered name of the degradation or search, or "recorded".
         trials: prompts per object; 1 if the degradation is not random, and the most that an object
             has if they were recorded.
         level: position on the axis of a plot (noise level, number of points), None for none.
@@ -621,7 +676,7 @@ class Condition:
     """
 
     name: str
-    degradation: Degradation | Recording
+    degradation: Degradation | Recording | Search
     kind: str
     trials: int
     level: float | None = None

@@ -1,9 +1,11 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from samrobust.report.formats import to_markdown
+from samrobust.report.plots import line_styles, spread_figures
 from samrobust.report.summary import summarise
 from samrobust.report.tables import glance_table
 from samrobust.runs.store import read_run
@@ -86,3 +88,19 @@ def test_a_metric_in_its_own_unit_drops_in_it(tmp_path: Path) -> None:
     assert (
         glance_table(summarise([MadeUp(protocol=described("gt-box")).store(tmp_path)])[0]) is None
     )
+
+
+def test_decodes_stand_beside_the_score_where_a_remedy_needs_more_than_one(tmp_path: Path) -> None:
+    dear = replace(SAM, variant="vit_b + medoid:5", settings={**SAM.settings, "decodes": 5})
+    plain = RUN.but(segmenter=SAM).store(tmp_path)
+    (section,) = summarise([plain, RUN.but(segmenter=dear).store(tmp_path)])
+    table = glance_table(section)
+    assert table is not None
+    assert table.header[:2] == ("segmenter", "decodes")
+    assert [row[1] for row in table.rows] == ["1", "5"]
+    assert "cost" in dict(spread_figures(section, line_styles([section])))
+    (alone,) = summarise([plain])
+    table = glance_table(alone)
+    assert table is not None
+    assert "decodes" not in table.header
+    assert "cost" not in dict(spread_figures(alone, line_styles([alone])))

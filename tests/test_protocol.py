@@ -45,6 +45,8 @@ def test_packaged_protocols_are_what_they_are_called() -> None:
         "box-shift": 1 + 6 * 20,
         "box-scale": 9,
         "human-box": 1 + 6 * 20,
+        "worst-box": 3,
+        "worst-point": 3,
         "points": 5 * 20,
         "border-points": 5 * 20,
         "parts": 3 * 20,

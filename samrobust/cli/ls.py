@@ -10,15 +10,16 @@ import typer
 
 from samrobust.cli.terminal import out, print_table
 from samrobust.datasets import DATASETS, GROUPS
-from samrobust.degradations import CORRUPTIONS, DEGRADATIONS
+from samrobust.degradations import CORRUPTIONS, DEGRADATIONS, SEARCHES
 from samrobust.files import cache_folder
 from samrobust.metrics import METRICS
 from samrobust.protocol import load_protocol, packaged_protocols
 from samrobust.provenance import origins_of_training
 from samrobust.registry import Registry, known
 from samrobust.report.published import load_expected, packaged_expected
-from samrobust.segmenters import ROWS, SEGMENTERS, SegmenterEntry
+from samrobust.segmenters import REMEDIES, ROWS, SEGMENTERS, SegmenterEntry
 from samrobust.training.recipe import packaged_recipes, recipe_summary
+from samrobust.types import Search
 
 EXAMPLE = "Example: samrobust ls protocols"
 KINDS = (
@@ -26,8 +27,10 @@ KINDS = (
     "expected",
     "recipes",
     "segmenters",
+    "remedies",
     "datasets",
     "degradations",
+    "searches",
     "corruptions",
     "metrics",
 )
@@ -147,11 +150,15 @@ def _rows(kind: str) -> list[tuple[str, str]]:
         return [(name, recipe_summary(name)) for name in packaged_recipes()]
     if kind == "segmenters":
         return _registry_rows(SEGMENTERS)
+    if kind == "remedies":
+        return _registry_rows(REMEDIES)
     if kind == "datasets":
         groups = [(name, f"the group {', '.join(members)}") for name, members in GROUPS.items()]
         return _registry_rows(DATASETS) + groups
     if kind == "degradations":
         return _registry_rows(DEGRADATIONS)
+    if kind == "searches":
+        return _registry_rows(SEARCHES)
     if kind == "corruptions":
         return _registry_rows(CORRUPTIONS)
     return _registry_rows(METRICS)
@@ -165,10 +172,14 @@ def _protocol_row(name: str) -> tuple[str, str]:
     found = [median_percentile(condition.degradation) for condition in protocol.conditions]
     percentiles = [f"{value:.0f}" for value in found if value is not None]
     human = f"; median boxes at human percentiles {', '.join(percentiles)}" if percentiles else ""
+    searches = [
+        each.degradation for each in protocol.conditions if isinstance(each.degradation, Search)
+    ]
+    asked = f", searched among {max(each.n_asked for each in searches)}" if searches else ""
     gives = {kind for condition in protocol.conditions for kind in condition.degradation.gives}
     return name, (
-        f"{protocol.summary}; {len(protocol.conditions)} conditions, {prompts} prompts an object "
-        f"({', '.join(sorted(gives))}){human}"
+        f"{protocol.summary}; {len(protocol.conditions)} conditions, {prompts} prompts an object"
+        f"{asked} ({', '.join(sorted(gives))}){human}"
     )
 
 

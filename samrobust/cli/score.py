@@ -131,9 +131,12 @@ def score_command(
 
     with loading(quiet=quiet):
         from samrobust.evaluation.loop import LoopOptions
+        from samrobust.evaluation.prompts import check_drawn
         from samrobust.evaluation.runner import RunSettings, n_workers, run_all
         from samrobust.segmenters.stored_masks import StoredMasks
 
+    for each in protocols:
+        check_drawn(each)
     segmenter = StoredMasks(masks, name or masks.stem)
     loop = LoopOptions(workers=n_workers(None), keep_going=keep_going)
     with evaluation_progress(quiet=quiet) as show:

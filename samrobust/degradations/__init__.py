@@ -1,10 +1,10 @@
-"""The registries of degradations, which make prompts from masks, and of corruptions of images."""
+"""The registries of degradations, which make prompts from masks, searches, and corruptions."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from samrobust.registry import Entry, Registry
-from samrobust.types import Corruption, Degradation
+from samrobust.types import Corruption, Degradation, Search
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,20 @@ DEGRADATION_ENTRIES = {
 DEGRADATIONS: Registry[type[Degradation]] = Registry(
     "degradation", DEGRADATION_ENTRIES, group="samrobust.degradations"
 )
+SEARCHES: Registry[type[Search]] = Registry(
+    "search",
+    {
+        name: Entry(f"samrobust.degradations.search:{target}", summary)
+        for name, target, summary in (
+            ("worst-box", "WorstBox", "the box of lowest IoU among those as near as people's"),
+            ("best-box", "BestBox", "the box of highest IoU that this search asks"),
+            ("worst-point", "WorstPoint", "the point of lowest IoU among those people may click"),
+            ("best-point", "BestPoint", "the point of highest IoU that this search asks"),
+        )
+    },
+    group="samrobust.searches",
+)
+"""What `search = "NAME"` of a condition means; it asks a segmenter, and finds a prompt for it."""
 
 _BLUR = {"blur": "defocus-blur, glass-blur, motion-blur or zoom-blur"}
 CORRUPTION_ENTRIES = {

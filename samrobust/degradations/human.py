@@ -16,7 +16,7 @@ from scipy import special
 
 from samrobust.geometry import clip_box, mask_to_box
 from samrobust.seeding import keyed_generator
-from samrobust.types import Degradation, Floats, Mask, Prompt, PromptKind, Recording
+from samrobust.types import Degradation, Floats, Mask, Prompt, PromptKind, Recording, Search
 
 SHAPE, SCALE = 1.7891956, 0.1210484
 """Of the Gamma distribution of losses, over all ten data sets and both devices of BREPS."""
@@ -81,16 +81,27 @@ class HumanBox:
 
     def __call__(self, mask: Mask, rng: np.random.Generator) -> Prompt:
         """Return the box; draws one uniform number, and four normal ones a direction."""
+        return Prompt(box=self.around(mask_to_box(mask), (mask.shape[0], mask.shape[1]), rng))
+
+    def around(
+        self, tight: Floats, size_hw: tuple[int, int], rng: np.random.Generator
+    ) -> npt.NDArray[np.float32]:
+        """Return (4,) a box around any other, as `__call__` does around a mask's tight box.
+
+        Args:
+            tight: (4,) xyxy, inclusive last pixels, inside the image.
+            size_hw: of the image.
+            rng: the only randomness.
+        """
         drawn = MOST * rng.random()
         loss = self._loss(drawn if self.percentile is None else self.percentile)
-        tight, size_hw = mask_to_box(mask), (mask.shape[0], mask.shape[1])
         ray = _Ray(tight, size_hw, _direction(rng))
         for _ in range(_DIRECTIONS - 1):
             if ray.reach >= self._loss(MOST):
                 break
             ray = max(ray, _Ray(tight, size_hw, _direction(rng)), key=lambda ray: ray.reach)
         box = np.array(ray.box_of(loss)) - _ENDS
-        return Prompt(box=clip_box(box, size_hw, least_wh=np.minimum(tight[2:] - tight[:2], 1)))
+        return clip_box(box, size_hw, least_wh=np.minimum(tight[2:] - tight[:2], 1))
 
     def _loss(self, percentile: float) -> float:
         return self.scale * float(special.gammaincinv(self.shape, percentile / 100))
@@ -178,7 +189,7 @@ def human_percentile(loss: float) -> float:
     return 100 * float(special.gammainc(SHAPE, loss / SCALE))
 
 
-def median_percentile(degradation: Degradation | Recording) -> float | None:
+def median_percentile(degradation: Degradation | Recording | Search) -> float | None:
     """Return the human percentile of the median box of a degradation; None where it draws none.
 
     The median is over 299 made-up objects, rectangles far from the image's border, of which each is
@@ -187,7 +198,7 @@ def median_percentile(degradation: Degradation | Recording) -> float | None:
     Raises:
         DatasetError: a degradation of a plug-in cannot draw from a rectangle.
     """
-    if isinstance(degradation, Recording):
+    if isinstance(degradation, Recording | Search):
         return None
     key = type(degradation), repr(degradation)
     if key not in _PERCENTILES:

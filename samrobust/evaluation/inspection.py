@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from samrobust.errors import SegmenterError
-from samrobust.evaluation.prompts import Draws, draw_prompts
+from samrobust.evaluation.prompts import Draws, check_drawn, draw_prompts
 from samrobust.geometry import SMALL_AREA, box_iou, mask_to_box
 from samrobust.metrics.overlap import iou
 from samrobust.segmenters.sam import Sam
@@ -120,7 +120,9 @@ def compare_readings(
 
     Raises:
         SegmenterError: the layer has no plugin, or too few images have a large object.
+        ProtocolError: a condition searches for its prompt.
     """
+    check_drawn(protocol)
     layers = stable.plugins.settings.layers
     layer = layers[0] if layer is None else layer
     if layer not in layers:
@@ -161,7 +163,9 @@ def routed_boxes(
 
     Raises:
         SegmenterError: there is no router, or no object is large enough.
+        ProtocolError: a condition searches for its prompt.
     """
+    check_drawn(protocol)
     if not stable.plugins.settings.routing:
         raise SegmenterError(f"{stable.info.label}: has no router, only deformable sampling")
     box_ious, mask_ious, images = [], [], []

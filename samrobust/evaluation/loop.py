@@ -32,6 +32,7 @@ from samrobust.evaluation.prompts import (
     draw_sample,
     rater_rows,
 )
+from samrobust.evaluation.search import search_prompts
 from samrobust.metrics import load_metric
 from samrobust.metrics.overlap import DILATION_RATIO
 from samrobust.runs.manifest import (
@@ -42,6 +43,7 @@ from samrobust.runs.manifest import (
     QualityRow,
     RaterRow,
     Score,
+    SearchRow,
     TargetRow,
 )
 from samrobust.seeding import combined_hash
@@ -110,6 +112,7 @@ class Evaluated:
         kept: the masks to be stored, None for none.
         left_out: one line for each object that was left out, with the reason.
         raters: one row per recorded prompt.
+        searches: one row per object and search for its worst prompt.
         detected: the masks of a detector's boxes, and the annotations; None for other prompts.
         busy_s: seconds of encoding, predicting and scoring.
     """
@@ -123,6 +126,7 @@ class Evaluated:
     kept: Kept | None = None
     left_out: tuple[str, ...] = ()
     raters: tuple[RaterRow, ...] = ()
+    searches: tuple[SearchRow, ...] = ()
     detected: Detected | None = None
     busy_s: float = field(default=0.0, compare=False)
 
@@ -425,6 +429,7 @@ class _Scorer:
         selector = None if keep == "none" else MaskSelector(sample, keep)
         scores: list[Score] = []
         qualities: list[QualityRow] = []
+        searches: list[SearchRow] = []
         detected = None
         for image, group in _by_image(draws):
             predict = Predictor(
@@ -435,7 +440,7 @@ class _Scorer:
                 void=sample.void,
                 thresholds=self._thresholds,
             )
-            for found in predict.all_masks(group):
+            for found in _selected(predict, sample.sample_id, group, searches):
                 if selector is not None and image is None:  # it shows the photograph as stored
                     selector.add(found.draws, found.masks[MASK_THRESHOLD], found.target)
                 for metric in self._metrics:
@@ -450,7 +455,8 @@ class _Scorer:
         return Evaluated(
             sample.sample_id,
             tuple(scores),
-            sum(len(draw.prompts) for draw in draws)
+            sum(len(draw.prompts) for draw in draws if draw.space is None)
+            + sum(row.n_asked for row in searches)
             + (0 if detected is None else len(detected.detections)),
             self._options.halvings,
             drawn.objects,
@@ -458,6 +464,7 @@ class _Scorer:
             None if selector is None else selector.selected(),
             sample.left_out,
             tuple(row for draw in draws for row in rater_rows(sample.sample_id, draw)),
+            tuple(searches),
             detected,
         )
 
@@ -486,6 +493,17 @@ def _by_image(draws: Sequence[Draws]) -> list[tuple[ImageCondition | None, list[
         image = draw.condition.image
         groups.setdefault("" if image is None else image.name, (image, []))[1].append(draw)
     return list(groups.values())
+
+
+def _selected(
+    predict: Predictor, sample_id: str, draws: Sequence[Draws], searches: list[SearchRow]
+) -> Iterator[Selected]:
+    """Yield the masks to score; what searches for prompts found is added to `searches`."""
+    yield from predict.all_masks([draw for draw in draws if draw.space is None])
+    searching = [draw for draw in draws if draw.space is not None]
+    for found in search_prompts(predict, sample_id, searching):
+        searches.extend([] if found.row is None else [found.row])
+        yield found.selected
 
 
 def _scores(

@@ -12,11 +12,11 @@ import numpy as np
 import numpy.typing as npt
 
 from samrobust.degradations.human import box_loss
-from samrobust.errors import DatasetError, NoObjectError
+from samrobust.errors import DatasetError, NoObjectError, ProtocolError
 from samrobust.geometry import box_iou, mask_to_box, perimeter
 from samrobust.prompt_files import written_row
 from samrobust.runs.manifest import ObjectRow, RaterRow
-from samrobust.seeding import keyed_generator, prompt_hash
+from samrobust.seeding import combined_hash, keyed_generator, prompt_hash
 from samrobust.types import (
     Condition,
     Dataset,
@@ -31,6 +31,8 @@ from samrobust.types import (
     RecordedPrompt,
     Recording,
     Sample,
+    Search,
+    SearchSpace,
     Target,
     image_key,
 )
@@ -52,6 +54,8 @@ class Draws:
         prompts: T prompts.
         hashes: T prompt hashes.
         raters: who gave each of recorded prompts, "" if unknown; () for drawn ones.
+        space: where a search goes on after T prompts, which then have one hash together, the same
+            for every segmenter; None without a search.
     """
 
     instance: Instance
@@ -59,6 +63,7 @@ class Draws:
     prompts: PromptBatch
     hashes: tuple[str, ...]
     raters: tuple[str, ...] = ()
+    space: SearchSpace | None = None
 
 
 @dataclass(frozen=True)
@@ -150,6 +155,20 @@ def corrupt(
 def is_recorded(protocol: EvalProtocol) -> bool:
     """Return whether some prompts of a protocol were recorded."""
     return any(isinstance(condition.degradation, Recording) for condition in protocol.conditions)
+
+
+def check_drawn(protocol: EvalProtocol) -> None:
+    """Check that prompts are known before any segmenter has answered.
+
+    Raises:
+        ProtocolError: a condition searches for its prompt.
+    """
+    for condition in protocol.conditions:
+        if isinstance(condition.degradation, Search):
+            raise ProtocolError(
+                f"protocol {protocol.name}: condition '{condition.name}' searches for its prompt "
+                "by asking a segmenter; only samrobust eval can run it"
+            )
 
 
 def detections_of(protocol: EvalProtocol) -> Detections | None:
@@ -302,6 +321,11 @@ def _draw(
         return _look_up(sample, instance, condition, degradation)
     where = (*key, sample.sample_id, instance.instance_id, degradation.family)
     try:
+        if isinstance(degradation, Search):
+            space = degradation.start(instance.mask, keyed_generator(*where, 0))
+            hashes = tuple(map(prompt_hash, space.starts.split()))
+            together = (combined_hash(hashes),)
+            return Draws(instance, condition, space.starts, together, space=space)
         prompts = [
             degradation(instance.mask, keyed_generator(*where, trial))
             for trial in range(condition.trials)
@@ -342,7 +366,9 @@ def drawn_rows(
 
     Raises:
         DatasetError: an image or mask cannot be read, or a condition cannot be drawn.
+        ProtocolError: a condition searches for its prompt.
     """
+    check_drawn(protocol)
     for sample_id in sample_ids:
         try:
             sample = dataset[sample_id]

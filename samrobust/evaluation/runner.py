@@ -356,6 +356,7 @@ def _write_scores(
                 objects=result.objects,
                 kept=result.kept,
                 raters=result.raters,
+                searches=result.searches,
                 detected=result.detected,
             )
             n_prompts += result.n_prompts

@@ -12,7 +12,7 @@ from samrobust.degradations.boxes import ExactBox
 from samrobust.errors import SegmenterError
 from samrobust.evaluation.loop import check_can_run
 from samrobust.evaluation.predictor import check_finite
-from samrobust.evaluation.prompts import draw_prompts
+from samrobust.evaluation.prompts import check_drawn, draw_prompts
 from samrobust.metrics.overlap import iou
 from samrobust.types import (
     EvalProtocol,
@@ -89,7 +89,9 @@ def answers(
     Raises:
         SegmenterError: the protocol has other prompts than boxes, a segmenter does not accept them,
             or a prediction is not finite.
+        ProtocolError: a condition searches for its prompt.
     """
+    check_drawn(protocol)
     for condition in protocol.conditions:
         if condition.degradation.gives != {"box"}:
             kinds = " and ".join(sorted(condition.degradation.gives))

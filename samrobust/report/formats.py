@@ -60,6 +60,11 @@ def raters_csv(sections: Sequence[Section]) -> str:
     return _joined_csv(sections, [section.raters for section in sections])
 
 
+def searches_csv(sections: Sequence[Section]) -> str:
+    """Return what searches found; columns as `to_csv`, then `Section.searches`."""
+    return _joined_csv(sections, [section.searches for section in sections])
+
+
 def precision_csv(sections: Sequence[Section]) -> str:
     """Return average precisions; columns as `to_csv`, then `Section.average_precision`."""
     return _joined_csv(sections, [section.average_precision for section in sections])
@@ -291,8 +296,8 @@ def write_tables(
     """Write tables in the formats asked for, and return their paths.
 
     They are `tables.csv`, with `differences.csv`, `breakdown.csv`, `calibration.csv`,
-    `raters.csv`, `average-precision.csv`, `detector-error.csv` and `corruptions.csv` where there
-    are any, `tables.md` and `tables.tex`.
+    `raters.csv`, `searches.csv`, `average-precision.csv`, `detector-error.csv` and
+    `corruptions.csv` where there are any, `tables.md` and `tables.tex`.
 
     Raises:
         RunError: a file cannot be written.
@@ -308,6 +313,8 @@ def write_tables(
             texts["calibration.csv"] = calibration_csv(sections)
         if any(len(section.raters) for section in sections):
             texts["raters.csv"] = raters_csv(sections)
+        if any(len(section.searches) for section in sections):
+            texts["searches.csv"] = searches_csv(sections)
         if any(len(section.average_precision) for section in sections):
             texts["average-precision.csv"] = precision_csv(sections)
             texts["detector-error.csv"] = detector_error_csv(sections)

@@ -11,6 +11,8 @@ from samrobust.report.statistics import INTERVAL
 
 EXACT = "exact-box"
 """The degradation that leaves the prompt as it is."""
+BEST = ("best-box", "best-point")
+"""Searches that take the best prompt: neither degraded nor exact."""
 VALUES = ("exact", "mean", "drop", "relative")
 """Columns with values; each has the ends of its interval in `..._low` and `..._high`."""
 COLUMNS = (
@@ -31,8 +33,8 @@ def glance_of(
 ) -> pd.DataFrame:
     """Return `Section.glance`: the mean over degraded conditions, and the drop to it.
 
-    The mean is unweighted, over the conditions but the exact prompt in which all segmenters have a
-    score; of the first statistic that has any.
+    The mean is unweighted, over the conditions but the exact prompt and the best one in which
+    all segmenters have a score; of the first statistic that has any.
 
     Args:
         estimates: of cells (statistic, segmenter, condition).
@@ -48,6 +50,7 @@ def glance_of(
             row["name"]
             for row in conditions
             if (row["degradation"] == EXACT) == exact
+            and row["degradation"] not in BEST
             and all((statistic, label, row["name"]) in cells for label in segmenters)
         ]
 

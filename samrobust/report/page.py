@@ -34,6 +34,8 @@ CAPTIONS = {
     "objects": "Distribution of IoU over the trials of each object.",
     "variance": "Variance of IoU between objects and between trials of one.",
     "heat": "Segmenters against conditions.",
+    "cost": "The mean at a glance against the decodes of a prompt, with 95 % intervals.",
+    "broken": "Share of objects with a prompt of IoU below 0.5, up to each human percentile.",
     "reliability": "Mean IoU against the segmenter's own estimate of it, in 15 bins of equal mass.",
     "risk": "1 - mIoU of the share of prompts of the highest estimate.",
     "corruptions": "Mean over corruptions by severity and prompt, and their interaction.",

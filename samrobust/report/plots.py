@@ -18,8 +18,8 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
-from matplotlib.ticker import MaxNLocator
-from matplotlib.transforms import ScaledTranslation
+from matplotlib.ticker import MaxNLocator, NullLocator
+from matplotlib.transforms import ScaledTranslation, Transform
 
 from samrobust.degradations import DEGRADATION_ENTRIES
 from samrobust.errors import RunError
@@ -177,8 +177,64 @@ def spread_figures(
         yield "variance", _variance_figure(section, order)
     if rows["miou"].notna().any() and len({*rows["condition"]}) > 1:
         yield "heat", _heat_figure(section, order)
+    if len(section.glance) and max(section.decodes.values()) > 1:
+        yield "cost", _cost_figure(section, styles)
+    searches = section.search_rows
+    names = searches["condition"].unique()
+    for name in names:
+        of = f"-{name}" if len(names) > 1 else ""
+        yield f"broken{of}", _broken_figure(searches[searches["condition"] == name], styles)
     if len(section.corruptions):
         yield "corruptions", _corruption_figure(section, order)
+
+
+def _cost_figure(section: Section, styles: Mapping[str, LineStyle]) -> Figure:
+    """Return the score at a glance against what it costs, with 95 % intervals."""
+    names = list(section.glance["segmenter"])
+    marks = {name: {**styles[name], "linestyle": "none"} for name in names}
+    figure = empty_figure(size=(COLUMN_INCHES, 0.7 * COLUMN_INCHES), styles=marks)
+    axes = figure.subplots()
+    decodes = section.decodes
+    axes.set_xscale("log")
+    for number, row in enumerate(section.glance.to_dict("records")):
+        name = row["segmenter"]
+        factor = statistic_of(row["statistic"]).factor
+        mean, low, high = (factor * row[key] for key in ("mean", "mean_low", "mean_high"))
+        axes.errorbar(
+            decodes[name],
+            mean,
+            [[mean - low], [high - mean]],
+            elinewidth=0.6,
+            transform=_beside(axes, number, len(names)),
+            **marks[name],
+        )
+        axes.update_datalim([(decodes[name], low), (decodes[name], high)])
+    axes.autoscale_view()
+    ticks = sorted({*decodes.values()})
+    axes.set_xticks(ticks, [str(tick) for tick in ticks])
+    axes.xaxis.set_minor_locator(NullLocator())
+    statistic = statistic_of(section.glance["statistic"].iloc[0])
+    axes.set(xlabel="decodes a prompt", ylabel=f"mean {statistic.axis}")
+    return figure
+
+
+def _broken_figure(rows: pd.DataFrame, styles: Mapping[str, LineStyle]) -> Figure:
+    """Return which share of objects is broken by a prompt up to each human percentile.
+
+    Args:
+        rows: `Section.search_rows` of one search.
+        styles: of the segmenters.
+    """
+    lines = {name: {**styles[name], "marker": ""} for name in rows["segmenter"].unique()}
+    figure = empty_figure(size=(COLUMN_INCHES, 0.7 * COLUMN_INCHES), styles=lines)
+    axes = figure.subplots()
+    for name, group in rows.groupby("segmenter", sort=False):
+        at = np.sort(group["breaks_at"].dropna().to_numpy(np.float64))
+        shares = 100 * np.arange(len(at) + 1) / len(group)
+        ends = [0, *at, group["limit"].iloc[0]]
+        axes.step(ends, [*shares, shares[-1]], where="post", **lines[str(name)])
+    axes.set(xlabel="human percentile of the prompt", ylabel="broken objects (%)", ylim=(0, 100))
+    return figure
 
 
 def _object_figure(section: Section, condition: str, styles: Mapping[str, LineStyle]) -> Figure:
@@ -506,8 +562,7 @@ def _level_figure(section: Section, ladder: _Ladder, *, styles: Mapping[str, Lin
             line = rows[rows["segmenter"] == segmenter].dropna(subset=[name])
             score = factor * line[name]
             ends = [score - factor * line[f"{name}_low"], factor * line[f"{name}_high"] - score]
-            aside = (number - (len(styles) - 1) / 2) * BESIDE_POINTS / 72
-            moved = axes.transData + ScaledTranslation(aside, 0, figure.dpi_scale_trans)
+            moved = _beside(axes, number, len(styles))
             sides = np.maximum(ends, 0)  # an interval holds its score, but for rounding
             levels = line["level"].to_numpy(np.float64)
             axes.errorbar(levels, score, sides, elinewidth=0.6, transform=moved, **style)
@@ -519,6 +574,19 @@ def _level_figure(section: Section, ladder: _Ladder, *, styles: Mapping[str, Lin
         axes.set(xlabel=ladder.axis, ylabel=statistic_of(name).axis)
         _add_human_axis(axes, ladder, section.human_percentiles)
     return figure
+
+
+def _beside(axes: Axes, number: int, count: int) -> Transform:
+    """Return where in the data's coordinates one of several segmenters is drawn, beside the others.
+
+    Args:
+        axes: in which.
+        number: of the segmenter, from 0.
+        count: of segmenters.
+    """
+    aside = (number - (count - 1) / 2) * BESIDE_POINTS / 72
+    scale = axes.get_figure(root=True).dpi_scale_trans  # type: ignore[union-attr]
+    return axes.transData + ScaledTranslation(aside, 0, scale)
 
 
 def _add_human_axis(axes: Axes, ladder: _Ladder, percentiles: Mapping[str, float]) -> None:

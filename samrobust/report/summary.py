@@ -4,7 +4,7 @@ import json
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, reduce
-from itertools import combinations
+from itertools import combinations, cycle
 from operator import add
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +30,7 @@ from samrobust.report.glance import glance_of
 from samrobust.report.precision import Precision, precision_of
 from samrobust.report.raters import rater_table
 from samrobust.report.scores import Group, ObjectScores, comparable_groups
+from samrobust.report.searches import search_rows, search_table
 from samrobust.report.statistics import (
     INTERVAL,
     N_RESAMPLES,
@@ -501,6 +502,40 @@ class Section:
         """
         return rater_table(self.stored, self.segmenters, self.objects, self.table)
 
+    @cached_property
+    def search_rows(self) -> pd.DataFrame:
+        """Return what searches for the worst prompts found, one row per segmenter and object.
+
+        Columns: `segmenter`, those of `samrobust.runs.manifest.SearchRow`, and `limit`, the human
+        percentile up to which was searched; empty without a search.
+
+        Raises:
+            RunError: a file of a run cannot be read.
+        """
+        return search_rows(self.stored, self.segmenters, self.objects)
+
+    @cached_property
+    def searches(self) -> pd.DataFrame:
+        """Return the means of `search_rows`, one row per segmenter and search.
+
+        Columns: `segmenter`, `condition`, `percentile` (up to which was searched), `n_objects`,
+        `n_asked` (prompts per object), then fractions with the ends of their 95 % interval in
+        `..._low` and `..._high`: `worst`, `exact` and `best`, the mIoU of these prompts; `broken`,
+        the share of objects with a prompt of IoU below 0.5; `breaks_at`, the mean over objects of
+        the lowest human percentile of such a prompt, `percentile` where none was found.
+        """
+        return search_table(self.search_rows, key=self.dataset)
+
+    @property
+    def decodes(self) -> dict[str, int]:
+        """Return by segmenter how often a prompt passes its decoder: more than once by remedies."""
+        infos = (run.segmenter for run in self.runs)
+        names = cycle(self.segmenters)
+        return {
+            name: int(info.settings.get("decodes", 1))
+            for name, info in zip(names, infos, strict=False)
+        }
+
     @property
     def measured(self) -> pd.DataFrame:
         """Return the rows that are ours."""
@@ -596,8 +631,8 @@ class Section:
         """Return the figures of the section by name, those that would be empty left out.
 
         The names are "level" (scores against the level), "stability", "objects", "variance",
-        "heat", "reliability" and "risk"; a section with several ladders of levels has a "level-..."
-        for each.
+        "heat", "cost", "broken", "reliability" and "risk"; a section with several ladders of levels
+        has a "level-..." for each.
         """
         from samrobust.report.plots import draw_figures
 

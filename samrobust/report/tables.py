@@ -106,6 +106,7 @@ def terminal_tables(sections: Sequence[Section], *, details: bool = False) -> li
         tables.append(_table(section, spread, where=where))
         tables += _detector_tables(section, spread, where=where)
         tables += _rater_tables(section)
+        tables += _search_tables(section, spread, where=where)
         tables += _corruption_tables(section, spread, where=where)
         if details:
             tables += _by_corruption(section, spread, where=where)
@@ -133,9 +134,12 @@ def glance_table(section: Section, *, brackets: bool = False) -> Table | None:
     if not has_exact:
         columns = {"mean": columns["mean"]}
     spread = interval_text if brackets else half_width
+    decodes = section.decodes
+    costs = {name: (str(n),) if max(decodes.values()) > 1 else () for name, n in decodes.items()}
     texts = [
         (
             row["segmenter"],
+            *costs[row["segmenter"]],
             *(
                 f"{shown_as.text(row[name])} {spread(row, name, shown_as)}".rstrip()
                 for name, (_, shown_as) in columns.items()
@@ -143,14 +147,17 @@ def glance_table(section: Section, *, brackets: bool = False) -> Table | None:
         )
         for row in rows
     ]
+    heads = [head for head, _ in columns.values()]
     over = "the one condition" if count == 1 else f"the {count} conditions"
     about = f"Mean {unit.label} over {over}{' with degraded prompts' if has_exact else ''}"
     if has_exact:
         about += ", and the drop to it from the exact prompt, in points and in % of the exact one"
     about += f"; {'in brackets' if brackets else '± half of'} the 95 % interval over images."
+    if any(costs.values()):
+        about += " Decodes: how often a prompt passes the decoder."
     return Table(
         f"{section.title}; at a glance",
-        ("segmenter", *(head for head, _ in columns.values())),
+        ("segmenter", *(["decodes"] if any(costs.values()) else []), *heads),
         tuple(texts),
         (about,),
         n_names=1,
@@ -165,6 +172,7 @@ def page_tables(section: Section) -> list[Table]:
         _table(section, interval_text, where=where),
         *_detector_tables(section, interval_text, where=where),
         *_rater_tables(section),
+        *_search_tables(section, spread=interval_text, where=where),
         *_corruption_tables(section, interval_text, where=where),
         *_by_corruption(section, interval_text, where=where),
         *_details(section, interval_text, where=where),
@@ -306,6 +314,46 @@ def _rater_tables(section: Section) -> Iterator[Table]:
         ]
         header = ("segmenter", "prompts", *(each.label for each in statistics.values()))
         yield Table(f"{section.title}; {title}", header, tuple(texts), (about,), segmenters=of)
+
+
+_SEARCHED = (
+    Statistic("worst", "worst", "%", higher_is_better=True),
+    Statistic("exact", "exact", "%", higher_is_better=True),
+    Statistic("best", "best", "%", higher_is_better=True),
+    Statistic("broken", "broken", "%", higher_is_better=False),
+    Statistic("breaks_at", "breaks at", "%", higher_is_better=True),
+)
+
+
+def _search_tables(section: Section, spread: Callable[..., str], *, where: str) -> Iterator[Table]:
+    """Yield what searches for the worst prompts found, where there are any."""
+    found = records(section.searches)
+    if not found:
+        return
+    rows = tuple(
+        (
+            row["segmenter"],
+            row["condition"],
+            *(
+                f"{each.text(row[each.column])} {spread(row, each.column, each)}".rstrip()
+                for each in _SEARCHED
+            ),
+        )
+        for row in found
+    )
+    first = found[0]
+    about = (
+        f"mIoU in percent of the worst, the exact and the best of {first['n_asked']} prompts that "
+        f"each segmenter was asked for each of {first['n_objects']} objects, all below the human "
+        f"percentile {first['percentile']:g}; {where} the 95 % interval, bootstrap over images. "
+        "The search goes where this segmenter is weak: only its start is the same for all. Broken: "
+        "objects with a prompt of IoU below 0.5. Breaks at: mean over objects of the lowest human "
+        f"percentile of such a prompt, {first['percentile']:g} where none was found."
+    )
+    header = ("segmenter", "search", *(each.label for each in _SEARCHED))
+    title = f"{section.title}; worst plausible prompts"
+    of = tuple((row[0],) for row in rows)
+    yield Table(title, header, rows, (about,), segmenters=of)
 
 
 def _detector_tables(

@@ -97,6 +97,31 @@ class RaterRow:
 
 
 @dataclass(frozen=True, slots=True)
+class SearchRow:
+    """What the search for the worst prompt of an object found.
+
+    Attributes:
+        condition: the first of its protocol that takes a prompt of the search.
+        worst: IoU of the prompt with the lowest.
+        exact: of the exact prompt.
+        best: the highest.
+        percentile: human percentile of the prompt of lowest IoU.
+        breaks_at: lowest human percentile of a prompt of IoU below 0.5, None where there is none.
+        n_asked: prompts that the segmenter was asked.
+    """
+
+    sample_id: str
+    instance_id: str
+    condition: str
+    worst: float
+    exact: float
+    best: float
+    percentile: float
+    breaks_at: float | None
+    n_asked: int
+
+
+@dataclass(frozen=True, slots=True)
 class DetectionRow:
     """The mask of one box of a detector.
 

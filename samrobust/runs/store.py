@@ -1,10 +1,11 @@
 """Runs on disk: Parquet tables in parts, appended as images are scored; a kill loses no part.
 
 The tables are `scores/`, `quality/` (what a segmenter says of its own masks), `objects/`, where
-masks are kept `masks/` and `photographs/`, where prompts were recorded `raters/`, and where they
-are the boxes of a detector `detections/` and `targets/`. A part of the scores (with a detector, of
-the targets) is written last and holds all rows of each of its images; so an image is either stored
-or not, and rerunning the same command resumes. What other tables hold twice counts once.
+masks are kept `masks/` and `photographs/`, where prompts were recorded `raters/`, where the worst
+were searched for `searches/`, and where they are the boxes of a detector `detections/` and
+`targets/`. A part of the scores (with a detector, of the targets) is written last and holds all
+rows of each of its images; so an image is either stored or not, and rerunning the same command
+resumes. What other tables hold twice counts once.
 """
 
 import dataclasses
@@ -39,6 +40,7 @@ from samrobust.runs.manifest import (
     RaterRow,
     RunManifest,
     Score,
+    SearchRow,
     TargetRow,
     check_failures,
     check_objects,
@@ -269,6 +271,19 @@ RATERS = pa.schema(
         ("loss", pa.float64()),
     ]
 )
+SEARCHES = pa.schema(
+    [
+        ("sample_id", pa.string()),
+        ("instance_id", pa.string()),
+        ("condition", pa.string()),
+        ("worst", pa.float64()),
+        ("exact", pa.float64()),
+        ("best", pa.float64()),
+        ("percentile", pa.float64()),
+        ("breaks_at", pa.float64()),
+        ("n_asked", pa.int32()),
+    ]
+)
 DETECTIONS = pa.schema(
     [
         ("sample_id", pa.string()),
@@ -299,6 +314,7 @@ _SCORES, _FAILURES, _LEFT_OUT = "scores", "failures", "left-out"
 _QUALITY, _OBJECTS, _RATERS = "quality", "objects", "raters"
 _MASKS, _PHOTOGRAPHS = "masks", "photographs"
 _DETECTIONS, _TARGETS = "detections", "targets"
+_SEARCHES = "searches"
 _Table = tuple[str, pa.Schema, Sequence[object]]
 """Folder, schema and new rows of a table."""
 
@@ -436,6 +452,7 @@ class RunWriter:
         self._masks: list[MaskRow] = []
         self._photographs: list[PhotographRow] = []
         self._raters: list[RaterRow] = []
+        self._searches: list[SearchRow] = []
         self._detections: list[DetectionRow] = []
         self._targets: list[TargetRow] = []
         self._flushed = time.monotonic()
@@ -511,6 +528,7 @@ class RunWriter:
         objects: Sequence[ObjectRow] = (),
         kept: Kept | None = None,
         raters: Sequence[RaterRow] = (),
+        searches: Sequence[SearchRow] = (),
         detected: Detected | None = None,
     ) -> None:
         """Store what one image gave; it reaches the disk with the next parts.
@@ -522,6 +540,7 @@ class RunWriter:
             self._qualities.extend(qualities)
         self._objects.extend(objects)
         self._raters.extend(raters)
+        self._searches.extend(searches)
         if detected is not None:
             self._detections.extend(detected.detections)
             self._targets.extend(detected.targets)
@@ -568,11 +587,12 @@ class RunWriter:
             (_PHOTOGRAPHS, PHOTOGRAPHS, self._photographs),
             (_QUALITY, QUALITY, self._qualities),
             (_RATERS, RATERS, self._raters),
+            (_SEARCHES, SEARCHES, self._searches),
             (_SCORES, SCHEMA, self._rows),
             (_DETECTIONS, DETECTIONS, self._detections),
             (_TARGETS, TARGETS, self._targets),
         ]
-        self._detections, self._targets = [], []
+        self._detections, self._targets, self._searches = [], [], []
         self._rows, self._qualities, self._raters = [], [], []
         self._objects, self._masks, self._photographs = [], [], []
         self._writing = self._thread.submit(_append_parts, self.folder, tables, self._label)
@@ -694,6 +714,17 @@ def read_raters(folder: Path) -> pd.DataFrame:
     """
     key = ["sample_id", "instance_id", "condition", "trial"]
     return _once(read_parts(folder / _RATERS, RATERS), key)
+
+
+def read_searches(folder: Path) -> pd.DataFrame:
+    """Return what searches for the worst prompts found, columns as in `SEARCHES`; none without one.
+
+    Raises:
+        RunError: a file of it cannot be read.
+    """
+    return _once(
+        read_parts(folder / _SEARCHES, SEARCHES), ["sample_id", "instance_id", "condition"]
+    )
 
 
 def read_photographs(folder: Path) -> pd.DataFrame:

@@ -3,7 +3,7 @@
 To add one, write a file that has its builder, and a row here; packages add theirs by entry points.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -286,8 +286,35 @@ OPTIONS = {
 """Options of single segmenters, which a row's `takes` is made of, and their `SegmenterOptions`."""
 
 
+REMEDY = " + "
+"""Stands between the name of a segmenter and those of remedies for bad prompts."""
+REMEDIES: Registry[Any] = Registry(
+    "remedy",
+    {
+        name: Entry(f"samrobust.segmenters.remedies:{target}", summary)
+        for name, target, summary in (
+            (
+                "ensemble-boxes",
+                "EnsembleBoxes",
+                "vote over COUNT boxes, as far off as people's",
+            ),
+            ("medoid", "Medoid", "of such answers, the one most like the others"),
+            ("agree-weighted", "AgreeWeighted", "vote weighted by likeness to the others"),
+            ("box-from-mask", "BoxFromMask", "ask again, ROUNDS times, with the answer's box"),
+            ("elastic-box", "ElasticBox", "grow the box to what is like the answer (SAMs)"),
+            ("stability-select", "StabilitySelect", "the most stable of three masks (SAMs)"),
+            ("ensemble-flips", "EnsembleFlips", "vote over mirror images"),
+        )
+    },
+    group="samrobust.remedies",
+)
+"""What `NAME + REMEDY:ARGUMENT,ARGUMENT` puts around a segmenter."""
+
+
 class SegmenterRegistry(Registry[SegmenterBuilder]):
     """Segmenters by name, or by where a user's own is: my_model.py:build or package.module:build.
+
+    Either may be followed by remedies for bad prompts: "sam-nano + ensemble-boxes:5".
 
     A built-in's builder is reached only with options that its row takes. The info of all others is
     completed by what was handed over and by the hash of their code: a run depends on both.
@@ -295,10 +322,16 @@ class SegmenterRegistry(Registry[SegmenterBuilder]):
 
     def known(self, name: str) -> str:
         """Return a name that somebody owns, or a place, which is looked at later."""
-        return name if _is_place(name) else super().known(name)
+        inner, *remedies = name.split(REMEDY)
+        for remedy in remedies:
+            REMEDIES.known(remedy.partition(":")[0].strip())
+        if not _is_place(inner):
+            super().known(inner)
+        return name
 
     def takes(self, name: str, option: str) -> bool:
         """Return whether a name is told the value of an option; others than built-ins: of all."""
+        name = name.split(REMEDY)[0]
         return super().takes(name, option) if name in ROWS else self._model(name).takes_options
 
     def load(self, name: str) -> SegmenterBuilder:
@@ -308,8 +341,9 @@ class SegmenterRegistry(Registry[SegmenterBuilder]):
             UnknownNameError: nobody owns the name.
             SegmenterError: the place, or what a package registers, cannot be imported.
         """
+        name, *remedies = name.split(REMEDY)
         builder = super().load(name) if name in ROWS else self._model(name).build
-        return partial(self._build, name, builder)
+        return partial(self._build, name, builder, remedies)
 
     def _model(self, name: str) -> "UserModel":
         from samrobust.segmenters.user_models import find_model, plugin_model
@@ -320,13 +354,23 @@ class SegmenterRegistry(Registry[SegmenterBuilder]):
         return plugin_model(self._plugins()[name], partial(super().load, name))
 
     def _build(
-        self, name: str, builder: SegmenterBuilder, options: SegmenterOptions
+        self,
+        name: str,
+        builder: SegmenterBuilder,
+        remedies: Sequence[str],
+        options: SegmenterOptions,
     ) -> Segmenter[Any]:
         for option, field_name in OPTIONS.items():
             value = getattr(options, field_name)
             if value and not self.takes(name, option):
                 raise SegmenterError(f"{name} takes no {option}, got {value}")
-        return builder(options)
+        segmenter = builder(options)
+        if remedies:
+            from samrobust.segmenters.remedies import with_remedy
+
+            for remedy in remedies:
+                segmenter = with_remedy(segmenter, remedy)
+        return segmenter
 
 
 SEGMENTERS = SegmenterRegistry("segmenter", ROWS, group="samrobust.segmenters")
@@ -347,7 +391,8 @@ def build_segmenter(
 
     Args:
         name: as registered; `samrobust ls segmenters` lists all with their variants. Or where one
-            of your own is: "my_model.py:build", "package.module:build".
+            of your own is: "my_model.py:build", "package.module:build". Remedies for bad prompts
+            may follow: "sam-nano + ensemble-boxes:5".
         variant: one of its models, as "vit_b"; "" for its default.
         checkpoint: a weights file, None for the published or packaged one.
         base_checkpoint: weights file of the SAM that `checkpoint` is a part of.
