@@ -62,7 +62,7 @@ def _print_segmenters(rows: list[tuple[str, str]]) -> None:
 
 def segmenter_lines(row: SegmenterEntry) -> Iterator[str]:
     """Yield a line for all models of a built-in segmenter, then one line per model."""
-    kinds = {"box": "boxes", "points": "points"}
+    kinds = {"box": "boxes", "points": "points", "mask": "masks"}
     prompts = " and ".join(kinds[kind] for kind in row.prompts)
     yield f"prompts {prompts}; licence {row.licence}"
     for variant, checkpoint in row.checkpoints.items():
@@ -149,7 +149,7 @@ def _protocol_row(name: str) -> tuple[str, str]:
     found = [median_percentile(condition.degradation) for condition in protocol.conditions]
     percentiles = [f"{value:.0f}" for value in found if value is not None]
     human = f"; median boxes at human percentiles {', '.join(percentiles)}" if percentiles else ""
-    gives = {kind for condition in protocol.conditions for kind in condition.degradation.gives}
+    gives = {kind for condition in protocol.conditions for kind in condition.gives}
     return name, (
         f"{protocol.summary}; {len(protocol.conditions)} conditions, {prompts} prompts an object "
         f"({', '.join(sorted(gives))}){human}"

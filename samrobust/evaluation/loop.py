@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader
 from samrobust.datasets.coco import encode_mask
 from samrobust.datasets.folder import targets_of
 from samrobust.errors import DatasetError, NoObjectError, ProtocolError, SegmenterError
+from samrobust.evaluation.conversations import converse
 from samrobust.evaluation.mask_selection import MaskSelector
 from samrobust.evaluation.predictor import Predictor, Selected
 from samrobust.evaluation.prompts import (
@@ -166,7 +167,7 @@ def check_can_run(info: SegmenterInfo, protocol: EvalProtocol) -> None:
             "are single and best-quality"
         )
     for condition in protocol.conditions:
-        missing = condition.degradation.gives - info.prompts
+        missing = condition.gives - info.prompts
         if missing:
             raise SegmenterError(
                 f"protocol {protocol.name}: condition '{condition.name}' gives "
@@ -336,6 +337,8 @@ class _Scorer:
     def __init__(self, job: Job, options: LoopOptions) -> None:
         self._segmenter = job.segmenter
         self._selection = job.protocol.selection
+        self._conditions = job.protocol.conditions
+        self._takes_masks = "mask" in job.segmenter.info.prompts
         self._detections = detections_of(job.protocol)
         metrics = [load_metric(name) for name in job.protocol.metrics]
         thresholds = {MASK_THRESHOLD: None} | {metric.threshold: None for metric in metrics}
@@ -407,7 +410,14 @@ class _Scorer:
         selector = None if keep == "none" else MaskSelector(sample, keep)
         scores: list[Score] = []
         qualities: list[QualityRow] = []
-        for found in predict.all_masks(draws):
+        n_prompts = 0
+        alone = [draw for draw in draws if draw.condition.turn is None]
+        talked = [draw for draw in draws if draw.condition.turn is not None]
+        for found in itertools.chain(
+            predict.all_masks(alone),
+            converse(predict, talked, self._conditions, feeds=self._takes_masks),
+        ):
+            n_prompts += len(found.quality)
             if selector is not None:
                 selector.add(found.draws, found.masks[MASK_THRESHOLD], found.target)
             for metric in self._metrics:
@@ -421,8 +431,7 @@ class _Scorer:
         return Evaluated(
             sample.sample_id,
             tuple(scores),
-            sum(len(draw.prompts) for draw in draws)
-            + (0 if detected is None else len(detected.detections)),
+            n_prompts + (0 if detected is None else len(detected.detections)),
             self._options.halvings,
             drawn.objects,
             tuple(qualities),

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from samrobust.degradations.human import box_loss
-from samrobust.errors import DatasetError, NoObjectError
+from samrobust.errors import DatasetError, NoObjectError, ProtocolError
 from samrobust.geometry import box_iou, mask_to_box, perimeter
 from samrobust.prompt_files import written_row
 from samrobust.runs.manifest import ObjectRow, RaterRow
@@ -50,6 +50,7 @@ class Draws:
         prompts: T prompts.
         hashes: T prompt hashes.
         raters: who gave each of recorded prompts, "" if unknown; () for drawn ones.
+        key: seed, data set, sample and instance, for what is drawn later; () for recorded prompts.
     """
 
     instance: Instance
@@ -57,6 +58,7 @@ class Draws:
     prompts: PromptBatch
     hashes: tuple[str, ...]
     raters: tuple[str, ...] = ()
+    key: tuple[str | int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,8 @@ def draw_prompts(sample: Sample, dataset_key: str, protocol: EvalProtocol) -> tu
     """Return all prompts of a protocol for an image, instance by instance.
 
     The random generator of each prompt has the key (seed, data set, sample, instance, family,
-    trial). Where prompts were recorded, only objects that have some are prompted.
+    trial). Where prompts were recorded, only objects that have some are prompted. Of a conversation
+    it is the first prompt: later ones depend on a segmenter's answers.
 
     Raises:
         DatasetError: a condition cannot be drawn from an instance.
@@ -112,7 +115,8 @@ def draw_prompts(sample: Sample, dataset_key: str, protocol: EvalProtocol) -> tu
         draw
         for instance in sample.instances
         for condition in protocol.conditions
-        if (draw := _draw(sample, instance, condition, key)) is not None
+        if (condition.turn is None or condition.turn.is_first)
+        and (draw := _draw(sample, instance, condition, key)) is not None
     ]
     if not is_recorded(protocol):
         return tuple(draws)
@@ -273,10 +277,10 @@ def _draw(
     degradation = condition.degradation
     if isinstance(degradation, Recording):
         return _look_up(sample, instance, condition, degradation)
-    where = (*key, sample.sample_id, instance.instance_id, degradation.family)
+    where = (*key, sample.sample_id, instance.instance_id)
     try:
         prompts = [
-            degradation(instance.mask, keyed_generator(*where, trial))
+            degradation(instance.mask, keyed_generator(*where, degradation.family, trial))
             for trial in range(condition.trials)
         ]
     except (DatasetError, ValueError) as error:
@@ -285,7 +289,7 @@ def _draw(
             f"condition '{condition.name}': {error}"
         ) from error
     hashes = tuple(prompt_hash(prompt) for prompt in prompts)
-    return Draws(instance, condition, PromptBatch.stack(prompts), hashes)
+    return Draws(instance, condition, PromptBatch.stack(prompts), hashes, key=where)
 
 
 def _look_up(
@@ -314,8 +318,14 @@ def drawn_rows(
     Images without an object to prompt are passed over.
 
     Raises:
+        ProtocolError: some prompts are clicks that correct a segmenter's answers.
         DatasetError: an image or mask cannot be read, or a condition cannot be drawn.
     """
+    if any(condition.turn is not None for condition in protocol.conditions):
+        raise ProtocolError(
+            f"protocol {protocol.name}: where clicks go depends on a segmenter's answers; only "
+            "prompts that do not can be written"
+        )
     for sample_id in sample_ids:
         try:
             sample = dataset[sample_id]

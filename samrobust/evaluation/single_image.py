@@ -89,8 +89,8 @@ def answers(
             or a prediction is not finite.
     """
     for condition in protocol.conditions:
-        if condition.degradation.gives != {"box"}:
-            kinds = " and ".join(sorted(condition.degradation.gives))
+        if condition.gives != {"box"}:
+            kinds = " and ".join(sorted(condition.gives))
             raise SegmenterError(
                 f"protocol {protocol.name}: condition '{condition.name}' gives {kinds}; "
                 "only protocols of boxes can be shown"
