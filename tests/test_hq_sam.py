@@ -2,6 +2,7 @@
 
 import itertools
 import warnings
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -113,6 +114,7 @@ class Theirs:
             point_coords=prompts.points[0] if some else None,
             point_labels=prompts.labels[0] if some else None,
             box=None if prompts.boxes is None else prompts.boxes[0],
+            mask_input=prompts.logits,
             multimask_output=multimask,
             hq_token_only=output == "hq",
         )
@@ -125,7 +127,8 @@ class Theirs:
         some = prompts.points.shape[1] > 0
         points = (torch.tensor(prompts.points) * scale, torch.tensor(prompts.labels))
         boxes = None if prompts.boxes is None else torch.tensor(prompts.boxes) * scale.repeat(2)
-        sparse, dense = self._model.prompt_encoder(points if some else None, boxes, None)
+        masks = None if prompts.logits is None else torch.tensor(prompts.logits)[None]
+        sparse, dense = self._model.prompt_encoder(points if some else None, boxes, masks)
         logits, _ = self._model.mask_decoder(
             self._features,
             self._model.prompt_encoder.get_dense_pe(),
@@ -177,9 +180,15 @@ def assert_masks_of_package(
     with torch.inference_mode():
         (embedding,) = built.encode([image])
     shares, differences, areas = [], [], []
-    for output, (boxes, n_points, multimask) in itertools.product(OUTPUTS, STRUCTURES):
+    for output, (boxes, n_points, multimask), fed in itertools.product(
+        OUTPUTS, STRUCTURES, (False, True)
+    ):
         ours = HqSam(built.base, built.parts, output=output)
         prompts = random_prompts(size_hw, 3, n_points, boxes=boxes)
+        if fed:
+            with torch.inference_mode():
+                earlier, _ = ours.logits(embedding, prompts)
+            prompts = replace(prompts, logits=earlier[:, 0].numpy())
         with torch.inference_mode():
             found = ours.predict(embedding, prompts, multimask=multimask).masks
             logits, _ = ours.logits(embedding, prompts, masks=CANDIDATES if multimask else SINGLE)
