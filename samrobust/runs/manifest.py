@@ -463,6 +463,13 @@ def _to_plain(manifest: RunManifest) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
+class _StoredImage:
+    name: str
+    corruption: str
+    level: float
+
+
+@dataclass(frozen=True)
 class _StoredCondition:
     name: str
     degradation: str
@@ -470,6 +477,7 @@ class _StoredCondition:
     trials: Annotated[int, Meta(ge=1)]
     level: float | None
     turn: Turn | None = None
+    image: _StoredImage | None = None
 
 
 @dataclass(frozen=True)
