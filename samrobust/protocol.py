@@ -42,6 +42,10 @@ MAX_TRIALS = 1_000
 """Per condition: the masks of all trials of an object are in memory at once."""
 MAX_CLICKS = 20
 """Of a conversation (RITM, docs/sources/peers.md 1.3)."""
+NOC_AT = (80, 85, 90, 95)
+"""IoU in percent that clicks are counted to."""
+CLICK_METRICS = (*(f"noc-{at}" for at in NOC_AT), *(f"nof-{at}" for at in NOC_AT), "click-auc")
+"""Of whole conversations, by which papers report them; NoF as a fraction of the objects."""
 MAX_PROMPTS = 20_000
 """Per object, over all conditions: the prompts of all objects of an image are in memory at once."""
 
@@ -314,9 +318,10 @@ def _build(table: Mapping[str, Any]) -> EvalProtocol:
             raise ValueError(f"{key} {shown(twice[0])} is listed twice")
     for row in file.reported:
         known(row.condition, names, kind="condition in reported")
-        known(row.metric, METRICS.names(), kind="metric in reported")
-        if not 0 <= row.value <= 1:
-            raise ValueError(f"a reported value must be in [0, 1], got {row.value}")
+        known(row.metric, (*METRICS.names(), *CLICK_METRICS), kind="metric in reported")
+        most = MAX_CLICKS if row.metric.startswith("noc-") else 1
+        if not 0 <= row.value <= most:
+            raise ValueError(f"a reported value must be in [0, {most}], got {row.value}")
     return EvalProtocol(
         name=file.name,
         version=file.version,

@@ -711,8 +711,9 @@ class Reported:
         segmenter: as the paper names it.
         dataset: data set or group that it was measured on.
         condition: condition of the protocol that corresponds to it.
-        metric: "iou", "boundary-iou" or "stability".
-        value: in [0, 1].
+        metric: "iou", "boundary-iou" or "stability"; of a conversation, with the condition of its
+            last click, also those of `samrobust.protocol.CLICK_METRICS`.
+        value: in [0, 1], or a number of clicks.
         source: paper and table.
     """
 

@@ -6,6 +6,7 @@ from functools import cache
 from typing import Literal
 
 from samrobust.metrics import METRICS, load_metric
+from samrobust.protocol import CLICK_METRICS, NOC_AT
 
 COLUMNS = {"iou": "miou", "boundary-iou": "mbiou", "stability": "msf"}
 """Metric -> the column of its mean, as CSV files and exports name it; others keep their name."""
@@ -69,7 +70,17 @@ OF_THRESHOLDS = {
     "threshold_share": Statistic("threshold_share", "threshold's", "%", higher_is_better=False)
 }
 """What is known of IoU over trials where it is measured at several thresholds."""
-SPREADS = OF_TRIALS | OF_THRESHOLDS
+OF_CLICKS = {
+    statistic.column: statistic
+    for statistic in (
+        *(Statistic(f"noc_{at}", f"NoC@{at}", "", higher_is_better=False) for at in NOC_AT),
+        *(Statistic(f"nof_{at}", f"NoF@{at}", "%", higher_is_better=False) for at in NOC_AT),
+        Statistic("click_auc", "AuC", "%", higher_is_better=True),
+        Statistic("click_fell", "worse", "%", higher_is_better=False),
+    )
+}
+"""What is known of IoU over the clicks of a conversation, in the row of its last click."""
+SPREADS = OF_TRIALS | OF_THRESHOLDS | OF_CLICKS
 PRECISIONS = (
     Statistic("ap", "AP", "%", higher_is_better=True),
     Statistic("ap_50", "AP50", "%", higher_is_better=True),
@@ -97,5 +108,5 @@ def statistic_of(column: str) -> Statistic:
 
 
 def column_of(metric: str) -> str:
-    """Return the column of the mean of a metric."""
-    return COLUMNS.get(metric, metric)
+    """Return the column of the mean of a metric, or of what is known of conversations."""
+    return metric.replace("-", "_") if metric in CLICK_METRICS else COLUMNS.get(metric, metric)
