@@ -162,7 +162,11 @@ def _protocol_row(name: str) -> tuple[str, str]:
 
     protocol = load_protocol(name)
     prompts = sum(condition.trials for condition in protocol.conditions)
-    found = [median_percentile(condition.degradation) for condition in protocol.conditions]
+    found = [
+        median_percentile(condition.degradation)
+        for condition in protocol.conditions
+        if condition.turn is None or condition.turn.is_first
+    ]
     percentiles = [f"{value:.0f}" for value in found if value is not None]
     human = f"; median boxes at human percentiles {', '.join(percentiles)}" if percentiles else ""
     gives = {kind for condition in protocol.conditions for kind in condition.gives}

@@ -72,7 +72,11 @@ class Click:
         )
 
     def correct(
-        self, target: Mask, answer: Mask, clicked: Sequence[int], rng: np.random.Generator
+        self,
+        target: Mask,
+        answer: Mask,
+        clicked: Sequence[int] | npt.NDArray[np.int64],
+        rng: np.random.Generator,
     ) -> tuple[int, int] | None:
         """Return the flat index (y * W + x) and label of the next click.
 
@@ -114,7 +118,7 @@ class _Depth:
         most: the largest depth, 0 for a region without a pixel that can be clicked.
     """
 
-    def __init__(self, region: Mask, clicked: Sequence[int]) -> None:
+    def __init__(self, region: Mask, clicked: Sequence[int] | npt.NDArray[np.int64]) -> None:
         self._width = region.shape[1]
         self._corner_yx = (0, 0)
         self.window: Floats = np.zeros((1, 1))
