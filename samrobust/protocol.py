@@ -368,7 +368,7 @@ def _turns(condition: Condition, interaction: Interaction) -> list[Condition]:
         dataclasses.replace(
             condition,
             name=f"{condition.name}@{n_clicks}",
-            level=n_clicks,
+            level=float(n_clicks),
             turn=Turn(condition.name, n_clicks, n_clicks == first, interaction),
         )
         for n_clicks in range(first, interaction.clicks + 1)

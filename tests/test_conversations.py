@@ -179,7 +179,11 @@ def test_a_loop_over_single_objects_says_the_same(tmp_path: Path, dataset: Memor
                         rng = keyed_generator(*key, "click", trial, n + 1)
                         click = policy.correct(instance.mask, answer, places, rng)
                         if click is None:
-                            assert iou_of(answer, instance.mask) == 1
+                            wrong = np.flatnonzero(answer ^ instance.mask).tolist()
+                            assert set(wrong) <= set(places)
+                            for later in range(n + 1, n_clicks + 1):
+                                stays = (*where[:2], f"{name}@{later}", trial)
+                                assert found[stays] == found[where]
                             break
                         places.append(click[0])
                         y, x = divmod(click[0], instance.mask.shape[1])

@@ -119,16 +119,14 @@ class _Depth:
     """
 
     def __init__(self, region: Mask, clicked: Sequence[int] | npt.NDArray[np.int64]) -> None:
-        self._width = region.shape[1]
+        self._width = int(region.shape[1])
         self._corner_yx = (0, 0)
         self.window: Floats = np.zeros((1, 1))
         if region.any():
             x0, y0, x1, y1 = mask_to_box(region).astype(int).tolist()
             framed = np.pad(region[y0 : y1 + 1, x0 : x1 + 1].astype(np.uint8), 1)
             self._corner_yx = (y0, x0)
-            depth: npt.NDArray[np.float32] = cv2.distanceTransform(
-                framed, cv2.DIST_L2, cv2.DIST_MASK_PRECISE
-            )
+            depth = cv2.distanceTransform(framed, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
             self.window = depth[1:-1, 1:-1].astype(np.float64)
             y, x = np.divmod(np.asarray(clicked, np.int64), self._width)
             inside = (y >= y0) & (y <= y1) & (x >= x0) & (x <= x1)

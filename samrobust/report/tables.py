@@ -19,6 +19,7 @@ from samrobust.report.columns import (
 )
 from samrobust.report.corruptions import ALL
 from samrobust.report.precision import Precision
+from samrobust.report.scores import conversations
 from samrobust.report.statistics import KINDS
 from samrobust.report.summary import MEASURED, Section
 
@@ -290,7 +291,8 @@ def _click_tables(section: Section, spread: Callable[..., str], *, where: str) -
     filled = section.table.notna().any()
     names = [name for name in _CLICK_COLUMNS if filled.get(name)]
     if names and not section.columns:
-        yield _table(section, spread, where=where, statistics=names, about="number of clicks")
+        table = _table(section, spread, where=where, statistics=names, about="number of clicks")
+        yield replace(table, footnotes=(*table.footnotes, *_feedback_note(section)))
     rows = records(section.click_groups)
     if rows:
         texts = [
@@ -312,6 +314,15 @@ def _click_tables(section: Section, spread: Callable[..., str], *, where: str) -
         title = f"{section.title}; groups of clicks"
         of = tuple((row["segmenter"],) for row in rows)
         yield Table(title, header, tuple(texts), (about,), n_names=1, segmenters=of)
+
+
+def _feedback_note(section: Section) -> Iterator[str]:
+    """Yield which segmenters were given their last answer, where a conversation does that."""
+    talks = conversations(section.conditions)
+    if any(talk.interaction["feedback"] for talk in talks):
+        pairs = zip(section.segmenters, section.runs, strict=False)
+        fed = [label for label, run in pairs if "mask" in run.segmenter.prompts]
+        yield f"With each click given the logits of their last answer: {', '.join(fed) or 'none'}."
 
 
 _SPLIT = {
