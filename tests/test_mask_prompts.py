@@ -2,6 +2,7 @@
 
 import itertools
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from samrobust.segmenters.nano import build_sam_nano
 from samrobust.segmenters.sam import Sam, SamOptions
 from samrobust.segmenters.sam_decoder import CANDIDATES
 from samrobust.segmenters.stable_sam import StableSam
-from samrobust.types import Image, Prediction, PromptBatch, SegmenterOptions
+from samrobust.types import Image, Prediction, PromptBatch, Segmenter, SegmenterOptions
 from tests.sam_weights import random_image, random_parts, random_prompts, small_sam
 
 SIZE_HW = (133, 217)
@@ -31,7 +32,7 @@ def image() -> Image:
 
 
 def answers(
-    segmenter: Sam | HqSam | StableSam, image: Image, prompts: PromptBatch, *, multimask: bool
+    segmenter: Segmenter[Any], image: Image, prompts: PromptBatch, *, multimask: bool
 ) -> Prediction:
     with torch.inference_mode():
         (embedding,) = segmenter.encode([image])

@@ -120,7 +120,7 @@ class _Depth:
 
     def __init__(self, region: Mask, clicked: Sequence[int] | npt.NDArray[np.int64]) -> None:
         self._width = int(region.shape[1])
-        self._corner_yx = (0, 0)
+        self._corner_yx: tuple[int, int] = (0, 0)
         self.window: Floats = np.zeros((1, 1))
         if region.any():
             x0, y0, x1, y1 = mask_to_box(region).astype(int).tolist()
@@ -135,5 +135,5 @@ class _Depth:
 
     def flat(self, place: int) -> int:
         """Return the flat index in the image of one in the window."""
-        y, x = divmod(place, self.window.shape[1])
+        y, x = divmod(place, int(self.window.shape[1]))
         return (y + self._corner_yx[0]) * self._width + x + self._corner_yx[1]

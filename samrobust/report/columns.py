@@ -22,19 +22,20 @@ class Statistic:
         column: its name in data frames and files; values there are in the unit of the metric,
             fractions in [0, 1].
         label: what stands above it.
-        unit: "%" for fractions shown in percent, "%^2" for their variances, "" for other numbers.
+        unit: "%" for fractions shown in percent, "%^2" for their variances, "clicks" for means of
+            numbers of clicks, "" for other numbers.
         higher_is_better: whether the segmenter with the higher value is the better one.
     """
 
     column: str
     label: str
-    unit: Literal["%", "%^2", ""]
+    unit: Literal["%", "%^2", "clicks", ""]
     higher_is_better: bool
 
     @property
     def factor(self) -> float:
         """Return what a value is multiplied by to be shown."""
-        return {"%": 100.0, "%^2": 100.0**2, "": 1.0}[self.unit]
+        return {"%": 100.0, "%^2": 100.0**2, "clicks": 1.0, "": 1.0}[self.unit]
 
     @property
     def axis(self) -> str:
@@ -50,7 +51,7 @@ class Statistic:
         """
         if math.isnan(value):
             return NO_VALUE
-        digits = {"%": ".1f", "%^2": ".0f", "": ".4g"}[self.unit]
+        digits = {"%": ".1f", "%^2": ".0f", "clicks": ".2f", "": ".4g"}[self.unit]
         return f"{self.factor * value:{sign}{digits}}"
 
 
@@ -73,7 +74,7 @@ OF_THRESHOLDS = {
 OF_CLICKS = {
     statistic.column: statistic
     for statistic in (
-        *(Statistic(f"noc_{at}", f"NoC@{at}", "", higher_is_better=False) for at in NOC_AT),
+        *(Statistic(f"noc_{at}", f"NoC@{at}", "clicks", higher_is_better=False) for at in NOC_AT),
         *(Statistic(f"nof_{at}", f"NoF@{at}", "%", higher_is_better=False) for at in NOC_AT),
         Statistic("click_auc", "AuC", "%", higher_is_better=True),
         Statistic("click_fell", "worse", "%", higher_is_better=False),

@@ -277,10 +277,9 @@ def _quality_table(
     return Table(title, header, tuple(rows), (note,), segmenters=of)
 
 
-_CLICK_COLUMNS = ("noc_80", "noc_85", "noc_90", "noc_95", "nof_90", "nof_95")
-_CLICK_COLUMNS += ("click_auc", "click_fell")
+_CLICK_COLUMNS = tuple(name for name in OF_CLICKS if name not in ("nof_80", "nof_85"))
 _GROUPS = {
-    "noc_90": Statistic("noc_90", "NoC@90", "", higher_is_better=False),
+    "noc_90": OF_CLICKS["noc_90"],
     "dgr": Statistic("dgr", "dGR", "%", higher_is_better=False),
     "nsr": Statistic("nsr", "NSR", "%", higher_is_better=False),
 }
