@@ -513,6 +513,9 @@ class Target:
         is_crowd: whether it is a group of objects, on which detections do not count.
         counts: COCO's compressed run lengths.
         size_hw: of the image.
+        frequency: of the category in LVIS: rare, common or frequent; "" in other data sets.
+        negatives: ids of the categories that LVIS says are not in the image.
+        not_exhaustive: ids of those of which LVIS says that not all objects are annotated there.
     """
 
     instance_id: str
@@ -521,6 +524,9 @@ class Target:
     is_crowd: bool
     counts: bytes
     size_hw: tuple[int, int]
+    frequency: Literal["", "r", "c", "f"] = ""
+    negatives: tuple[int, ...] = ()
+    not_exhaustive: tuple[int, ...] = ()
 
 
 @runtime_checkable

@@ -542,6 +542,9 @@ def _detected(predict: Predictor, drawn: DrawnSample, detections: Detections) ->
             target.is_crowd,
             target.counts,
             *target.size_hw,
+            target.frequency,
+            target.negatives,
+            target.not_exhaustive,
         )
         for target in drawn.targets
     ]

@@ -598,7 +598,8 @@ class Section:
         """Return the average precision of the masks of a detector's boxes; empty for other prompts.
 
         One row per segmenter: `segmenter`, `n_images` (that all runs have), `n_detections`, then
-        `ap`, `ap_50`, `ap_75`, `ap_small`, `ap_medium`, `ap_large` and `boundary_ap`, fractions.
+        `ap`, `ap_50`, `ap_75`, `ap_small`, `ap_medium`, `ap_large` and `boundary_ap`, fractions;
+        with LVIS's annotations `ap_rare`, `ap_common` and `ap_frequent` too.
 
         Raises:
             RunError: a file of a run cannot be read, or a mask does not fit its image.

@@ -373,17 +373,21 @@ def _detector_tables(
     """Yield what the masks of a detector's boxes are worth, where prompts are such."""
     precisions = records(section.average_precision)
     if precisions:
+        first = precisions[0]
+        columns = [each for each in PRECISIONS if each.column in first]
         rows = tuple(
-            (row["segmenter"], *(each.text(row[each.column]) for each in PRECISIONS))
+            (row["segmenter"], *(each.text(row[each.column]) for each in columns))
             for row in precisions
         )
-        first = precisions[0]
+        rules = "LVIS" if "ap_rare" in first else "COCO"
         about = (
-            f"COCO's average precision of masks, in percent, by the detector's scores, over "
+            f"{rules}'s average precision of masks, in percent, by the detector's scores, over "
             f"{first['n_detections']} detections in {first['n_images']} images: those with an "
             "annotation. Boundary AP: with the lower of IoU and boundary IoU."
         )
-        header = ("segmenter", *(each.label for each in PRECISIONS))
+        if rules == "LVIS":
+            about += " AP r, c, f: of rare, common and frequent categories."
+        header = ("segmenter", *(each.label for each in columns))
         title = f"{section.title}; average precision"
         of = tuple((row[0],) for row in rows)
         yield Table(title, header, rows, (about,), n_names=1, segmenters=of)

@@ -129,6 +129,9 @@ class TargetRow:
     counts: bytes
     height: int
     width: int
+    frequency: str
+    negatives: Sequence[int]
+    not_exhaustive: Sequence[int]
 
 
 @dataclass(frozen=True)

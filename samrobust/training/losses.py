@@ -21,6 +21,8 @@ OVERSAMPLING = 3
 """Random candidates per point at which masks are compared."""
 UNCERTAIN_FRACTION = 0.75
 """Of the points, the fraction at which the mask is least certain."""
+FOREGROUND_FRACTION = 0.5
+"""Of a position's area: above it the position counts as foreground where a yes or no is needed."""
 SMOOTH = 1.0
 """Pixels added to both sides of the Dice ratio, so that empty masks have a gradient."""
 
@@ -83,7 +85,7 @@ def prompt_losses(
         logits: (N, 4, H, W), the single mask first; (N, 1, H, W) if neither candidates nor
             qualities have a weight.
         quality: (N, 4) or (N, 1).
-        targets: (N, H, W) bool.
+        targets: (N, H, W), in [0, 1].
         weights: of the losses.
         rng: of the points at which masks are compared, if not all positions are.
     """
@@ -102,7 +104,8 @@ def prompt_losses(
     if weights.candidate:
         losses["candidate"] = weights.candidate * losses["candidate"]
     if weights.quality:
-        squared = functional.mse_loss(quality, _ious(logits, targets), reduction="none").mean(dim=1)
+        true = _ious(logits, targets > FOREGROUND_FRACTION)
+        squared = functional.mse_loss(quality, true, reduction="none").mean(dim=1)
         losses["quality"] = weights.quality * squared
     return losses
 
@@ -193,7 +196,7 @@ def with_corrections(
     """
     stride = example.stride
     height, width = (-(-extent // stride) for extent in example.input_size_hw)  # without padding
-    targets = example.targets[:, :height, :width].numpy()
+    targets = example.targets[:, :height, :width].numpy() > FOREGROUND_FRACTION
     answers = (logits[:, :height, :width] > 0).cpu().numpy()
     size_wh, input_wh = np.array(example.size_hw[::-1]), np.array(example.input_size_hw[::-1])
     before = np.floor((prompts.points + 0.5) * (input_wh / size_wh) / stride).astype(int)

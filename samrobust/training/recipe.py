@@ -305,7 +305,7 @@ def recipe_summary(name: str) -> str:
 
 def describe_recipe(recipe: Recipe) -> dict[str, Any]:
     """Return a recipe as plain JSON values, for the header of weights files."""
-    table = dataclasses.asdict(recipe)
+    table = dataclasses.asdict(recipe) | {"plugins": recipe.plugins.described}
     if recipe.clicks is None:  # as of recipes before there were any
         table.pop("clicks")
     for row, source in zip(table["prompts"], recipe.prompts, strict=True):
