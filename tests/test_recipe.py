@@ -9,6 +9,7 @@ import pytest
 from samrobust.errors import RecipeError, UnknownNameError
 from samrobust.training.models import TRAINEES, default_recipe
 from samrobust.training.recipe import (
+    CorrectiveClicks,
     LossWeights,
     Phase,
     Recipe,
