@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader
 from samrobust.datasets.coco import encode_mask
 from samrobust.datasets.folder import targets_of
 from samrobust.errors import DatasetError, NoObjectError, ProtocolError, SegmenterError
+from samrobust.evaluation.conversations import converse
 from samrobust.evaluation.mask_selection import MaskSelector
 from samrobust.evaluation.predictor import Predictor, Selected
 from samrobust.evaluation.prompts import (
@@ -173,7 +174,7 @@ def check_can_run(info: SegmenterInfo, protocol: EvalProtocol) -> None:
             "are single and best-quality"
         )
     for condition in protocol.conditions:
-        missing = condition.degradation.gives - info.prompts
+        missing = condition.gives - info.prompts
         if missing:
             raise SegmenterError(
                 f"protocol {protocol.name}: condition '{condition.name}' gives "
@@ -365,6 +366,8 @@ class _Scorer:
     def __init__(self, job: Job, options: LoopOptions, dataset_key: str) -> None:
         self._segmenter = job.segmenter
         self._selection = job.protocol.selection
+        self._conditions = job.protocol.conditions
+        self._takes_masks = "mask" in job.segmenter.info.prompts
         self._key = job.protocol.seed, dataset_key
         self._detections = detections_of(job.protocol)
         metrics = [load_metric(name) for name in job.protocol.metrics]
@@ -430,7 +433,7 @@ class _Scorer:
         scores: list[Score] = []
         qualities: list[QualityRow] = []
         searches: list[SearchRow] = []
-        detected = None
+        n_prompts, detected = 0, None
         for image, group in _by_image(draws):
             predict = Predictor(
                 self._segmenter,
@@ -440,7 +443,8 @@ class _Scorer:
                 void=sample.void,
                 thresholds=self._thresholds,
             )
-            for found in _selected(predict, sample.sample_id, group, searches):
+            for found in self._answers(predict, sample.sample_id, group, searches):
+                n_prompts += len(found.quality) if found.draws.space is None else 0
                 if selector is not None and image is None:  # it shows the photograph as stored
                     selector.add(found.draws, found.masks[MASK_THRESHOLD], found.target)
                 for metric in self._metrics:
@@ -455,7 +459,7 @@ class _Scorer:
         return Evaluated(
             sample.sample_id,
             tuple(scores),
-            sum(len(draw.prompts) for draw in draws if draw.space is None)
+            n_prompts
             + sum(row.n_asked for row in searches)
             + (0 if detected is None else len(detected.detections)),
             self._options.halvings,
@@ -467,6 +471,19 @@ class _Scorer:
             tuple(searches),
             detected,
         )
+
+    def _answers(
+        self,
+        predict: Predictor,
+        sample_id: str,
+        draws: Sequence[Draws],
+        searches: list[SearchRow],
+    ) -> Iterator[Selected]:
+        """Yield the masks that are scored, those of conversations last; add rows of searches."""
+        alone = [draw for draw in draws if draw.condition.turn is None]
+        yield from _selected(predict, sample_id, alone, searches)
+        opening = [draw for draw in draws if draw.condition.turn is not None]
+        yield from converse(predict, opening, self._conditions, feeds=self._takes_masks)
 
     def _embed(
         self, sample: Sample, image: ImageCondition | None, embeddings: _Embeddings

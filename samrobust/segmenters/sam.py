@@ -95,6 +95,7 @@ class Sam:
         variant: which model it is ("vit_b").
         checkpoint_sha256: of the weights file, "" where there is none.
         trained_on: collections that it has seen images of.
+        takes_masks: whether it has learned mask prompts.
     """
 
     embedding_type = SamEmbedding
@@ -108,12 +109,13 @@ class Sam:
         variant: str = "",
         checkpoint_sha256: str = "",
         trained_on: tuple[str, ...] = (),
+        takes_masks: bool = True,
     ) -> None:
         options = options or SamOptions()
         self.model = model.eval().requires_grad_(False)
         self.info = SegmenterInfo(
             name,
-            frozenset({"box", "points"}),
+            frozenset({"box", "points", "mask"} if takes_masks else {"box", "points"}),
             variant=variant,
             frame=options.frame,
             dtype=options.dtype,
@@ -178,9 +180,20 @@ class Sam:
         """Return a prediction per threshold of the logits, which are decoded once."""
         masks_wanted = CANDIDATES if multimask else SINGLE
         logits, quality = self.logits(embedding, prompts, masks=masks_wanted)
+        return self.predictions(embedding, logits, quality, thresholds)
+
+    def predictions(
+        self,
+        embedding: SamEmbedding,
+        logits: Tensor,
+        quality: Tensor,
+        thresholds: Sequence[float],
+    ) -> list[Prediction]:
+        """Return a prediction per threshold of logits (N, M, 4h, 4w) with quality (N, M)."""
         quality = quality_or_nan(quality, logits)
+        fed_back = logits.detach() if "mask" in self.info.prompts else None
         return [
-            Prediction(self.to_masks(embedding, logits, threshold), quality)
+            Prediction(self.to_masks(embedding, logits, threshold), quality, fed_back)
             for threshold in thresholds
         ]
 
@@ -193,10 +206,14 @@ class Sam:
 
         Autocast is off: in bfloat16 a point moves by more than a pixel (docs/sources/performance.md
         6).
+
+        Raises:
+            SegmenterError: it takes no mask prompts, or not of this size.
         """
         with torch.autocast(self.model.device.type, enabled=False):
             tokens = self.embed_prompts(embedding, prompts)
-            return self._decode(embedding.features, tokens, masks=masks)
+            dense = self.embed_masks(prompts)
+            return self._decode(embedding.features, tokens, masks=masks, dense=dense)
 
     def to_masks(
         self, embedding: SamEmbedding, logits: Tensor, threshold: float = MASK_THRESHOLD
@@ -252,6 +269,28 @@ class Sam:
         points = to_device(torch.tensor(prompts.points * scale, dtype=torch.float32), device)
         labels = to_device(torch.tensor(prompts.labels), device)
         return prompt_tokens(self.model.prompt_encoder, boxes, points, labels)
+
+    def embed_masks(self, prompts: PromptBatch) -> Tensor | None:
+        """Return (N, C, h, w) of the prompts' logits, None where they have none.
+
+        Raises:
+            SegmenterError: it takes no mask prompts, or not of this size.
+        """
+        if prompts.logits is None:
+            return None
+        if "mask" not in self.info.prompts:
+            accepted = ", ".join(sorted(self.info.prompts))
+            raise SegmenterError(f"{self.info.label} takes no mask prompts; allowed: {accepted}")
+        encoder = self.model.prompt_encoder
+        height, width = prompts.logits.shape[1:]
+        if (height, width) != encoder.mask_input_size:
+            wanted = "x".join(map(str, encoder.mask_input_size[::-1]))
+            raise SegmenterError(
+                f"{self.info.label} takes logits of {wanted}, got {width}x{height}"
+            )
+        logits = to_device(torch.tensor(prompts.logits), self.model.device)
+        dense: Tensor = encoder.mask_downscaling(logits[:, None])
+        return dense
 
 
 def build_sam(options: SegmenterOptions) -> Sam:

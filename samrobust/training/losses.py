@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from samrobust.degradations.clicks import Click
 from samrobust.seeding import keyed_generator
 from samrobust.segmenters.sam import SamEmbedding
 from samrobust.segmenters.sam_decoder import ALL_MASKS, SINGLE
@@ -39,7 +40,7 @@ class PromptDecoder(Protocol):
 def example_losses(
     segmenter: PromptDecoder, embedded: Iterable[tuple[Example, SamEmbedding]], recipe: Recipe
 ) -> dict[str, Tensor]:
-    """Return the mean losses of all prompts, of two rounds in steps with corrections.
+    """Return the mean losses of all prompts, of several rounds in steps with corrections.
 
     Args:
         segmenter: the segmenter that is trained.
@@ -52,16 +53,17 @@ def example_losses(
         targets = example.targets.to(embedding.features.device)
         points_rng = keyed_generator("points", recipe.seed, *example.key)
         correct_rng = keyed_generator("correct", recipe.seed, *example.key)
-        corrections_left = int(is_corrected(recipe, example.key[0]))
+        n_corrections = count_corrections(recipe, example.key[0])
+        click = None if recipe.clicks is None else recipe.clicks.click()
         for prompts in example.prompts:
-            for left in range(corrections_left, -1, -1):
+            for left in range(n_corrections, -1, -1):
                 logits, quality = segmenter.logits(embedding, prompts, masks=masks)
                 losses = prompt_losses(logits, quality, targets, recipe.loss, points_rng)
                 for name, loss in losses.items():
                     of_prompts[name].append(loss.mean())
                 if left:
                     answer = logits[:, 0].detach()
-                    prompts = with_corrections(example, prompts, answer, correct_rng)
+                    prompts = with_corrections(example, prompts, answer, correct_rng, click)
     return {name: torch.stack(losses).mean() for name, losses in of_prompts.items()}
 
 
@@ -164,39 +166,55 @@ def uncertain_points(logits: Tensor, side: float, rng: np.random.Generator) -> T
     return torch.cat([uncertain, random.expand(len(logits), -1, -1)], dim=1)[:, None]
 
 
-def is_corrected(recipe: Recipe, step: int) -> bool:
-    """Return whether the prompts of a step get a second round."""
-    draw = keyed_generator("correct", recipe.seed, step).random()
-    return bool(draw < recipe.corrections)
+def count_corrections(recipe: Recipe, step: int) -> int:
+    """Return how many more points the prompts of a step get, each with a round of its own."""
+    rng = keyed_generator("correct", recipe.seed, step)
+    if not rng.random() < recipe.corrections:
+        return 0
+    return 1 if recipe.clicks is None else int(rng.integers(1, recipe.clicks.most, endpoint=True))
 
 
 def with_corrections(
-    example: Example, prompts: PromptBatch, logits: Tensor, rng: np.random.Generator
+    example: Example,
+    prompts: PromptBatch,
+    logits: Tensor,
+    rng: np.random.Generator,
+    click: Click | None = None,
 ) -> PromptBatch:
     """Return the prompts of an example, each with one more point.
 
     The point is drawn uniformly from the wrong positions of the mask, or from the object if there
-    are none, and labelled by the target (Kirillov et al. 2023, app. A).
+    are none, and labelled by the target (Kirillov et al. 2023, app. A); or it is a click into the
+    larger of the wrong regions, where there is one that was not clicked before.
 
     Args:
         example: the example.
         prompts: its prompts of one kind.
         logits: (N, 4h', 4w'), predicted for the prompts.
         rng: the source of randomness.
+        click: where points are placed, None for uniformly.
     """
     stride = example.stride
     height, width = (-(-extent // stride) for extent in example.input_size_hw)  # without padding
     targets = example.targets[:, :height, :width].numpy() > FOREGROUND_FRACTION
-    wrong = (logits[:, :height, :width] > 0).cpu().numpy() != targets
+    answers = (logits[:, :height, :width] > 0).cpu().numpy()
+    size_wh, input_wh = np.array(example.size_hw[::-1]), np.array(example.input_size_hw[::-1])
+    before = np.floor((prompts.points + 0.5) * (input_wh / size_wh) / stride).astype(int)
+    clicked = before[..., 1] * width + before[..., 0]  # N x K
     points, labels = [], []
-    for target, errors in zip(targets, wrong, strict=True):
-        candidates = np.flatnonzero(errors if errors.any() else target)
-        if len(candidates) == 0:  # the object is too thin for the grid
-            candidates = np.arange(target.size)
-        y, x = divmod(int(rng.choice(candidates)), width)
+    for target, answer, its_clicked in zip(targets, answers, clicked, strict=True):
+        chosen = click.correct(target, answer, its_clicked, rng) if click is not None else None
+        if chosen is not None:
+            place = chosen[0]
+        else:
+            errors = answer != target
+            candidates = np.flatnonzero(errors if errors.any() else target)
+            if len(candidates) == 0:  # the object is too thin for the grid
+                candidates = np.arange(target.size)
+            place = int(rng.choice(candidates))
+        y, x = divmod(place, width)
         points.append([[x, y]])
         labels.append([FOREGROUND if target[y, x] else BACKGROUND])
-    size_wh, input_wh = np.array(example.size_hw[::-1]), np.array(example.input_size_hw[::-1])
     xy = stride * (np.array(points) + 0.5) * (size_wh / input_wh) - 0.5
     xy = np.clip(xy, 0, size_wh - 1)
     return PromptBatch(
