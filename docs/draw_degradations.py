@@ -35,6 +35,7 @@ PANELS: dict[str, list[dict[str, Any]]] = {
     "box-noise": [{"shift": level, "scale": level} for level in (0.2, 0.4, 0.6)],
     "box-shift": [{"amount": amount} for amount in (0.1, 0.3, 0.5)],
     "box-scale": [{"factor": factor} for factor in (0.7, 1.2, 1.5)],
+    "human-box": [{"percentile": 50}, {"percentile": 95}, {}],
     "random-points": [{"count": 1}, {"count": 3}, {"count": 3, "background": 2}],
     "centre-point": [{}, {"background": 3}],
     "border-points": [{"count": 1}, {"count": 3}, {"count": 3, "band": 0.15}],

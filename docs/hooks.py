@@ -15,8 +15,11 @@ from typer.core import TyperCommand
 from samrobust.cli import app
 from samrobust.datasets import DATASETS, GROUPS
 from samrobust.degradations import DEGRADATIONS
+from samrobust.degradations.human import median_percentile
 from samrobust.metrics import METRICS
+from samrobust.protocol import load_protocol
 from samrobust.segmenters import ROWS
+from samrobust.types import Condition
 
 PROTOCOLS = Path(__file__).parent.parent / "protocols"
 
@@ -86,11 +89,19 @@ def _protocols() -> Iterator[str]:
     yield "| --- | --- | --- | --- | --- | --- |"
     loaded = [tomllib.loads(path.read_text()) for path in sorted(PROTOCOLS.glob("*.toml"))]
     for protocol in loaded:
-        names = ", ".join(f"`{condition['name']}`" for condition in protocol["conditions"])
+        names = ", ".join(
+            f"`{condition.name}`{_percentile(condition)}"
+            for condition in load_protocol(protocol["name"]).conditions
+        )
         yield (
             f"| `{protocol['name']}` | {protocol['version']} | {protocol['summary']} "
             f"| {protocol['trials']} | {names} | {protocol['source']} |"
         )
+
+
+def _percentile(condition: Condition) -> str:
+    percentile = median_percentile(condition.degradation)
+    return "" if percentile is None else f" (p{percentile:.0f})"
 
 
 def _degradations() -> Iterator[str]:

@@ -16,6 +16,7 @@ __version__ = "0.2.0"
 if TYPE_CHECKING:
     from samrobust.datasets import open_dataset
     from samrobust.evaluation.runner import evaluate
+    from samrobust.prompt_files import load_prompts
     from samrobust.protocol import load_protocol
     from samrobust.report.compare import compare
     from samrobust.report.summary import summarise
@@ -27,6 +28,7 @@ __all__ = [
     "build_segmenter",
     "compare",
     "evaluate",
+    "load_prompts",
     "load_protocol",
     "open_dataset",
     "read_run",
@@ -37,6 +39,7 @@ _HOMES = {
     "build_segmenter": "samrobust.segmenters",
     "compare": "samrobust.report.compare",
     "evaluate": "samrobust.evaluation.runner",
+    "load_prompts": "samrobust.prompt_files",
     "load_protocol": "samrobust.protocol",
     "open_dataset": "samrobust.datasets",
     "read_run": "samrobust.runs.store",

@@ -13,6 +13,10 @@ class ProtocolError(SamrobustError):
     """A protocol file, or a change to its protocol, that cannot be used."""
 
 
+class PromptError(SamrobustError):
+    """A file of prompts, or of masks that belong to prompts, that cannot be used."""
+
+
 class DatasetError(SamrobustError):
     """A data set, image or mask that is missing, broken or empty."""
 

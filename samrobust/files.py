@@ -234,6 +234,8 @@ def _expected(text: str, key: str, value: object) -> str:
         if length.groups() == (">=", "1"):
             return "must not be empty"
         return f"must have {_BOUNDS[length[1]]} {length[2]} rows, got {len(value)}"
+    elif exact := re.fullmatch(r" of length (\d+)(?:, got \d+)?", rest):
+        return f"must have {exact[1]} values, got {shown(value)}"
     elif multiple := re.fullmatch(r" that's a multiple of (\d+)", rest):
         allowed = f"be a multiple of {multiple[1]}"
     elif kind == "array" and isinstance(value, dict):

@@ -16,10 +16,20 @@ from samrobust.errors import ProtocolError
 from samrobust.files import convert, errors_at, read_toml, shown
 from samrobust.metrics import METRICS
 from samrobust.registry import known
-from samrobust.types import Condition, Degradation, EvalProtocol, Reported, Selection
+from samrobust.types import (
+    Condition,
+    Degradation,
+    Detections,
+    EvalProtocol,
+    Recording,
+    Reported,
+    Selection,
+)
 
 T = TypeVar("T")
 
+RECORDED = "recorded"
+"""Kind of the conditions whose prompts are from a file, in place of a degradation's name."""
 MAX_CONDITIONS = 1_000
 MAX_TRIALS = 1_000
 """Per condition: the masks of all trials of an object are in memory at once."""
@@ -96,8 +106,11 @@ def with_trials(protocol: EvalProtocol, trials: int) -> EvalProtocol:
     """Return the protocol with another number of trials for every random condition.
 
     Raises:
-        ProtocolError: `trials` is less than 1, more than `MAX_TRIALS`, or gives too many prompts.
+        ProtocolError: `trials` is less than 1, more than `MAX_TRIALS`, or gives too many prompts,
+            or prompts are recorded.
     """
+    if any(isinstance(condition.degradation, Recording) for condition in protocol.conditions):
+        raise ProtocolError(f"{protocol.name}: recorded prompts have no other number of trials")
     if trials < 1:
         raise ProtocolError(f"trials must be at least 1, got {trials}")
     if trials > MAX_TRIALS:
@@ -135,13 +148,22 @@ def describe_protocol(protocol: EvalProtocol) -> dict[str, Any]:
             {
                 "name": condition.name,
                 "degradation": condition.kind,
-                "parameters": dataclasses.asdict(condition.degradation),  # type: ignore[call-overload]
+                "parameters": _parameters(condition.degradation),
                 "trials": condition.trials,
                 "level": condition.level,
             }
             for condition in protocol.conditions
         ],
     }
+
+
+def _parameters(degradation: Degradation | Recording) -> dict[str, Any]:
+    if isinstance(degradation, Recording):
+        found = {name: getattr(degradation, name) for name in ("file", "sha256", "boxes")}
+        if isinstance(degradation, Detections):
+            found["min_box_iou"] = degradation.min_box_iou
+        return found
+    return dataclasses.asdict(degradation)  # type: ignore[call-overload, no-any-return]
 
 
 def protocol_hash(protocol: EvalProtocol) -> str:

@@ -44,11 +44,13 @@ class Instance:
         instance_id: unique within its image ("0" if the image has one mask).
         mask: (H, W) bool, the target; not empty, made read-only.
         category: its class, "" if unknown.
+        supercategory: the group of classes that it is of, "" if unknown.
     """
 
     instance_id: str
     mask: Mask
     category: str = ""
+    supercategory: str = ""
 
     def __post_init__(self) -> None:
         _check("mask", self.mask, np.bool_, (None, None))
@@ -67,6 +69,7 @@ class Sample:
         instances: at least one; masks have the image's size, ids are unique.
         void: (H, W) bool, pixels that no metric counts; None for none.
         left_out: one line for each object that was left out, with the reason.
+        file_name: of the image, "" where it is of no file.
     """
 
     sample_id: str
@@ -74,6 +77,7 @@ class Sample:
     instances: Sequence[Instance]
     void: Mask | None = None
     left_out: tuple[str, ...] = ()
+    file_name: str = ""
 
     def __post_init__(self) -> None:
         _check("image", self.image, np.uint8, (None, None, 3))
@@ -147,6 +151,11 @@ class PromptBatch:
         """Return the prompts of a slice."""
         boxes = None if self.boxes is None else self.boxes[rows]
         return PromptBatch(boxes, self.points[rows], self.labels[rows])
+
+    def split(self) -> list[Prompt]:
+        """Return the prompts one by one: what `stack` makes a batch of."""
+        boxes = [None] * len(self) if self.boxes is None else self.boxes
+        return [Prompt(*each) for each in zip(boxes, self.points, self.labels, strict=True)]
 
     @property
     def structure(self) -> tuple[bool, int]:
@@ -309,6 +318,24 @@ class Segmenter(Protocol[E]):
         ...
 
 
+class PredictsAt(Protocol):
+    """A segmenter that also gives masks at several thresholds of its logits from one decoding."""
+
+    def predict_at(
+        self,
+        embedding: Any,  # noqa: ANN401
+        prompts: PromptBatch,
+        thresholds: Sequence[float],
+        *,
+        multimask: bool = False,
+    ) -> list[Prediction]:
+        """Return a prediction per threshold, of the same candidates and qualities.
+
+        At threshold 0 it is what `Segmenter.predict` returns.
+        """
+        ...
+
+
 @runtime_checkable
 class SharesEmbeddings(Protocol):
     """A segmenter whose embeddings other segmenters with the same encoder can use."""
@@ -321,6 +348,15 @@ class SharesEmbeddings(Protocol):
         encoded once for all of them. The key has the SHA-256 of the encoder's weights, frame,
         dtype, attention, whether it is compiled, and the kind of device.
         """
+        ...
+
+
+@runtime_checkable
+class KnowsSamples(Protocol):
+    """A segmenter that must know which image it is given, as one of masks that lie in a file."""
+
+    def encode_sample(self, sample: Sample) -> object:
+        """Return the embedding of a sample, in place of `Segmenter.encode`."""
         ...
 
 
@@ -364,6 +400,130 @@ class Degradation(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class RecordedPrompt:
+    """A prompt that somebody gave for an object.
+
+    Attributes:
+        instance_id: of the object, "" if its image has only one.
+        prompt: in pixels of an image of `size_wh`.
+        rater: who gave it, "" if unknown.
+        size_wh: width and height of the image as it was shown, None for those of its file.
+        place: in the file that it is from, for messages ("line 17").
+    """
+
+    instance_id: str
+    prompt: Prompt
+    rater: str = ""
+    size_wh: tuple[int, int] | None = None
+    place: str = ""
+
+
+@dataclass(frozen=True)
+class Recording:
+    """The recorded prompts of one condition, in place of a degradation.
+
+    Attributes:
+        file: name of the file that they are from.
+        sha256: of the file's content.
+        boxes: how its boxes are written: first and last pixels, or x, y, width and height.
+        gives: the kinds of prompt.
+        prompts: those of each image, by `image_key`, in the order of their trials.
+    """
+
+    is_random: ClassVar[bool] = False
+    file: str
+    sha256: str
+    boxes: Literal["corners", "xywh"]
+    gives: frozenset[PromptKind] = field(compare=False)
+    prompts: Mapping[str, tuple[RecordedPrompt, ...]] = field(compare=False, repr=False)
+
+    def of(self, sample_id: str) -> tuple[RecordedPrompt, ...]:
+        """Return the prompts of an image, () for none."""
+        return self.prompts.get(image_key(sample_id), ())
+
+
+@dataclass(frozen=True)
+class Detection(RecordedPrompt):
+    """A box that a detector found, of no object until it is matched.
+
+    Attributes:
+        category_id: as the annotations of the data set number it.
+        score: of the detector, which its mask keeps.
+        bbox: x, y, width and height as in the file.
+    """
+
+    category_id: int = 0
+    score: float = 0.0
+    bbox: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
+
+
+@dataclass(frozen=True)
+class Detections(Recording):
+    """The boxes of a detector: all give masks, and those that match an object are scored.
+
+    Attributes:
+        categories: id -> name.
+        min_box_iou: with the tight box of an object of its category, for a match.
+    """
+
+    categories: Mapping[int, str] = field(default_factory=dict, compare=False, repr=False)
+    min_box_iou: float = 0.5
+
+    def detections(self, sample_id: str) -> tuple[Detection, ...]:
+        """Return the detections of an image, () for none."""
+        return tuple(each for each in self.of(sample_id) if isinstance(each, Detection))
+
+
+@dataclass(frozen=True)
+class Target:
+    """An annotation of an image, as average precision needs it.
+
+    Attributes:
+        instance_id: of the annotation.
+        category_id: of its category.
+        area: in pixels, as annotated; it says whether the object is small, medium or large.
+        is_crowd: whether it is a group of objects, on which detections do not count.
+        counts: COCO's compressed run lengths.
+        size_hw: of the image.
+    """
+
+    instance_id: str
+    category_id: int
+    area: float
+    is_crowd: bool
+    counts: bytes
+    size_hw: tuple[int, int]
+
+
+@runtime_checkable
+class GivesTargets(Protocol):
+    """A data set with all that average precision needs: one of COCO's format."""
+
+    @property
+    def categories(self) -> Mapping[int, str]:
+        """Return the name of each category by its id."""
+        ...
+
+    def targets(self, sample_id: str) -> list[Target]:
+        """Return the annotations of an image, crowds too."""
+        ...
+
+
+def image_key(name: str) -> str:
+    """Return what images are found by: without the suffix of a file, or zeros before a number.
+
+    >>> image_key("000000000139.jpg"), image_key("street/a.1.png")
+    ('139', 'street/a.1')
+    """
+    stem, dot, suffix = name.rpartition(".")
+    key = stem if dot and suffix.lower() in _IMAGE_SUFFIXES else name
+    return (key.lstrip("0") or "0") if key.isascii() and key.isdigit() else key
+
+
+_IMAGE_SUFFIXES = ("bmp", "jpeg", "jpg", "png", "tif", "tiff", "webp")
+
+
 class MetricFunction(Protocol):
     """Scores T masks of one object."""
 
@@ -391,6 +551,8 @@ class Metric:
         higher_is_better: whether the segmenter with the higher mean is the better one.
         low: the smallest value that there can be; None for 0 of a fraction, else for no bound.
         high: the largest, likewise; None for 1 of a fraction. Stored values outside are refused.
+        threshold: of the logits of the masks that it scores. At any but 0 it has no scores where a
+            segmenter has no method `predict_at`.
     """
 
     name: str
@@ -401,6 +563,7 @@ class Metric:
     higher_is_better: bool = True
     low: float | None = None
     high: float | None = None
+    threshold: float = 0.0
 
     @property
     def bounds(self) -> tuple[float, float]:
@@ -415,14 +578,15 @@ class Condition:
 
     Attributes:
         name: unique in its protocol ("box-noise-0.4").
-        degradation: makes the prompts.
-        kind: registered name of the degradation.
-        trials: prompts per object; 1 if the degradation is not random.
+        degradation: makes the prompts, or holds those that were recorded.
+        kind: registered name of the degradation, or "recorded".
+        trials: prompts per object; 1 if the degradation is not random, and the most that an object
+            has if they were recorded.
         level: position on the axis of a plot (noise level, number of points), None for none.
     """
 
     name: str
-    degradation: Degradation
+    degradation: Degradation | Recording
     kind: str
     trials: int
     level: float | None = None

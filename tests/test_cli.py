@@ -53,6 +53,15 @@ def test_eval_writes_the_contract_and_ends_with_the_table_and_the_place(
     assert exact["value"].between(0.7, 0.85).all()  # an ellipse fills pi / 4 of its box
 
 
+def test_protocols_say_how_human_their_boxes_are(shell: Shell) -> None:
+    lines = {line.split()[0]: line for line in shell("ls", "protocols").out.splitlines()}
+    assert lines["human-box"].endswith(
+        "median boxes at human percentiles 0, 25, 50, 75, 90, 95, 50"
+    )
+    assert lines["gt-box"].endswith("human percentiles 0")
+    assert "human percentiles" not in lines["points"]
+
+
 def test_images_can_be_named_in_a_file(shell: Shell, root: Path) -> None:
     Path("two.txt").write_text("p1\np3\n")
     result = shell(*EVAL, "--data-root", root, "--protocol", "gt-box", "--ids", "two.txt")
@@ -276,6 +285,26 @@ def test_what_is_quick_imports_neither_torch_nor_pandas_nor_matplotlib(arguments
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     )
     assert done.stdout.splitlines()[-1] == "imported []"
+
+
+@pytest.mark.parametrize(
+    ("module", "arguments"),
+    [("samrobust.cli.eval", ["ls"]), ("typer.rich_utils", ["--help"]), ("torch", ["eval"])],
+)
+def test_ctrl_c_before_the_work_prints_one_line(module: str, arguments: list[str]) -> None:
+    script = (
+        "import os, runpy, signal, sys\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in background jobs\n"
+        "class Interrupt:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        f"        if name == {module!r}:\n"
+        "            os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Interrupt())\n"
+        f"sys.argv = ['samrobust', *{arguments!r}]\n"
+        "runpy.run_module('samrobust', run_name='__main__')"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
 
 
 def test_data_check_counts_and_names_what_is_broken(shell: Shell, root: Path) -> None:

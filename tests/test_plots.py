@@ -8,6 +8,7 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.text import Annotation
 from PIL import Image
 
 from samrobust.errors import RunError
@@ -58,6 +59,17 @@ def test_the_same_scores_make_the_same_files(tmp_path: Path) -> None:
     assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
 
 
+def test_the_upper_axis_says_how_human_boxes_are(tmp_path: Path) -> None:
+    (section,) = summary(tmp_path / "noise", described("noisy-box"), SAM)
+    (above,) = drawn([section])["level"].axes[0].child_axes
+    assert above.get_xlabel() == "human percentile of the median box"
+    labels = [int(label.get_text()) for label in above.get_xticklabels()]
+    np.testing.assert_allclose(labels, [0, 34, 64, 80, 89, 93, 96], atol=1)
+    for name in ("human-box", "points"):  # the level is the percentile, or there is no box
+        (section,) = summary(tmp_path / name, described(name), SAM)
+        assert not drawn([section])["level"].axes[0].child_axes
+
+
 def test_lines_are_scores_against_levels(tmp_path: Path) -> None:
     (section,) = summary(tmp_path, described("noisy-box", conditions=SHORT), SAM, STABLE)
     panels = drawn([section])["level"].axes
@@ -98,7 +110,11 @@ def test_stability_stands_against_accuracy_in_order_of_level(tmp_path: Path) -> 
     rows = section.table[section.table["msf"].notna()]
     np.testing.assert_allclose(x, 100 * rows["miou"])
     np.testing.assert_allclose(y, 100 * rows["msf"])
-    assert [text.get_text() for text in axes.texts] == ["0.6"]
+    (text,) = axes.texts
+    assert isinstance(text, Annotation)
+    assert text.get_text() == "0.6"
+    aside = np.asarray(text.xyann)  # away from where the line comes from
+    assert (np.sign(aside) == np.sign([x[-1] - x[0], y[-1] - y[0]])).all()
 
 
 def test_conditions_without_a_level_are_numbered(tmp_path: Path) -> None:

@@ -44,9 +44,11 @@ def test_packaged_protocols_are_what_they_are_called() -> None:
         "noisy-box": 1 + 6 * 20,
         "box-shift": 1 + 6 * 20,
         "box-scale": 9,
+        "human-box": 1 + 6 * 20,
         "points": 5 * 20,
         "border-points": 5 * 20,
         "parts": 3 * 20,
+        "thresholds": 1 + 3 * 20,
         "stable-sam-table": 1 + 4 * 20,
         "hq-sam-noise": 1 + 2 * 20,
     }

@@ -15,6 +15,7 @@ import pytest
 import samrobust.runs.store
 from samrobust.errors import RunError
 from samrobust.runs.manifest import RunManifest, Score, run_name
+from samrobust.runs.sharing import Shard
 from samrobust.runs.store import RunWriter, read_run
 from samrobust.types import DatasetInfo, SegmenterInfo
 
@@ -59,6 +60,46 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     assert run.scores["sample_id"].tolist() == ["a"] * 3 + ["b"] * 3
     assert run.failures == {"c": "c.jpg: cannot be decoded"}
     assert run.n_missing == 1
+
+
+def test_what_was_left_out_stays_on_record_and_is_counted(tmp_path: Path) -> None:
+    with RunWriter(tmp_path, MANIFEST) as writer:
+        writer.leave_out("a", ["no area", "no area"])
+        writer.write("a", _scores("a"))
+    assert read_run(writer.folder).manifest.n_objects_left_out == 2
+    with RunWriter(tmp_path, MANIFEST, Shard(0, 2)) as writer:
+        writer.leave_out("b", ["no object"])
+    with RunWriter(tmp_path, MANIFEST) as writer:
+        writer.leave_out("c", ["no area"])
+    run = read_run(writer.folder)
+    assert run.left_out == {"a": ["no area"] * 2, "b": ["no object"], "c": ["no area"]}
+    assert run.manifest.n_objects_left_out == 4
+    assert run_name(run.manifest) == writer.folder.name
+
+
+def test_folders_tell_two_data_sets_of_one_format_apart(tmp_path: Path) -> None:
+    here, there = (
+        replace(MANIFEST, dataset=replace(MANIFEST.dataset, folder=folder, fingerprint=folder))
+        for folder in ("coco128", "coco_more")
+    )
+    for manifest in (here, there):
+        with RunWriter(tmp_path, manifest) as writer:
+            writer.write("a", _scores("a"))
+    names = sorted(folder.name.rpartition("--")[0] for folder in tmp_path.iterdir())
+    assert names == [
+        "noisy-box--coco-val2017-in-coco128--sam-vit_b",
+        "noisy-box--coco-val2017-in-coco_more--sam-vit_b",
+    ]
+
+
+def test_a_run_goes_on_where_its_data_were_moved_or_not_named(tmp_path: Path) -> None:
+    with RunWriter(tmp_path, MANIFEST) as before:
+        before.write("a", _scores("a"))
+    moved = replace(MANIFEST, dataset=replace(MANIFEST.dataset, folder="elsewhere"))
+    with RunWriter(tmp_path, moved) as writer:
+        assert writer.folder == before.folder
+        assert writer.done == {"a"}
+    assert run_name(moved) != before.folder.name
 
 
 def test_keys_of_a_later_version_are_ignored(tmp_path: Path) -> None:

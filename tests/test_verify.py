@@ -134,7 +134,7 @@ def test_a_wrong_file_is_one_line(tmp_path: Path, old: str, new: str, message: s
 
 
 def test_packaged_files_are_right_and_of_published_weights() -> None:
-    assert set(packaged_expected()) == {"four-hq", "four-hq-noise", "grabcut"}
+    assert set(packaged_expected()) == {"coco-vitdet", "four-hq", "four-hq-noise", "grabcut"}
     for name in packaged_expected():
         for row in load_expected(name).rows:
             assert published_sha256(row.segmenter, row.variant)

@@ -16,10 +16,14 @@ from samrobust.cli.data import app as data_app
 from samrobust.cli.draw import app as draw_app
 from samrobust.cli.eval import EXAMPLES as EVAL_EXAMPLES
 from samrobust.cli.eval import evaluate_command
+from samrobust.cli.export import app as export_app
 from samrobust.cli.ls import EXAMPLE as LS_EXAMPLE
 from samrobust.cli.ls import ls_command
 from samrobust.cli.options import Command
+from samrobust.cli.prompts import app as prompts_app
 from samrobust.cli.report import report_command
+from samrobust.cli.score import EXAMPLE as SCORE_EXAMPLE
+from samrobust.cli.score import score_command
 from samrobust.cli.show import EXAMPLE as SHOW_EXAMPLE
 from samrobust.cli.show import show_command
 from samrobust.cli.terminal import NoteHandler, error_line, note_line
@@ -49,11 +53,14 @@ app.command("eval", cls=Command, epilog=EVAL_EXAMPLES)(evaluate_command)
 app.command("train", cls=Command, epilog=TRAIN_EXAMPLES)(train_command)
 app.command("report", cls=Command)(report_command)
 app.command("compare", cls=Command)(compare_command)
+app.command("score", cls=Command, epilog=SCORE_EXAMPLE)(score_command)
 app.command("show", cls=Command, epilog=SHOW_EXAMPLE)(show_command)
 app.command("verify", cls=Command, epilog=VERIFY_EXAMPLE)(verify_command)
 app.command("ls", cls=Command, epilog=LS_EXAMPLE)(ls_command)
 app.add_typer(draw_app, name="draw")
 app.add_typer(data_app, name="data")
+app.add_typer(export_app, name="export")
+app.add_typer(prompts_app, name="prompts")
 
 
 def _print_version(wanted: bool) -> None:

@@ -17,6 +17,7 @@ from samrobust.cli.options import (
     AnnotationFile,
     BaseCheckpoints,
     BatchSize,
+    BoxFormatName,
     Cache,
     CacheSize,
     Categories,
@@ -43,16 +44,16 @@ from samrobust.cli.options import (
     check_number,
     choose_segmenters,
     chosen_datasets,
+    chosen_protocols,
     reading,
     typed_command,
     with_caches,
 )
 from samrobust.cli.report import print_report
 from samrobust.cli.terminal import download_bar, evaluation_progress, loading, note_line, out
-from samrobust.protocol import load_protocol, with_trials
 from samrobust.registry import one_of
 from samrobust.runs.sharing import WHOLE, Ranks, Shard, parse_shard
-from samrobust.types import EncoderDtype, EvalProtocol, Frame, Keep, SegmenterOptions, Selection
+from samrobust.types import EncoderDtype, Frame, Keep, SegmenterOptions
 
 DEFAULT_PROTOCOLS = ["noisy-box"]
 DEFAULT_SEGMENTERS = ["box-fill", "ellipse", "sam-nano"]
@@ -66,6 +67,11 @@ samrobust eval --protocol points --segmenter sam --variant vit_b --dataset coco 
 
 samrobust eval --segmenter hq-sam --segmenter sam --variant vit_l --dataset folder --data-root MINE
 --keep-masks worst
+
+samrobust eval --prompts people.csv --segmenter sam-nano --dataset folder --data-root MINE
+
+samrobust eval --boxes coco_vitdet.json --segmenter sam-nano --dataset coco --data-root COCO
+--split val2017
 """
 
 
@@ -87,6 +93,23 @@ def evaluate_command(
             show_default="box-fill, ellipse and sam-nano",
         ),
     ] = None,
+    prompts: Annotated[
+        Path | None,
+        typer.Option(
+            help="Recorded prompts instead of a protocol: CSV, JSON lines or Parquet, BREPS' "
+            "folder of masks, or RClicks' clicks.csv.",
+            rich_help_panel=RUN,
+        ),
+    ] = None,
+    boxes: Annotated[
+        Path | None,
+        typer.Option(
+            help="Boxes of a detector instead of a protocol: results of COCO's format, JSON. Every "
+            "box gives a mask, and the report average precision.",
+            rich_help_panel=RUN,
+        ),
+    ] = None,
+    box_format: BoxFormatName = "auto",
     limit: Annotated[
         int | None,
         typer.Option(
@@ -198,7 +221,6 @@ def evaluate_command(
         check_number(option, value, least=least)
     chosen_shard = WHOLE if shard is None else parse_shard(shard)
     keep: Keep = one_of(Keep, keep_masks, kind="kind of masks to keep")
-    protocols = [_load_protocol(name, trials, selection) for name in protocol or DEFAULT_PROTOCOLS]
     how = reading(
         images,
         annotations,
@@ -211,6 +233,15 @@ def evaluate_command(
         strict=strict,
     )
     datasets = chosen_datasets(dataset, data_root, split, ids, how)
+    protocols = chosen_protocols(
+        protocol or ([] if prompts or boxes else DEFAULT_PROTOCOLS),
+        prompts,
+        datasets,
+        boxes=boxes,
+        box_format=box_format,
+        trials=trials,
+        selection=selection,
+    )
     names = segmenter or DEFAULT_SEGMENTERS
     chosen = choose_segmenters(
         names,
@@ -262,19 +293,10 @@ def evaluate_command(
             except KeyboardInterrupt:
                 raise typer.Exit(130) from None
     if ranks.rank == 0:
-        _print_end(folders, chosen_shard)
+        print_end(folders, chosen_shard)
 
 
-def _load_protocol(name: str, trials: int | None, selection: str | None) -> EvalProtocol:
-    protocol = load_protocol(name)
-    if trials is not None:
-        protocol = with_trials(protocol, trials)
-    if selection is not None:
-        protocol = replace(protocol, selection=one_of(Selection, selection, kind="selection"))
-    return protocol
-
-
-def _print_end(folders: Sequence[Path], shard: Shard) -> None:
+def print_end(folders: Sequence[Path], shard: Shard) -> None:
     """Print the report; for a shard, print how many images of each run are stored."""
     if shard == WHOLE:
         print_report(folders)

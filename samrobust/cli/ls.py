@@ -142,12 +142,17 @@ def _rows(kind: str) -> list[tuple[str, str]]:
 
 
 def _protocol_row(name: str) -> tuple[str, str]:
+    from samrobust.degradations.human import median_percentile
+
     protocol = load_protocol(name)
     prompts = sum(condition.trials for condition in protocol.conditions)
+    found = [median_percentile(condition.degradation) for condition in protocol.conditions]
+    percentiles = [f"{value:.0f}" for value in found if value is not None]
+    human = f"; median boxes at human percentiles {', '.join(percentiles)}" if percentiles else ""
     gives = {kind for condition in protocol.conditions for kind in condition.degradation.gives}
     return name, (
         f"{protocol.summary}; {len(protocol.conditions)} conditions, {prompts} prompts an object "
-        f"({', '.join(sorted(gives))})"
+        f"({', '.join(sorted(gives))}){human}"
     )
 
 

@@ -4,6 +4,7 @@ import inspect
 import logging
 import os
 import shlex
+import signal
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -14,11 +15,21 @@ from typing import Annotated, Any, TypeVar
 import typer
 from typer.core import TyperCommand, TyperOption
 
+from samrobust.cli.terminal import note_line
 from samrobust.datasets import DATASETS, GROUPS, open_dataset, option_name, set_fields
 from samrobust.errors import SamrobustError
+from samrobust.protocol import load_protocol, with_trials
 from samrobust.registry import Registry, known, one_of
 from samrobust.segmenters import SEGMENTERS
-from samrobust.types import Dataset, DatasetOptions, Exif, Segmenter, SegmenterOptions
+from samrobust.types import (
+    Dataset,
+    DatasetOptions,
+    EvalProtocol,
+    Exif,
+    Segmenter,
+    SegmenterOptions,
+    Selection,
+)
 
 T = TypeVar("T")
 
@@ -158,6 +169,15 @@ Workers = Annotated[
         show_default="number of cores - 1, at most 8",
     ),
 ]
+BoxFormatName = Annotated[
+    str,
+    typer.Option(
+        "--box-format",
+        help="How the column box of a file of prompts is written: corners, xywh, or auto (told "
+        "from the numbers, where they tell it).",
+        rich_help_panel=RUN,
+    ),
+]
 ResultsFolder = Annotated[
     Path, typer.Option("--out", help="Folder of all runs.", rich_help_panel=OUTPUT)
 ]
@@ -176,7 +196,10 @@ class _Flag(TyperOption):
 
 
 class Command(TyperCommand):
-    """A command whose flags show no type, and whose paragraphs wrap at the terminal's width."""
+    """A command that says when it is interrupted.
+
+    Its flags show no type, and its paragraphs wrap at the terminal's width.
+    """
 
     def __init__(self, *args: Any, **more: Any) -> None:  # noqa: ANN401
         super().__init__(*args, **more)
@@ -184,6 +207,16 @@ class Command(TyperCommand):
         for parameter in self.params:
             if isinstance(parameter, TyperOption) and parameter.is_flag:
                 parameter.__class__ = _Flag
+
+    def invoke(self, ctx: Any) -> Any:  # noqa: ANN401
+        """Run the command; Ctrl-C prints one line and exits with 130."""
+        if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # in place of `__main__`'s
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            note_line("interrupted")
+            raise typer.Exit(130) from None
 
 
 def _unwrapped(text: str | None) -> str:
@@ -276,6 +309,47 @@ def chosen_datasets(
         options = DatasetOptions(root, split or "", **accepted)
         opened += [open_dataset(member, options, ids=id_file) for member in members]
     return opened
+
+
+def chosen_protocols(
+    names: Sequence[str],
+    prompts: Path | None,
+    datasets: Sequence[Dataset],
+    *,
+    boxes: Path | None = None,
+    box_format: str = "auto",
+    trials: int | None = None,
+    selection: str | None = None,
+) -> list[EvalProtocol]:
+    """Return the protocols that the options name, or the recorded prompts in their place.
+
+    Raises:
+        SamrobustError: a file cannot be used, a name is unknown, or both are given.
+    """
+    option, file = ("--prompts", prompts) if boxes is None else ("--boxes", boxes)
+    if file is None:
+        protocols = [load_protocol(name) for name in names]
+    elif names:
+        raise SamrobustError(f"{option} {file} takes the place of --protocol {names[0]}")
+    elif prompts is not None and boxes is not None:
+        raise SamrobustError(f"--boxes {boxes} takes the place of --prompts {prompts}")
+    elif boxes is not None:
+        from samrobust.prompt_files import load_detections
+
+        if len(datasets) > 1:
+            raise SamrobustError(f"--boxes {boxes} is of one data set, got {len(datasets)}")
+        protocols = [load_detections(boxes, datasets[0])]
+    else:
+        from samrobust.prompt_files import BoxFormat, load_prompts
+
+        form = one_of(BoxFormat, box_format, kind="--box-format")
+        protocols = [load_prompts(file, datasets[0], boxes=form)]
+    if trials is not None:
+        protocols = [with_trials(protocol, trials) for protocol in protocols]
+    if selection is not None:
+        chosen = one_of(Selection, selection, kind="selection")
+        protocols = [replace(protocol, selection=chosen) for protocol in protocols]
+    return protocols
 
 
 @dataclass(frozen=True)

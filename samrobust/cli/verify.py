@@ -30,7 +30,7 @@ from samrobust.errors import SamrobustError
 from samrobust.protocol import load_protocol
 from samrobust.registry import one_of
 from samrobust.report.published import Expected, load_expected
-from samrobust.types import Frame, SegmenterOptions, Selection
+from samrobust.types import Dataset, EvalProtocol, Frame, SegmenterOptions, Selection
 
 if TYPE_CHECKING:
     from samrobust.evaluation.runner import RunSettings
@@ -46,7 +46,8 @@ def verify_command(
     expected: Annotated[
         str,
         typer.Argument(
-            help="Published values: four-hq, four-hq-noise, grabcut or path of a TOML file.",
+            help="Published values: four-hq, four-hq-noise, grabcut, coco-vitdet or path of a TOML "
+            "file.",
             show_default=False,
         ),
     ],
@@ -68,6 +69,13 @@ def verify_command(
         Path | None, typer.Option(help="Folder of the data set.", rich_help_panel=DATA)
     ] = None,
     *,
+    boxes: Annotated[
+        Path | None,
+        typer.Option(
+            help="Boxes of the detector that the values are of, where they are.",
+            rich_help_panel=DATA,
+        ),
+    ] = None,
     device: Device = "auto",
     results: ResultsFolder = Path("results"),
     batch_size: BatchSize = 16,
@@ -102,7 +110,7 @@ def verify_command(
                 command=typed_command(),
                 progress=show,
             )
-            folders = _run(rows, data_root, settings, (cache, cache_size))
+            folders = _run(rows, data_root, boxes, settings, (cache, cache_size))
 
     from samrobust.report.published import verify
     from samrobust.runs.store import read_run
@@ -133,6 +141,7 @@ def _only(
 def _run(
     rows: Sequence[Expected],
     data_root: Path | None,
+    boxes: Path | None,
     settings: "RunSettings",
     cache: tuple[Path | None, float],
 ) -> list[Path]:
@@ -156,16 +165,25 @@ def _run(
             model = build_segmenter(ChosenSegmenter(name, variant, output=output), options)
         cached = with_caches([model], *cache)
         runs = dict.fromkeys(
-            (row.protocol, row.selection, row.dataset, row.split) for row in of_model
+            (row.protocol, row.selection, row.dataset, row.split, row.boxes) for row in of_model
         )
-        for protocol, selection, dataset, split in runs:
-            loaded = replace(
-                load_protocol(protocol), selection=one_of(Selection, selection, kind="selection")
-            )
+        for protocol, selection, dataset, split, with_boxes in runs:
             roots = [data_root] if data_root else []
             data = chosen_datasets([dataset], roots, [split] if split else [])
-            folders += run_all([loaded], data, cached, settings)
+            loaded = _detections(protocol, boxes, data) if with_boxes else load_protocol(protocol)
+            chosen = one_of(Selection, selection, kind="selection")
+            folders += run_all([replace(loaded, selection=chosen)], data, cached, settings)
     return list(dict.fromkeys(folders))
+
+
+def _detections(name: str, boxes: Path | None, data: Sequence[Dataset]) -> EvalProtocol:
+    """Return the boxes of a file, which must be called what the published values say."""
+    from samrobust.prompt_files import load_detections
+
+    if boxes is None or boxes.stem != name:
+        given = "" if boxes is None else f", got {boxes}"
+        raise SamrobustError(f"the values are of boxes of {name}.json: name it with --boxes{given}")
+    return load_detections(boxes, data[0])
 
 
 def _table(verified: "Sequence[Verified]") -> tuple[list[str], list[list[str]]]:

@@ -16,7 +16,7 @@ from samrobust.datasets.images import files_fingerprint, read_image, root_name
 from samrobust.errors import DatasetError, NoObjectError
 from samrobust.files import leaves_root, shown
 from samrobust.registry import known
-from samrobust.types import DatasetInfo, DatasetOptions, Instance, Mask, Sample
+from samrobust.types import DatasetInfo, DatasetOptions, Instance, Mask, Sample, Target
 
 _FIRST, _LAST = ord("0"), ord("o")
 """First and last of the 64 characters of compressed RLE."""
@@ -181,13 +181,46 @@ class CocoDataset:
             if not mask.any():
                 left_out.append(f"{where}: the mask has no area")
             elif np.count_nonzero(mask) >= self._options.min_area:
-                instances.append(Instance(str(number), mask, self._category(row)))
+                category = self._category(row)
+                group = self._supercategories.get(row.get("category_id", -1), "")
+                instances.append(Instance(str(number), mask, category, group))
         if left_out and self._options.strict:
             raise DatasetError(left_out[0])
         if not instances:
             reason = left_out[0] if left_out else f"{path}: no object has --min-area pixels"
             raise NoObjectError(reason)
-        return Sample(sample_id, image, instances, left_out=tuple(left_out))
+        return Sample(sample_id, image, instances, left_out=tuple(left_out), file_name=path.name)
+
+    @property
+    def categories(self) -> dict[int, str]:
+        """Return the name of each category by its id."""
+        return dict(self._categories)
+
+    def targets(self, sample_id: str) -> list[Target]:
+        """Return the annotations of an image, crowds too, those of no area left out.
+
+        Raises:
+            DatasetError: a mask cannot be read, or nothing says how large the image is.
+        """
+        listed = self._images[int(sample_id)]
+        size_hw = listed.size_hw
+        if size_hw is None:
+            image = read_image(self._path(int(sample_id)), exif=self._options.exif, size_hw=None)
+            size_hw = image.shape[0], image.shape[1]
+        found = []
+        rows = self._objects[int(sample_id)] | self._crowds.get(int(sample_id), {})
+        for number, row in rows.items():
+            where = f"{self._json}: annotation {number} of {listed.name}"
+            mask = decode_mask(row["segmentation"], size_hw, where)
+            if mask.any():
+                area = row.get("area", np.count_nonzero(mask))
+                if not isinstance(area, int | float | np.integer):
+                    raise DatasetError(f"{where}: area must be a number, got {shown(area)}")
+                is_crowd = bool(row.get("iscrowd", 0))
+                category = int(row.get("category_id", -1))
+                counts = encode_mask(mask)
+                found.append(Target(str(number), category, float(area), is_crowd, counts, size_hw))
+        return found
 
     def _path(self, image_id: int) -> Path:
         """Return the file of an image: in the folder of the split, or in that of its URL.
@@ -223,6 +256,11 @@ class CocoDataset:
                 raise ValueError(f"two images have the id {shown(row['id'])}")
             self._images[number] = _listed(row, number)
         self._categories = {row["id"]: str(row["name"]) for row in table.get("categories", [])}
+        self._supercategories = {
+            row["id"]: str(row["supercategory"])
+            for row in table.get("categories", [])
+            if row.get("supercategory") is not None
+        }
         for name in self._options.categories:
             known(name, self._categories.values(), kind="category")
         self.n_crowds = 0
@@ -233,6 +271,7 @@ class CocoDataset:
                 raise ValueError(f"two annotations have the id {shown(row['id'])}")
             annotations[number] = row
         self._objects: dict[int, dict[int, Mapping[str, Any]]] = {}
+        self._crowds: dict[int, dict[int, Mapping[str, Any]]] = {}
         for number, row in sorted(annotations.items()):
             self._add(number, row)
 
@@ -249,6 +288,7 @@ class CocoDataset:
         hash(row.get("category_id"))  # a list would fail later, when it is looked up
         if crowd:
             self.n_crowds += 1
+            self._crowds.setdefault(image_id, {})[number] = row
         elif not self._options.categories or self._category(row) in self._options.categories:
             self._objects.setdefault(image_id, {})[number] = row
 

@@ -16,7 +16,15 @@ from samrobust.datasets.images import (
     root_name,
 )
 from samrobust.errors import DatasetError, NoObjectError
-from samrobust.types import Dataset, DatasetInfo, DatasetOptions, Instance, Mask, Sample
+from samrobust.types import (
+    Dataset,
+    DatasetInfo,
+    DatasetOptions,
+    GivesTargets,
+    Instance,
+    Mask,
+    Sample,
+)
 
 MAX_OBJECTS = 10_000
 """Per label map."""
@@ -110,7 +118,8 @@ class FolderDataset:
                 raise DatasetError(f"{path}: the mask is {mask_wh}, its image {image_wh}")
         named = self._options.labels and not path.is_dir()
         instances = [Instance(key, mask, key if named else "") for key, mask in masks.items()]
-        return Sample(sample_id, image, instances, void)
+        file_name = self._images[sample_id].name
+        return Sample(sample_id, image, instances, void, file_name=file_name)
 
     def _labelled(self, path: Path) -> tuple[dict[str, Mask], Mask | None]:
         """Return the mask of each value of a label map, and its void pixels, None for none."""
@@ -158,6 +167,12 @@ class Subset:
     def __getitem__(self, sample_id: str) -> Sample:
         """Return one image with its objects."""
         return self.whole[sample_id]
+
+
+def targets_of(dataset: Dataset) -> GivesTargets | None:
+    """Return a data set that gives annotations for average precision, None for any other."""
+    whole = dataset.whole if isinstance(dataset, Subset) else dataset
+    return whole if isinstance(whole, GivesTargets) else None
 
 
 def read_subset(whole: Dataset, path: Path) -> Subset:

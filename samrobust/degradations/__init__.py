@@ -43,6 +43,11 @@ DEGRADATION_ENTRIES = {
         "box scaled about its centre; factor",
         axes={"factor": "scale of the box"},
     ),
+    "human-box": DegradationEntry(
+        "samrobust.degradations.human:HumanBox",
+        "box as far from the tight one as people's are; percentile, shape, scale",
+        axes={"percentile": "error of the box (human percentile)"},
+    ),
     "random-points": DegradationEntry(
         "samrobust.degradations.points:RandomPoints",
         "points drawn uniformly from the mask; count, background",

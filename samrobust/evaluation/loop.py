@@ -13,20 +13,51 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from samrobust.datasets.coco import encode_mask
+from samrobust.datasets.folder import targets_of
 from samrobust.errors import DatasetError, NoObjectError, ProtocolError, SegmenterError
 from samrobust.evaluation.mask_selection import MaskSelector
-from samrobust.evaluation.predictor import Predictor
-from samrobust.evaluation.prompts import DrawnSample, Draws, draw_sample
+from samrobust.evaluation.predictor import Predictor, Selected
+from samrobust.evaluation.prompts import (
+    DrawnSample,
+    Draws,
+    clipped_boxes,
+    detections_of,
+    draw_sample,
+    rater_rows,
+)
 from samrobust.metrics import load_metric
 from samrobust.metrics.overlap import DILATION_RATIO
-from samrobust.runs.manifest import Kept, ObjectRow, Score
+from samrobust.runs.manifest import (
+    Detected,
+    DetectionRow,
+    Kept,
+    ObjectRow,
+    QualityRow,
+    RaterRow,
+    Score,
+    TargetRow,
+)
 from samrobust.seeding import combined_hash
 from samrobust.segmenters.device import release_memory, says_out_of_memory
-from samrobust.types import Dataset, EvalProtocol, Image, Keep, Metric, Segmenter, SegmenterInfo
+from samrobust.segmenters.frames import MASK_THRESHOLD
+from samrobust.types import (
+    Dataset,
+    Detections,
+    EvalProtocol,
+    Image,
+    Keep,
+    KnowsSamples,
+    Metric,
+    PromptBatch,
+    Segmenter,
+    SegmenterInfo,
+)
 
 T = TypeVar("T")
 
@@ -72,8 +103,11 @@ class Evaluated:
         n_prompts: number of prompts.
         halvings: how often the batch size was halved, up to this image.
         objects: one row per instance.
+        qualities: what the segmenter says of its masks, one row per prompt.
         kept: the masks to be stored, None for none.
         left_out: one line for each object that was left out, with the reason.
+        raters: one row per recorded prompt.
+        detected: the masks of a detector's boxes, and the annotations; None for other prompts.
         busy_s: seconds of encoding, predicting and scoring.
     """
 
@@ -82,8 +116,11 @@ class Evaluated:
     n_prompts: int
     halvings: int
     objects: tuple[ObjectRow, ...] = ()
+    qualities: tuple[QualityRow, ...] = ()
     kept: Kept | None = None
     left_out: tuple[str, ...] = ()
+    raters: tuple[RaterRow, ...] = ()
+    detected: Detected | None = None
     busy_s: float = field(default=0.0, compare=False)
 
 
@@ -122,6 +159,11 @@ def check_can_run(info: SegmenterInfo, protocol: EvalProtocol) -> None:
         raise ProtocolError(
             f"protocol {protocol.name}: {', '.join(protocol.metrics)} needs two trials or more, "
             "every condition has one"
+        )
+    if protocol.selection == "oracle" and detections_of(protocol) is not None:
+        raise ProtocolError(
+            f"protocol {protocol.name}: boxes of a detector have no target to select by: allowed "
+            "are single and best-quality"
         )
     for condition in protocol.conditions:
         missing = condition.degradation.gives - info.prompts
@@ -212,7 +254,11 @@ class _DrawnSamples:
         sample_id, indices = self._jobs_of[row]
         protocols = _distinct(self._protocols[index] for index in indices)
         try:
-            return draw_sample(self._dataset[sample_id], self._dataset.info.key, protocols)
+            drawn = draw_sample(self._dataset[sample_id], self._dataset.info.key, protocols)
+            annotated = targets_of(self._dataset)
+            if annotated is not None and any(map(detections_of, protocols)):
+                drawn = replace(drawn, targets=tuple(annotated.targets(sample_id)))
+            return drawn
         except NoObjectError as error:
             return Failure(sample_id, str(error), is_left_out=True)
         except (DatasetError, ValueError) as error:  # the latter from a plug-in's broken sample
@@ -290,7 +336,13 @@ class _Scorer:
     def __init__(self, job: Job, options: LoopOptions) -> None:
         self._segmenter = job.segmenter
         self._selection = job.protocol.selection
-        self._metrics = [load_metric(name) for name in job.protocol.metrics]
+        self._detections = detections_of(job.protocol)
+        metrics = [load_metric(name) for name in job.protocol.metrics]
+        thresholds = {MASK_THRESHOLD: None} | {metric.threshold: None for metric in metrics}
+        if getattr(job.segmenter, "predict_at", None) is None:
+            thresholds = {MASK_THRESHOLD: None}
+        self._metrics = [metric for metric in metrics if metric.threshold in thresholds]
+        self._thresholds = tuple(thresholds)
         self._options = options
 
     @torch.inference_mode()
@@ -305,7 +357,11 @@ class _Scorer:
         sample_id = drawn.sample.sample_id
         try:
             started = time.perf_counter()
-            embedding = embeddings.get(self._segmenter, drawn.sample.image)
+            embedding = (
+                self._segmenter.encode_sample(drawn.sample)
+                if isinstance(self._segmenter, KnowsSamples)
+                else embeddings.get(self._segmenter, drawn.sample.image)
+            )
             scored = self._within_memory(drawn, draws, embedding)
             # scores are Python numbers: the device has finished
             return replace(scored, busy_s=time.perf_counter() - started)
@@ -320,11 +376,17 @@ class _Scorer:
     ) -> Evaluated:
         """Score an image; halve the batch and repeat whenever device memory runs out."""
         height, width = drawn.sample.image.shape[:2]
-        max_batch_size = min(self._options.batch_size, MAX_MASK_BYTES // (height * width))
+        n_pixels = height * width * len(self._thresholds)
+        max_batch_size = min(self._options.batch_size, MAX_MASK_BYTES // n_pixels)
         while True:
             batch_size = max(1, max_batch_size >> self._options.halvings)
             predict = Predictor(
-                self._segmenter, embedding, self._selection, batch_size, void=drawn.sample.void
+                self._segmenter,
+                embedding,
+                self._selection,
+                batch_size,
+                void=drawn.sample.void,
+                thresholds=self._thresholds,
             )
             try:
                 return self._score_masks(predict, drawn, draws)
@@ -344,20 +406,30 @@ class _Scorer:
         sample, keep = drawn.sample, self._options.keep_masks
         selector = None if keep == "none" else MaskSelector(sample, keep)
         scores: list[Score] = []
-        for draw, masks, target in predict.all_masks(draws):
+        qualities: list[QualityRow] = []
+        for found in predict.all_masks(draws):
             if selector is not None:
-                selector.add(draw, masks, target)
+                selector.add(found.draws, found.masks[MASK_THRESHOLD], found.target)
             for metric in self._metrics:
-                scores.extend(_scores(sample.sample_id, draw, metric, masks, target))
+                masks = found.masks[metric.threshold]
+                scores.extend(_scores(sample.sample_id, found.draws, metric, masks, found.target))
+            qualities.extend(_qualities(sample.sample_id, found))
+        detected = None
+        if self._detections is not None:
+            detected = _detected(predict, drawn, self._detections)
         predict.check_finite()
         return Evaluated(
             sample.sample_id,
             tuple(scores),
-            sum(len(draw.prompts) for draw in draws),
+            sum(len(draw.prompts) for draw in draws)
+            + (0 if detected is None else len(detected.detections)),
             self._options.halvings,
             drawn.objects,
+            tuple(qualities),
             None if selector is None else selector.selected(),
             sample.left_out,
+            tuple(row for draw in draws for row in rater_rows(sample.sample_id, draw)),
+            detected,
         )
 
 
@@ -382,3 +454,48 @@ def _scores(
         score(trial, value, prompts)
         for trial, (value, prompts) in enumerate(zip(values, draws.hashes, strict=True))
     ]
+
+
+def _qualities(sample_id: str, found: Selected) -> list[QualityRow]:
+    where = (sample_id, found.draws.instance.instance_id, found.draws.condition.name)
+    qualities = found.quality.tolist()
+    gaps = [None] * len(qualities) if found.gap is None else found.gap.tolist()
+    return [
+        QualityRow(*where, trial, quality, gap)
+        for trial, (quality, gap) in enumerate(zip(qualities, gaps, strict=True))
+    ]
+
+
+def _detected(predict: Predictor, drawn: DrawnSample, detections: Detections) -> Detected:
+    """Return the mask of every box of a detector in an image, and the image's annotations."""
+    sample_id = drawn.sample.sample_id
+    targets = [
+        TargetRow(
+            sample_id,
+            target.instance_id,
+            target.category_id,
+            target.area,
+            target.is_crowd,
+            target.counts,
+            *target.size_hw,
+        )
+        for target in drawn.targets
+    ]
+    found = detections.detections(sample_id)
+    if not found:
+        return Detected([], targets)
+    n = len(found)
+    prompts = PromptBatch(
+        clipped_boxes(detections, drawn.sample),
+        np.zeros((n, 0, 2), np.float32),
+        np.zeros((n, 0), np.int32),
+    )
+    rows = [
+        DetectionRow(
+            sample_id, number, one.category_id, one.score, quality, one.bbox, encode_mask(mask)
+        )
+        for number, (one, (mask, quality)) in enumerate(
+            zip(found, predict.each_mask(prompts), strict=True)
+        )
+    ]
+    return Detected(rows, targets)

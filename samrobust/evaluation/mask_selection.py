@@ -80,9 +80,11 @@ class MaskSelector:
             if rows:
                 where = (self._sample.sample_id, instance.instance_id)
                 masks += [MaskRow(*where, "", TARGET_TRIAL, encode_mask(instance.mask)), *rows]
-        height, width = self._sample.image.shape[:2]
-        jpeg = _jpeg(self._sample)
-        photograph = PhotographRow(self._sample.sample_id, height, width, jpeg, self._keep)
+        sample = self._sample
+        height, width = sample.image.shape[:2]
+        photograph = PhotographRow(
+            sample.sample_id, height, width, _jpeg(sample), self._keep, sample.file_name
+        )
         return Kept(photograph, tuple(masks))
 
     def _worst(self) -> dict[str, list[str]]:

@@ -1,7 +1,8 @@
 """Predict the masks of an image's prompts in batches, and select the candidates to score."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
@@ -11,9 +12,30 @@ from samrobust.errors import SegmenterError
 from samrobust.evaluation.prompts import Draws
 from samrobust.metrics.overlap import iou
 from samrobust.segmenters.device import to_device
+from samrobust.segmenters.frames import MASK_THRESHOLD
 from samrobust.types import Mask, Prediction, PromptBatch, Segmenter, SegmenterInfo, Selection
 
 E = TypeVar("E")
+
+
+@dataclass(frozen=True)
+class Selected:
+    """The masks of one condition and instance that are scored, on the segmenter's device.
+
+    Attributes:
+        draws: the prompts.
+        masks: threshold of the logits -> (T, H, W) bool.
+        target: (H, W) bool.
+        quality: (T,) float32, the segmenter's own estimate of their IoU.
+        gap: (T,) float64, IoU of the best candidate less that of the candidate of the highest
+            quality; None where there is one candidate.
+    """
+
+    draws: Draws
+    masks: Mapping[float, Tensor]
+    target: Tensor
+    quality: Tensor
+    gap: Tensor | None
 
 
 class Predictor:
@@ -25,6 +47,8 @@ class Predictor:
         selection: which of several candidates is scored.
         batch_size: maximum number of prompts per forward pass.
         void: (H, W) bool, pixels that are removed from every mask; None for none.
+        thresholds: of the logits, the first one 0; the segmenter has `predict_at` where there are
+            several.
     """
 
     def __init__(
@@ -35,8 +59,10 @@ class Predictor:
         batch_size: int,
         *,
         void: Mask | None = None,
+        thresholds: Sequence[float] = (MASK_THRESHOLD,),
     ) -> None:
-        self._segmenter: Segmenter[Any] = segmenter
+        self._segmenter: Any = segmenter
+        self._thresholds = thresholds
         self._embedding = embedding
         self._selection = selection
         self._multimask = segmenter.info.multimask and selection != "single"
@@ -52,15 +78,27 @@ class Predictor:
         """
         check_finite(self._segmenter.info, self._finite)
 
-    def all_masks(self, draws: Sequence[Draws]) -> Iterator[tuple[Draws, Tensor, Tensor]]:
-        """Yield draws with masks (T, H, W) and target (H, W), bool, on the segmenter's device."""
+    def all_masks(self, draws: Sequence[Draws]) -> Iterator[Selected]:
+        """Yield the masks that are scored, by instance and condition."""
         by_structure: dict[tuple[bool, int], list[Draws]] = defaultdict(list)
         for draw in draws:
             by_structure[draw.prompts.structure].append(draw)
         for group in by_structure.values():
             yield from self._masks_of_group(group)
 
-    def _masks_of_group(self, group: Sequence[Draws]) -> Iterator[tuple[Draws, Tensor, Tensor]]:
+    def each_mask(self, prompts: PromptBatch) -> Iterator[tuple[Mask, float]]:
+        """Yield the mask of each prompt, (H, W) bool, of the highest quality, and its quality."""
+        for start in range(0, len(prompts), self._batch_size):
+            batch = prompts[start : start + self._batch_size]
+            found = self._without_void(self._predict(batch))
+            self._finite.append(found.quality.isfinite().all())
+            quality = found.quality[:, : found.quality.shape[1] // len(self._thresholds)]
+            row = torch.arange(len(batch), device=quality.device)
+            best = quality.argmax(dim=1)
+            chosen = found.masks[row, best].numpy(force=True), quality[row, best].tolist()
+            yield from zip(*chosen, strict=True)
+
+    def _masks_of_group(self, group: Sequence[Draws]) -> Iterator[Selected]:
         prompts = PromptBatch.join([draw.prompts for draw in group])
         candidates = _Queue()
         start = 0
@@ -69,14 +107,44 @@ class Predictor:
             while candidates.n_waiting < trials:
                 batch = prompts[start : start + self._batch_size]
                 start += len(batch)
-                predicted = self._segmenter.predict(
-                    self._embedding, batch, multimask=self._multimask
-                )
+                predicted = self._predict(batch)
                 self._finite.append(predicted.quality.isfinite().all())
                 candidates.put(self._without_void(predicted))
             prediction = candidates.take(trials)
             target = to_device(torch.tensor(draw.instance.mask), prediction.masks.device)
-            yield draw, _select(prediction, target, self._selection), target
+            yield self._select(draw, prediction, target)
+
+    def _predict(self, prompts: PromptBatch) -> Prediction:
+        """Return the candidates at all thresholds after each other, those at 0 first."""
+        if len(self._thresholds) == 1:
+            found: Prediction = self._segmenter.predict(
+                self._embedding, prompts, multimask=self._multimask
+            )
+            return found
+        at_each = self._segmenter.predict_at(
+            self._embedding, prompts, self._thresholds, multimask=self._multimask
+        )
+        masks = torch.cat([prediction.masks for prediction in at_each], dim=1)
+        return Prediction(masks, torch.cat([prediction.quality for prediction in at_each], dim=1))
+
+    def _select(self, draw: Draws, prediction: Prediction, target: Tensor) -> Selected:
+        """Return the selected candidate of each prompt, at all thresholds."""
+        n_candidates = prediction.masks.shape[1] // len(self._thresholds)
+        quality = prediction.quality[:, :n_candidates]
+        if n_candidates == 1:
+            at_each = zip(self._thresholds, prediction.masks.unbind(1), strict=True)
+            return Selected(draw, dict(at_each), target, quality[:, 0], None)
+        row = torch.arange(len(quality), device=quality.device)
+        candidates = prediction.masks[:, :n_candidates].flatten(0, 1)
+        ious = iou(candidates, target).view(quality.shape)
+        best, believed = ious.argmax(dim=1), quality.argmax(dim=1)
+        gap = ious[row, best] - ious[row, believed]
+        chosen = best if self._selection == "oracle" else believed
+        masks = {
+            threshold: prediction.masks[row, place * n_candidates + chosen]
+            for place, threshold in enumerate(self._thresholds)
+        }
+        return Selected(draw, masks, target, quality[row, chosen], gap)
 
     def _without_void(self, prediction: Prediction) -> Prediction:
         if self._void is None:
@@ -95,7 +163,7 @@ def check_finite(info: SegmenterInfo, finite: Sequence[Tensor]) -> None:
     Raises:
         SegmenterError: some are not.
     """
-    if not torch.stack(list(finite)).all():
+    if finite and not torch.stack(list(finite)).all():
         raise SegmenterError(
             f"{info.label}: a prediction is not finite (NaN or infinite logits or quality)"
         )
@@ -119,14 +187,3 @@ class _Queue:
         quality = torch.cat([prediction.quality for prediction in self._waiting])
         self._waiting = [Prediction(masks[n:], quality[n:])]
         return Prediction(masks[:n], quality[:n])
-
-
-def _select(prediction: Prediction, target: Tensor, selection: Selection) -> Tensor:
-    """Return (T, H, W), the selected candidate of each prompt."""
-    if prediction.masks.shape[1] == 1:
-        return prediction.masks[:, 0]
-    if selection == "best-quality":
-        best = prediction.quality.argmax(dim=1)
-    else:
-        best = iou(prediction.masks.flatten(0, 1), target).view(prediction.quality.shape).argmax(1)
-    return prediction.masks[torch.arange(len(best), device=best.device), best]

@@ -31,8 +31,9 @@ from samrobust.evaluation.loop import (
     check_can_run,
     score_images,
 )
+from samrobust.evaluation.prompts import prompted_images
 from samrobust.protocol import describe_protocol, load_protocol, protocol_hash, with_trials
-from samrobust.runs.manifest import RunManifest, run_name
+from samrobust.runs.manifest import RunManifest, run_folder
 from samrobust.runs.sharing import WHOLE, Ranks, Shard
 from samrobust.runs.store import Run, RunWriter, read_run
 from samrobust.segmenters import build_segmenter
@@ -257,25 +258,32 @@ def _run_on(
     dataset: Dataset, pairs: Sequence[tuple[EvalProtocol, Segmenter[Any]]], settings: RunSettings
 ) -> list[Path]:
     """Run pairs on one data set in one pass over its images, and return the folder of each."""
-    sample_ids = dataset.ids()[: settings.limit]
-    share = settings.shard.share_of(sample_ids)
     for note in getattr(dataset, "notes", ()):
         _LOG.warning("%s", note)
     folders: list[Path] = []
     jobs: list[Job] = []
     writers: list[RunWriter] = []
+    prompted: list[EvalProtocol] = []
+    images_of: list[list[str]] = []
+    total = 0
     with sigterm_as_interrupt(), ExitStack() as stack:
         for protocol, segmenter in pairs:
+            if protocol not in prompted:
+                prompted.append(protocol)
+                images_of.append(prompted_images(protocol, dataset.ids())[: settings.limit])
+            sample_ids = images_of[prompted.index(protocol)]
+            share = settings.shard.share_of(sample_ids)
             manifest = _manifest(protocol, dataset, segmenter, len(sample_ids), settings)
-            folder = settings.results / run_name(manifest)
+            folder = run_folder(settings.results, manifest)
             if folder not in folders:  # else the same combination was named twice
                 writer = RunWriter(settings.results, manifest, settings.shard)
                 writers.append(stack.enter_context(writer))
                 missing = _not_stored(writer, share, settings.loop.keep_masks)
                 jobs.append(Job(segmenter, protocol, missing))
+                total += len(share)
             folders.append(folder)
         try:
-            _write_scores(dataset, jobs, writers, settings, n_images=len(share))
+            _write_scores(dataset, jobs, writers, settings, total=total)
         except KeyboardInterrupt:
             for writer in writers:
                 _LOG.warning("interrupted; rerun the same command to resume %s", writer.folder)
@@ -301,10 +309,9 @@ def _write_scores(
     writers: Sequence[RunWriter],
     settings: RunSettings,
     *,
-    n_images: int,
+    total: int,
 ) -> None:
     """Score the images that are not stored yet, store their scores, and report progress."""
-    total = n_images * len(jobs)
     done = total - sum(len(job.sample_ids) for job in jobs)
     n_prompts, busy_s, started = 0, 0.0, time.monotonic()
     halvings = [settings.loop.halvings] * len(jobs)
@@ -321,7 +328,15 @@ def _write_scores(
                 _note_halvings(writer, result)
             if result.left_out:
                 writer.leave_out(result.sample_id, result.left_out)
-            writer.write(result.sample_id, result.scores, objects=result.objects, kept=result.kept)
+            writer.write(
+                result.sample_id,
+                result.scores,
+                qualities=result.qualities,
+                objects=result.objects,
+                kept=result.kept,
+                raters=result.raters,
+                detected=result.detected,
+            )
             n_prompts += result.n_prompts
             busy_s += result.busy_s
         done += 1

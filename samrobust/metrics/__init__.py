@@ -19,6 +19,18 @@ METRICS: Registry[Metric] = Registry(
             "samrobust.metrics.overlap:STABILITY",
             "mean IoU of an object's masks with their union, over trials; needs no target",
         ),
+        "iou-at-minus-1": Entry(
+            "samrobust.metrics.overlap:IOU_AT_MINUS_1",
+            "IoU of the mask of all logits above -1, a larger one; of segmenters that give logits",
+        ),
+        "iou-at-plus-1": Entry(
+            "samrobust.metrics.overlap:IOU_AT_PLUS_1",
+            "IoU of the mask of all logits above 1, a smaller one; of segmenters that give logits",
+        ),
+        "agreement": Entry(
+            "samrobust.metrics.overlap:AGREEMENT",
+            "mean IoU of pairs of an object's masks, over trials; needs no target",
+        ),
     },
     group="samrobust.metrics",
 )

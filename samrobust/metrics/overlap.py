@@ -71,6 +71,8 @@ def _bands(masks: "Tensor", width: int) -> Words:
 
 
 IOU = Metric("iou", iou, label="mIoU", unit="%")
+IOU_AT_MINUS_1 = Metric("iou-at-minus-1", iou, label="mIoU at -1", unit="%", threshold=-1.0)
+IOU_AT_PLUS_1 = Metric("iou-at-plus-1", iou, label="mIoU at +1", unit="%", threshold=1.0)
 BOUNDARY_IOU = Metric("boundary-iou", boundary_iou, label="mBIoU", unit="%")
 
 
@@ -93,3 +95,24 @@ def stability_factor(masks: "Tensor", target: "Tensor") -> "Tensor":  # noqa: AR
 
 
 STABILITY = Metric("stability", stability_factor, over_trials=True, label="mSF", unit="%")
+
+
+def agreement(masks: "Tensor", target: "Tensor") -> "Tensor":  # noqa: ARG001
+    """Return the mean IoU of pairs of an object's masks.
+
+    Args:
+        masks: (T, H, W) bool, one per trial, T >= 2.
+        target: not used, as agreement needs no target.
+
+    Returns:
+        (1,) float64 in [0, 1]; the IoU of two empty masks is 1.
+    """
+    words = pack_masks(masks)
+    pairs = [
+        packed_iou(words[place + 1 :], words[place : place + 1]) for place in range(len(words) - 1)
+    ]
+    mean: Tensor = reduce(operator.add, [ious.sum() for ious in pairs])[None]
+    return mean / (len(words) * (len(words) - 1) / 2)
+
+
+AGREEMENT = Metric("agreement", agreement, over_trials=True, label="agreement", unit="%")

@@ -65,15 +65,30 @@ OF_TRIALS = {
     )
 }
 """What is known of IoU over trials besides its mean."""
-DETAILS = ("iou_low", "iou_failed", "iou_var_between", "iou_var", "iou_fell")
+OF_THRESHOLDS = {
+    "threshold_share": Statistic("threshold_share", "threshold's", "%", higher_is_better=False)
+}
+"""What is known of IoU over trials where it is measured at several thresholds."""
+SPREADS = OF_TRIALS | OF_THRESHOLDS
+PRECISIONS = (
+    Statistic("ap", "AP", "%", higher_is_better=True),
+    Statistic("ap_50", "AP50", "%", higher_is_better=True),
+    Statistic("ap_75", "AP75", "%", higher_is_better=True),
+    Statistic("ap_small", "AP S", "%", higher_is_better=True),
+    Statistic("ap_medium", "AP M", "%", higher_is_better=True),
+    Statistic("ap_large", "AP L", "%", higher_is_better=True),
+    Statistic("boundary_ap", "boundary AP", "%", higher_is_better=True),
+)
+"""The first six in the order of pycocotools' own summary."""
+DETAILS = ("iou_low", "iou_failed", "iou_var_between", "iou_var", "iou_fell", "threshold_share")
 """Columns of the table over trials; all others are in the main table."""
 
 
 @cache
 def statistic_of(column: str) -> Statistic:
     """Return the statistic of a column; the name alone is known of a metric not installed."""
-    if column in OF_TRIALS:
-        return OF_TRIALS[column]
+    if column in SPREADS:
+        return SPREADS[column]
     name = {mean: metric for metric, mean in COLUMNS.items()}.get(column, column)
     if name not in METRICS.names():
         return Statistic(column, column, "", higher_is_better=True)

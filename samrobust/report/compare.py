@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from samrobust.errors import RunError
-from samrobust.report.columns import NO_VALUE, OF_TRIALS, statistic_of
+from samrobust.report.columns import NO_VALUE, SPREADS, statistic_of
 from samrobust.report.precision import LIMITS, Verdict, identity_of
 from samrobust.report.summary import Section, corrected, summarise
 from samrobust.report.tables import Table, p_text, points, records
@@ -128,7 +128,7 @@ def comparison_tables(found: Comparison, *, count: int) -> list[Table]:
 
 def _difference_table(found: Comparison) -> Table:
     rows: list[tuple[str, ...]] = []
-    metrics = [name for name in found.section.statistics if name not in OF_TRIALS]
+    metrics = [name for name in found.section.statistics if name not in SPREADS]
     chosen = found.differences[found.differences["statistic"].isin(metrics)]
     chosen = chosen.sort_values("statistic", key=lambda names: names.map(metrics.index))
     for condition in (row["name"] for row in found.section.conditions):

@@ -50,6 +50,26 @@ def breakdown_csv(sections: Sequence[Section]) -> str:
     return _joined_csv(sections, [section.breakdown for section in sections])
 
 
+def calibration_csv(sections: Sequence[Section]) -> str:
+    """Return what estimates of IoU are worth; columns as `to_csv`, `Section.calibration`."""
+    return _joined_csv(sections, [section.calibration for section in sections])
+
+
+def raters_csv(sections: Sequence[Section]) -> str:
+    """Return what raters differ in; columns as `to_csv`, then `Section.raters`."""
+    return _joined_csv(sections, [section.raters for section in sections])
+
+
+def precision_csv(sections: Sequence[Section]) -> str:
+    """Return average precisions; columns as `to_csv`, then `Section.average_precision`."""
+    return _joined_csv(sections, [section.average_precision for section in sections])
+
+
+def detector_error_csv(sections: Sequence[Section]) -> str:
+    """Return scores by error of the box; columns as `to_csv`, then `Section.detector_error`."""
+    return _joined_csv(sections, [section.detector_error for section in sections])
+
+
 def _joined_csv(sections: Sequence[Section], frames: Sequence[pd.DataFrame]) -> str:
     tables = []
     for section, frame in zip(sections, frames, strict=True):
@@ -265,8 +285,9 @@ def write_tables(
 ) -> list[Path]:
     """Write tables in the formats asked for, and return their paths.
 
-    They are `tables.csv`, with `differences.csv` and `breakdown.csv` where there are any,
-    `tables.md` and `tables.tex`.
+    They are `tables.csv`, with `differences.csv`, `breakdown.csv`, `calibration.csv`,
+    `raters.csv`, `average-precision.csv` and `detector-error.csv` where there are any, `tables.md`
+    and `tables.tex`.
 
     Raises:
         RunError: a file cannot be written.
@@ -278,6 +299,13 @@ def write_tables(
             texts["differences.csv"] = differences_csv(sections)
         if any(len(section.breakdown) for section in sections):
             texts["breakdown.csv"] = breakdown_csv(sections)
+        if any(len(section.calibration) for section in sections):
+            texts["calibration.csv"] = calibration_csv(sections)
+        if any(len(section.raters) for section in sections):
+            texts["raters.csv"] = raters_csv(sections)
+        if any(len(section.average_precision) for section in sections):
+            texts["average-precision.csv"] = precision_csv(sections)
+            texts["detector-error.csv"] = detector_error_csv(sections)
     if "md" in formats:
         texts["tables.md"] = to_markdown(sections)
     if "tex" in formats:

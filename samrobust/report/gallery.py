@@ -307,7 +307,8 @@ class _StoredMasks:
             panels.append(
                 Panel(title, view, outline, outline_of(pixels, view[2]), *prompt_marks(mask))
             )
-        words = [f"image {where[0]}", f"object {where[1]}", str(row["category"])]
+        image = photograph["file_name"] or f"image {where[0]}"
+        words = [image, f"object {where[1]}", str(row["category"])]
         return Exhibit(
             choice.kind,
             key,

@@ -34,6 +34,8 @@ CAPTIONS = {
     "objects": "Distribution of IoU over the trials of each object.",
     "variance": "Variance of IoU between objects and between trials of one.",
     "heat": "Segmenters against conditions.",
+    "reliability": "Mean IoU against the segmenter's own estimate of it, in 15 bins of equal mass.",
+    "risk": "1 - mIoU of the share of prompts of the highest estimate.",
 }
 SHORT_HASH = 12
 """Characters of a hash that are shown; all of it is in the manifest."""

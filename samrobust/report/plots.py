@@ -22,7 +22,8 @@ from matplotlib.transforms import ScaledTranslation
 
 from samrobust.degradations import DEGRADATION_ENTRIES
 from samrobust.errors import RunError
-from samrobust.report.columns import OF_TRIALS, statistic_of
+from samrobust.report.calibration import Estimates, reliability, risk_coverage
+from samrobust.report.columns import SPREADS, statistic_of
 from samrobust.report.scores import iou_of_trials
 from samrobust.report.summary import Section
 from samrobust.types import Floats
@@ -288,12 +289,72 @@ def heat_range(values: Floats) -> tuple[float, float]:
     return low, max(high, low + HEAT_POINTS)
 
 
+MOST_LINES = 4
+"""Conditions in a panel of the figures of estimates: the first, the last and some between."""
+
+
+def _reliability_figure(section: Section) -> Figure:
+    """Return mean IoU against mean estimate in bins of equal mass, a panel per segmenter."""
+    figure, panels = _estimate_panels(section)
+    for axes, lines in panels:
+        axes.axline((0, 0), slope=1, color="#999999", linewidth=0.6)
+        for style, found in lines:
+            quality, iou = reliability(found)
+            axes.plot(100 * quality, 100 * iou, marker=".", **style)
+        axes.set(xlim=(0, 100), ylim=(0, 100))
+        axes.set_xlabel("estimated IoU (%)")
+    figure.supylabel("IoU (%)", fontsize=8)
+    return figure
+
+
+def _risk_figure(section: Section) -> Figure:
+    """Return 1 - mIoU of the prompts of the highest estimate against their share."""
+    figure, panels = _estimate_panels(section)
+    for axes, lines in panels:
+        for style, found in lines:
+            coverage, risk = risk_coverage(found)
+            few = np.linspace(0, len(risk) - 1, min(len(risk), 500)).astype(int)
+            axes.plot(100 * coverage[few], 100 * risk[few], **style)
+        axes.set(xlim=(0, 100), ylim=(0, None))
+        axes.set_xlabel("prompts kept (%)")
+    figure.supylabel("1 - mIoU (%)", fontsize=8)
+    return figure
+
+
+def _estimate_panels(
+    section: Section,
+) -> tuple[Figure, list[tuple[Axes, list[tuple[LineStyle, Estimates]]]]]:
+    """Return a figure with a panel per segmenter that estimates IoU, and the lines of each."""
+    conditions = list(dict.fromkeys(name for each in section.estimates.values() for name in each))
+    places = np.linspace(0, len(conditions) - 1, min(len(conditions), MOST_LINES))
+    chosen = [conditions[place] for place in places.round().astype(int)]
+    shades = mpl.colormaps["viridis"](np.linspace(0, 0.85, len(chosen)))
+    styles: dict[str, LineStyle] = {
+        name: {"color": shade} for name, shade in zip(chosen, shades, strict=True)
+    }
+    n_columns = min(PANELS_A_ROW, len(section.estimates))
+    n_rows = -(-len(section.estimates) // n_columns)
+    figure = empty_figure(size=(COLUMN_INCHES, LEVEL_INCHES * n_rows), styles=styles)
+    grid = figure.subplots(n_rows, n_columns, sharex=True, sharey=True, squeeze=False)
+    for axes in grid.flat[len(section.estimates) :]:
+        axes.set_axis_off()
+    panels = []
+    for axes, (segmenter, found) in zip(grid.flat, section.estimates.items(), strict=False):
+        axes.set_title(shortened(segmenter), fontsize=7, loc="left", pad=2)
+        panels.append((axes, [(styles[name], found[name]) for name in chosen if name in found]))
+    return figure, panels
+
+
 PANEL_INCHES = 2.35
 """Width of each of several panels; three make a page's width."""
 BESIDE_POINTS = 1.6
 """Points that a segmenter is drawn beside the one before, so that no interval hides another."""
+MOST_HUMAN_LEVELS = 7
+"""Levels whose human percentiles have room above a panel in the usual size."""
 LEVEL_INCHES, STABILITY_INCHES = 1.9, 2.4
 """Heights of a panel with its axis labels."""
+RUNG_MARKER, TEXT_POINTS = 2.5, 5
+"""Points: size of a marker on lines that may cross; from the end of a line to its text."""
 
 
 @dataclass(frozen=True)
@@ -318,9 +379,9 @@ def write_plots(
 
     `<protocol>--<data set>--level` shows all metrics against the level, with 95 % intervals;
     `...--stability` mSF against mIoU; `...--objects` IoU of each object over its trials;
-    `...--variance` its variance split; `...--heat` mIoU of segmenters x conditions. A figure that
-    would be empty is not written. Published values are not drawn. A segmenter has one style in all
-    figures.
+    `...--variance` its variance split; `...--heat` mIoU of segmenters x conditions;
+    `...--reliability` and `...--risk` what estimates of IoU are worth. A figure that would be empty
+    is not written. Published values are not drawn. A segmenter has one style in all figures.
 
     Args:
         sections: the summaries.
@@ -361,11 +422,14 @@ def figures_of(section: Section, styles: Mapping[str, LineStyle]) -> Iterator[tu
     if rows[["miou", "msf"]].notna().all(axis=1).any():
         yield "stability", _stability_figure(section, ladders, styles=styles)
     yield from spread_figures(section, styles)
+    if section.estimates:
+        yield "reliability", _reliability_figure(section)
+        yield "risk", _risk_figure(section)
 
 
 def _metrics(section: Section) -> list[str]:
     """Return the columns of the means of metrics."""
-    return [name for name in section.statistics if name not in OF_TRIALS]
+    return [name for name in section.statistics if name not in SPREADS]
 
 
 def _level_figure(section: Section, ladder: _Ladder, *, styles: Mapping[str, LineStyle]) -> Figure:
@@ -392,7 +456,21 @@ def _level_figure(section: Section, ladder: _Ladder, *, styles: Mapping[str, Lin
         whole = all(level.is_integer() for level in ladder.levels.values())
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=whole, steps=[1, 2, 5, 10]))
         axes.set(xlabel=ladder.axis, ylabel=statistic_of(name).axis)
+        _add_human_axis(axes, ladder, section.human_percentiles)
     return figure
+
+
+def _add_human_axis(axes: Axes, ladder: _Ladder, percentiles: Mapping[str, float]) -> None:
+    """Write above the levels of boxes how human they are, where the level is not that itself."""
+    levels = {name: level for name, level in ladder.levels.items() if name in percentiles}
+    texts = [f"{percentiles[name]:.0f}" for name in levels]
+    if not levels or texts == [f"{level:.0f}" for level in levels.values()]:
+        return
+    above = axes.secondary_xaxis("top")
+    fontsize = 6 if len(texts) <= MOST_HUMAN_LEVELS else 5
+    above.set_xticks(list(levels.values()), texts, fontsize=fontsize)
+    above.set_xlabel("human percentile of the median box", fontsize=6)
+    above.tick_params(length=2, width=0.4, pad=1)
 
 
 def _stability_figure(
@@ -420,14 +498,18 @@ def _stability_figure(
 
 
 def _draw_line(axes: Axes, line: pd.DataFrame, *, style: LineStyle, text: str) -> None:
-    """Draw mSF against mIoU with a text at the last point."""
-    x, y = 100 * line["miou"], 100 * line["msf"]
-    axes.plot(x, y, **style)
+    """Draw mSF against mIoU with a text beyond the last point, where the line itself is not."""
+    x, y = 100 * line["miou"].to_numpy(), 100 * line["msf"].to_numpy()
+    small: LineStyle = {"markersize": RUNG_MARKER} if len(x) > 1 else {}
+    axes.plot(x, y, **{**style, **small})
+    right, up = x[-1] >= x[0], y[-1] > y[0]
     axes.annotate(
         text,
-        (x.iloc[-1], y.iloc[-1]),
-        xytext=(3, -7),
+        (x[-1], y[-1]),
+        xytext=(TEXT_POINTS if right else -TEXT_POINTS, TEXT_POINTS if up else -TEXT_POINTS),
         textcoords="offset points",
+        ha="center",
+        va="center",
         fontsize=6,
         color=style["color"],
         path_effects=[withStroke(linewidth=1.5, foreground="white")],

@@ -14,7 +14,7 @@ from samrobust.files import convert, errors_at, read_toml
 from samrobust.metrics import METRICS
 from samrobust.protocol import find_file, load_protocol, packaged_folder
 from samrobust.registry import known
-from samrobust.report.columns import column_of
+from samrobust.report.columns import PRECISIONS, column_of
 from samrobust.segmenters import SEGMENTERS, published_sha256
 from samrobust.types import Frame, Selection
 
@@ -31,9 +31,10 @@ class Expected:
     Attributes:
         segmenter: as registered.
         dataset: data set, or a group, whose members are averaged unweighted.
-        protocol: packaged, or the path of a file.
+        protocol: packaged, or the path of a file; of a detector's boxes the name of their file,
+            without its ending.
         condition: of the protocol.
-        metric: of the protocol.
+        metric: of the protocol; of a detector's boxes "ap", "ap_50" and the like.
         value: as published, in [0, 1].
         tolerance: how far from it is still the same, in the same unit.
         source: paper and table.
@@ -42,6 +43,7 @@ class Expected:
         frame: how images reach the model.
         selection: which mask counts.
         split: of the data set.
+        boxes: whether the prompts are the boxes of a detector.
     """
 
     segmenter: str
@@ -57,10 +59,14 @@ class Expected:
     frame: Frame = "longest-side"
     selection: Selection = "single"
     split: str = ""
+    boxes: bool = False
 
     def __post_init__(self) -> None:
         known(self.segmenter, SEGMENTERS.names(), kind="segmenter")
         known(self.dataset, [*DATASETS.names(), *GROUPS], kind="dataset")
+        if self.boxes:
+            known(self.metric, [each.column for each in PRECISIONS], kind="average precision")
+            return
         known(self.metric, METRICS.names(), kind="metric")
         conditions = [condition.name for condition in load_protocol(self.protocol).conditions]
         known(self.condition, conditions, kind=f"condition of {self.protocol}")
@@ -73,7 +79,7 @@ class Expected:
     @property
     def protocol_name(self) -> str:
         """Return what the protocol calls itself."""
-        return load_protocol(self.protocol).name
+        return self.protocol if self.boxes else load_protocol(self.protocol).name
 
     @property
     def label(self) -> str:
@@ -197,7 +203,13 @@ def _fits(run: "Run", row: Expected, dataset: str) -> bool:
 
 
 def _mean(run: "Run", row: Expected) -> float:
-    """Return the mean over objects of the mean over trials."""
+    """Return the mean over objects of the mean over trials, or an average precision."""
+    if row.boxes:
+        from samrobust.report.average_precision import average_precisions
+        from samrobust.runs.store import read_detections
+
+        return average_precisions(*read_detections(run.folder))[row.metric]
+
     from samrobust.report.scores import object_scores
 
     conditions = [condition["name"] for condition in run.manifest.protocol["conditions"]]

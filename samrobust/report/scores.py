@@ -24,6 +24,8 @@ FAILED_BELOW = 0.5
 """IoU; the share of trials below it is the statistic `iou_failed`."""
 NESTED = ("random-points", "border-points", "part-points")
 """Degradations whose first points of a trial are its prompt of fewer points."""
+AT_THRESHOLDS = ("iou-at-minus-1", "iou", "iou-at-plus-1")
+"""Metrics of the same masks at three thresholds of the logits."""
 FELL_BY = 0.05
 """IoU that a trial must lose by one more point to count in `iou_fell` (docs/sources/peers.md
 5.4)."""
@@ -51,7 +53,7 @@ class ObjectScores:
         statistics: column -> (C, O) float64, NaN where there is no score: the means of metrics over
             trials, and of IoU over trials `iou_std` and `iou_var` (both n - 1), `iou_failed` (share
             of trials below 0.5) and `iou_fell` (share of trials that lose more than 0.05 by one
-            more point).
+            more point); of IoU at three thresholds `threshold_squares` and `all_squares`.
         n_trials: (C,) the most trials with an IoU that an object has.
         prompts: (C, O) one hash for all prompts of a condition, 0 where there are no scores.
         tails: place of a condition -> the lowest IoU of all its trials.
@@ -551,7 +553,26 @@ def _statistics(block: _Block, ladders: Sequence[tuple[int, int]]) -> dict[str, 
             lost = before[:, :size].astype(np.float64) - after[:, :size]
             fell = (lost > FELL_BY).sum(axis=1)
             put("iou_fell", more, _ratio(fell, (~np.isnan(lost)).sum(axis=1)))
+    at_each = [block.scores_of(metric) for metric in AT_THRESHOLDS]
+    for condition, at_thresholds in enumerate(zip(*at_each, strict=True)):
+        there = [cell for cell in at_thresholds if cell is not None and cell.shape[1] > 1]
+        if len(there) == len(AT_THRESHOLDS):
+            part, whole = _squares(np.stack(there, axis=2).astype(np.float64))
+            put("threshold_squares", condition, part)
+            put("all_squares", condition, whole)
     return found
+
+
+def _squares(ious: Floats) -> tuple[Floats, Floats]:
+    """Return (O,) sums of squares per trial: between the means of K thresholds, and in all.
+
+    Those of a two-way analysis of variance of (O, T, K) IoU by trial and threshold, where the rest
+    is between trials and of both together.
+    """
+    mean = np.nanmean(ious, axis=(1, 2))
+    part = ((np.nanmean(ious, axis=1) - mean[:, None]) ** 2).sum(axis=1)
+    whole = np.nanmean((ious - mean[:, None, None]) ** 2, axis=(1, 2)) * ious.shape[2]
+    return part, whole
 
 
 def _ratio(sums: npt.NDArray[Any], counts: npt.NDArray[np.int64]) -> Floats:

@@ -1,7 +1,8 @@
 """Bootstrap over images, sign-flip test, Holm's correction, and classes of objects."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -185,13 +186,23 @@ def _signs(n_images: int, *, key: str) -> Iterator[Floats]:
         yield signs
 
 
-SIZES = {"small": 32**2, "medium": 96**2, "large": np.inf}
-"""Class -> the area, in pixels of the original image, that it stays below: COCO's."""
-THINNESS = {"compact": 25.0, "winding": 60.0, "thin": np.inf}
-"""Class -> the perimeter^2 / area that it stays below.
+FRAME_SIDE = 1024
+"""Pixels of the longer side of an image in SAM's frame."""
 
-A disc has 4 pi = 12.6, a square 16, a bar of 1 x 4 25, a bar of 1 x 13 60."""
-KINDS = {"size": SIZES, "thinness": THINNESS}
+
+@dataclass(frozen=True)
+class Kind:
+    """A way to put objects into classes by a number.
+
+    Attributes:
+        number: of objects, with the columns of a run's; NaN where it is not known.
+        words: what the number is.
+        below: class -> the number that its objects stay below.
+    """
+
+    number: Callable[[pd.DataFrame], "pd.Series[float]"]
+    words: str
+    below: Mapping[str, float]
 
 
 def thinness(objects: pd.DataFrame) -> "pd.Series[float]":
@@ -199,18 +210,54 @@ def thinness(objects: pd.DataFrame) -> "pd.Series[float]":
     return objects["perimeter"] ** 2 / objects["area"]
 
 
+def _frame_size(objects: pd.DataFrame) -> "pd.Series[float]":
+    sides = objects["image_side"].where(objects["image_side"] > 0)
+    return FRAME_SIDE * objects["area"] ** 0.5 / sides
+
+
+KINDS = {
+    "size": Kind(
+        lambda objects: objects["area"],
+        "area in pixels",
+        {"small": 32**2, "medium": 96**2, "large": np.inf},  # COCO's
+    ),
+    # a disc has 4 pi = 12.6, a square 16, a bar of 1 x 4 25, a bar of 1 x 13 60
+    "thinness": Kind(
+        thinness, "perimeter^2 / area", {"compact": 25.0, "winding": 60.0, "thin": np.inf}
+    ),
+    # an embedding of SAM's has one place per 16 pixels
+    "frame-size": Kind(
+        _frame_size,
+        "square root of the area in pixels of a frame of 1024",
+        {"to-32": 32, "32-to-128": 128, "128-to-384": 384, "from-384": np.inf},
+    ),
+    "crowding": Kind(
+        lambda objects: objects["others"].where(objects["others"] >= 0),
+        "number of other objects with their centre in the exact box",
+        {"alone": 1, "1-2-others": 3, "3-others-or-more": np.inf},
+    ),
+}
+SUPERGROUP = "supergroup"
+"""The kind of the classes that a data set groups its categories in."""
+
+
 def classes_of(objects: pd.DataFrame) -> dict[tuple[str, str], npt.NDArray[np.bool_]]:
     """Return which objects are of each class that has any, as (kind, class) -> (O,) bool.
 
     Args:
-        objects: with `area` and `perimeter`; an object that has none is in no class.
+        objects: with the columns of a run's; an object of which something is not known is in no
+            class of that kind.
     """
     found = {}
-    for kind, values in (("size", objects["area"]), ("thinness", thinness(objects))):
+    for kind, by in KINDS.items():
+        values = by.number(objects)
         at_least = 0.0
-        for name, below in KINDS[kind].items():
+        for name, below in by.below.items():
             chosen = ((values >= at_least) & (values < below)).to_numpy()
             if chosen.any():
                 found[kind, name] = chosen
             at_least = below
+    groups = objects["supercategory"].fillna("")
+    for name in sorted({*groups} - {""}):
+        found[SUPERGROUP, name] = (groups == name).to_numpy()
     return found

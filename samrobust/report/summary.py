@@ -12,10 +12,22 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from samrobust.degradations import DEGRADATIONS
+from samrobust.degradations.human import human_percentile, median_percentile
+from samrobust.errors import RunError
+from samrobust.files import errors_at, shown
+from samrobust.protocol import RECORDED, build_degradation
 from samrobust.provenance import origin
-from samrobust.report.columns import COLUMNS, OF_TRIALS, column_of, statistic_of
+from samrobust.report.columns import (
+    COLUMNS,
+    OF_THRESHOLDS,
+    OF_TRIALS,
+    column_of,
+    statistic_of,
+)
 from samrobust.report.glance import glance_of
 from samrobust.report.precision import Precision, precision_of
+from samrobust.report.raters import rater_table
 from samrobust.report.scores import Group, ObjectScores, comparable_groups
 from samrobust.report.statistics import (
     INTERVAL,
@@ -27,17 +39,22 @@ from samrobust.report.statistics import (
     sign_flip_test,
 )
 from samrobust.runs.manifest import RunManifest
-from samrobust.runs.store import Run
+from samrobust.runs.store import Run, read_raters
 from samrobust.types import DatasetInfo, Floats, SegmenterInfo
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+    from samrobust.report.calibration import Estimates
 
 IN_CLASSES = ("miou", "mbiou")
 """Statistics that are broken down by classes of objects."""
 _CELL = ("statistic", "segmenter", "condition")
 _CLASS = ("kind", "class", *_CELL)
 _SQUARE = "iou squared"
+_SHARES = {"threshold_share": ("threshold_squares", "all_squares")}
+"""Statistic -> the two sums of squares of which it is the ratio of the means over objects."""
+_PARTS = {part for parts in _SHARES.values() for part in parts}
 
 
 @dataclass(frozen=True)
@@ -63,7 +80,7 @@ class Measured:
         has_others: whether some run has images that another lacks.
         precisions: of the runs that are not in float32.
         objects: their `sample_id`, `instance_id`, place of their `image` and, where a run says so,
-            `category`, `area` and `perimeter`; none for a group.
+            the other columns of its objects; none for a group.
         scores: of the segmenters by object; none for a group.
     """
 
@@ -99,6 +116,7 @@ def measure(group: Group) -> Measured:
     conditions = [row["name"] for row in manifests[0].protocol["conditions"]]
     objects = _described_objects(group)
     per_object = _cells(group, conditions)
+    means = [cell for cell in per_object if cell[0] not in _PARTS]
     classes = classes_of(objects)
     columns: dict[Any, Floats] = {**per_object}
     for (statistic, *cell), values in per_object.items():
@@ -130,8 +148,8 @@ def measure(group: Group) -> Measured:
         segmenters=group.labels,
         estimates=estimates.iloc[0],
         resampled=resampled,
-        contributions=_frame(list(per_object), sums[:, : len(per_object)], _CELL)
-        / counts[:, : len(per_object)].sum(axis=0),
+        contributions=_frame(list(means), sums[:, : len(means)], _CELL)
+        / counts[:, : len(means)].sum(axis=0),
         in_classes=in_classes.iloc[0],
         resampled_in_classes=resampled_in_classes,
         class_sizes=n_classes,
@@ -238,12 +256,12 @@ class _Ratios:
         return self._with_variances(cells), in_classes
 
     def _with_variances(self, cells: pd.DataFrame) -> pd.DataFrame:
-        """Return the cells with the variance between objects instead of the squares.
+        """Return the cells with the variance between objects, and shares, instead of the squares.
 
         The components of a one-way analysis of variance: the variance of the objects' means (n - 1)
         less what the trials' variance adds to it.
         """
-        squares = [cell for cell in cells.columns.tolist() if cell[0] == _SQUARE]
+        squares: list[Any] = [cell for cell in cells.columns.tolist() if cell[0] == _SQUARE]
         n_objects = dict(zip(self._columns, self._counts.sum(axis=0), strict=True))
         derived: dict[Any, pd.Series[float]] = {}
         for cell in squares:
@@ -252,6 +270,11 @@ class _Ratios:
             if n > 1 and trials > 1:
                 of_means = (cells[cell] - cells["miou", *where] ** 2) * n / (n - 1)
                 derived["iou_var_between", *where] = of_means - cells["iou_var", *where] / trials
+        for share, (part, whole) in _SHARES.items():
+            for cell in [cell for cell in cells.columns.tolist() if cell[0] == whole]:
+                where = list(cell[1:])
+                derived[share, *where] = cells[part, *where] / cells[cell]
+                squares += [(part, *where), cell]
         frame = pd.DataFrame(derived, index=cells.index)
         frame.columns = _index(list(derived), _CELL)
         return pd.concat([cells.drop(columns=squares), frame], axis=1)
@@ -275,7 +298,12 @@ def _cells(group: Group, conditions: Sequence[str]) -> dict[tuple[str, str, str]
         for statistic, values in scores.statistics.items()
         if not np.isnan(values[place]).all()
     }
-    return dict(sorted(cells.items(), key=lambda cell: cell[0][0] == "iou_fell"))  # they come last
+    return dict(sorted(cells.items(), key=lambda cell: _place_of(cell[0][0])))
+
+
+def _place_of(statistic: str) -> tuple[bool, bool]:
+    """Return a key by which parts of shares come last, and before them `iou_fell`."""
+    return statistic in _PARTS, statistic == "iou_fell"
 
 
 def _image_sums(columns: Iterable[Floats], owners: npt.NDArray[np.int64]) -> tuple[Floats, Floats]:
@@ -359,7 +387,9 @@ class Section:
     `iou_std`, `iou_var` means over objects of those over an object's trials; `iou_var_between` the
     component of variance between objects; `iou_low` the mean of the lowest 10 % of all trials;
     `iou_failed` the share of trials below IoU 0.5; `iou_fell` the share of trials that lose more
-    than 0.05 IoU against the condition with one point less; then the metrics of plug-ins.
+    than 0.05 IoU against the condition with one point less; then the metrics of plug-ins, and
+    where IoU is measured at three thresholds of the logits `threshold_share`, the share of the
+    variance over trials and thresholds that is between thresholds.
 
     Attributes:
         protocol: its name.
@@ -380,8 +410,8 @@ class Section:
             95 % interval in `low` and `high`, `p` of the sign-flip test, `p_holm` corrected over
             the pairs of one statistic and condition, `is_tie`.
         breakdown: one a segmenter, condition and class of objects: `segmenter`, `condition`, `kind`
-            ("size" or "thinness"), `class`, `n_objects`, `miou` and `mbiou` with their intervals;
-            empty where no run says what its objects are.
+            ("size", "thinness", "frame-size", "crowding" or "supergroup"), `class`, `n_objects`,
+            `miou` and `mbiou` with their intervals; empty where no run says what its objects are.
         glance: one a segmenter, published ones left out: `segmenter`, `statistic` (the first metric
             with scores, as "miou"), `n_conditions` (those but the exact prompt in which all
             segmenters have a score), `exact` (the statistic for the exact prompt, NaN where the
@@ -422,6 +452,43 @@ class Section:
         """Return protocol, data set and marks in one line."""
         return f"{self.protocol} v{self.version} on {self.dataset}: {'; '.join(self.marks)}"
 
+    @cached_property
+    def human_percentiles(self) -> dict[str, float]:
+        """Return how far off the median box of a condition is, of those that give boxes alone."""
+        installed = DEGRADATIONS.names()
+        found: dict[str, float | None] = {}
+        for row in self.conditions:
+            if row["degradation"] == RECORDED:
+                found[str(row["name"])] = self._recorded_percentile(row["name"])
+            elif row["degradation"] in installed:
+                with errors_at(f"condition {shown(row['name'])}", RunError):
+                    degradation = build_degradation(row["degradation"], row["parameters"])
+                    found[str(row["name"])] = median_percentile(degradation)
+        return {name: value for name, value in found.items() if value is not None}
+
+    def _recorded_percentile(self, condition: str) -> float | None:
+        """Return the human percentile of the median recorded box, None where there is none."""
+        for run in self.stored:
+            raters = read_raters(run.folder)
+            losses = raters.loc[raters["condition"] == condition, "loss"].dropna()
+            return human_percentile(float(losses.median())) if len(losses) else None
+        return None
+
+    @cached_property
+    def raters(self) -> pd.DataFrame:
+        """Return what raters of recorded prompts differ in; empty for fewer than two.
+
+        One row a segmenter and kind of prompts: `segmenter`, `condition`, `n_raters`, the standard
+        deviations of IoU `between` raters and `within` one, `icc` (the share of the variance that
+        is between raters), each with the ends of its 95 % interval in `..._low` and `..._high`;
+        `agreement` (mean IoU of pairs of masks of different raters) and `local` (that of masks from
+        boxes at the 25th human percentile). Fractions.
+
+        Raises:
+            RunError: a file of a run cannot be read.
+        """
+        return rater_table(self.stored, self.segmenters, self.objects, self.table)
+
     @property
     def measured(self) -> pd.DataFrame:
         """Return the rows that are ours."""
@@ -454,11 +521,70 @@ class Section:
         first = [name for name in ("segmenter", "condition") if name in table]
         return table[[*first, *table.columns.drop(first)]]
 
+    @cached_property
+    def estimates(self) -> "dict[str, dict[str, Estimates]]":
+        """Return what each segmenter says of its masks, by condition; read when first used.
+
+        Segmenters without an estimate, and runs that did not store it, are left out.
+        """
+        from samrobust.report.calibration import estimates_of
+
+        found = {
+            label: estimates_of(run, scores)
+            for label, run, scores in zip(self.segmenters, self.stored, self.scores, strict=False)
+        }
+        return {label: each for label, each in found.items() if each}
+
+    @cached_property
+    def calibration(self) -> pd.DataFrame:
+        """Return what these estimates are worth, one row per segmenter and condition.
+
+        Columns: `segmenter`, `condition`, `n_prompts`, then fractions with the ends of their 95 %
+        interval in `..._low` and `..._high`: `bias`, mean of estimate - IoU; `growth`, the bias
+        less that of the exact prompt; `mae`; `iou_ece`, and `recalibrated`, the same after isotonic
+        regression on other images; `d_ece_50`, `d_ece_75`; `spearman`; `auroc` for IoU of at least
+        0.5; `aurc`, `e_aurc`; `iou_at_80`; and of several candidates `gap`, IoU of the best less
+        that of the chosen one, and `best_chosen`, the share of prompts in which these are one.
+        """
+        from samrobust.report.calibration import calibration_of
+
+        return calibration_of(self)
+
+    @cached_property
+    def average_precision(self) -> pd.DataFrame:
+        """Return the average precision of the masks of a detector's boxes; empty for other prompts.
+
+        One row per segmenter: `segmenter`, `n_images` (that all runs have), `n_detections`, then
+        `ap`, `ap_50`, `ap_75`, `ap_small`, `ap_medium`, `ap_large` and `boundary_ap`, fractions.
+
+        Raises:
+            RunError: a file of a run cannot be read, or a mask does not fit its image.
+        """
+        from samrobust.report.average_precision import precision_table
+
+        return precision_table(self.stored, self.segmenters)
+
+    @cached_property
+    def detector_error(self) -> pd.DataFrame:
+        """Return the mean IoU of a detector's boxes by how far they are off; else empty.
+
+        One row per segmenter and class of boxes, of those that match an object: `segmenter`,
+        `boxes` (human percentiles of their error: "p0-25"), `n_boxes`, `miou` with the ends of its
+        interval in `miou_low` and `miou_high`.
+
+        Raises:
+            RunError: a file of a run cannot be read.
+        """
+        from samrobust.report.average_precision import error_table
+
+        return error_table(self.stored, self.segmenters, self.scores)
+
     def figures(self) -> "dict[str, Figure]":
         """Return the figures of the section by name, those that would be empty left out.
 
-        The names are "level" (scores against the level), "stability", "objects", "variance" and
-        "heat"; a section with several ladders of levels has a "level-..." for each.
+        The names are "level" (scores against the level), "stability", "objects", "variance",
+        "heat", "reliability" and "risk"; a section with several ladders of levels has a "level-..."
+        for each.
         """
         from samrobust.report.plots import draw_figures
 
@@ -533,6 +659,7 @@ def _section(measured: Measured, dataset: str, *, published: set[str]) -> Sectio
     levels = [conditions[place[row["condition"]]]["level"] for row in rows]
     others = [metric for metric in manifest.protocol["metrics"] if metric not in COLUMNS]
     statistics = [*COLUMNS.values(), *OF_TRIALS, *others]
+    statistics += [name for name in OF_THRESHOLDS if name in measured.estimates.index]
     columns = [f"{statistic}{end}" for statistic in statistics for end in _ENDS]
     table = pd.DataFrame(rows, columns=[*_NAMES, *_COUNTS, *columns])
     table.insert(len(_NAMES), "level", pd.Series(levels, dtype="float64"))
@@ -639,6 +766,8 @@ def _marks(measured: Measured) -> tuple[str, ...]:
     frames = sorted({run.segmenter.frame for run in measured.manifests if run.segmenter.frame})
     n_known = n_images + measured.n_failed + measured.n_images_left_out
     is_incomplete = n_known < n_samples and not measured.has_others
+    recorded = any(row["degradation"] == RECORDED for row in manifest.protocol["conditions"])
+    what = "objects or prompts" if recorded else "objects"
     marks = {
         f"first {manifest.limit} images": manifest.limit is not None,
         f"{manifest.trials} trials": manifest.trials is not None,
@@ -646,7 +775,7 @@ def _marks(measured: Measured) -> tuple[str, ...]:
         f"images that all runs have: {n_images} of {n_samples}": measured.has_others,
         f"images that failed: {measured.n_failed}": measured.n_failed > 0,
         f"images left out: {measured.n_images_left_out}": measured.n_images_left_out > 0,
-        f"objects left out: {measured.n_objects_left_out}": measured.n_objects_left_out > 0,
+        f"{what} left out: {measured.n_objects_left_out}": measured.n_objects_left_out > 0,
         f"selection {manifest.protocol['selection']}": True,
         f"frame {', '.join(frames)}": bool(frames),
     }

@@ -8,7 +8,8 @@ from typing import Any
 import pandas as pd
 
 from samrobust.registry import known
-from samrobust.report.columns import DETAILS, NO_VALUE, Statistic, statistic_of
+from samrobust.report.calibration import CALIBRATION, RANKING
+from samrobust.report.columns import DETAILS, NO_VALUE, PRECISIONS, Statistic, statistic_of
 from samrobust.report.precision import Precision
 from samrobust.report.statistics import KINDS
 from samrobust.report.summary import MEASURED, Section
@@ -102,6 +103,8 @@ def terminal_tables(sections: Sequence[Section], *, details: bool = False) -> li
     tables = []
     for section in sections:
         tables.append(_table(section, spread, where=where))
+        tables += _detector_tables(section, spread, where=where)
+        tables += _rater_tables(section)
         tables += _details(section, spread, where=where) if details else []
     return tables
 
@@ -156,6 +159,8 @@ def page_tables(section: Section) -> list[Table]:
     where = "in brackets"
     return [
         _table(section, interval_text, where=where),
+        *_detector_tables(section, interval_text, where=where),
+        *_rater_tables(section),
         *_details(section, interval_text, where=where),
     ]
 
@@ -199,6 +204,150 @@ def _details(section: Section, spread: Callable[[Row, str], str], *, where: str)
         yield _class_table(section, str(kind), spread, where=where)
     if len(section.differences):
         yield difference_table(section, CLASS_STATISTIC)
+    for about in ("calibration", "ranking"):
+        if len(section.calibration):
+            yield _quality_table(section, about, spread, where=where)
+
+
+_QUALITY = {
+    "calibration": CALIBRATION,
+    "ranking": RANKING,
+}
+_QUALITY_TERMS = {
+    "bias": "bias: mean of estimate - IoU",
+    "growth": "growth: bias less that of the exact prompt",
+    "mae": "MAE: mean size of the difference",
+    "iou_ece": "IoU-ECE: mean over 15 bins of equal mass of the size of the mean difference",
+    "recalibrated": "recalibrated: IoU-ECE after isotonic regression on other images",
+    "d_ece_50": "D-ECE: as IoU-ECE, with the share of masks of IoU >= .5 or .75 for the mean IoU",
+    "spearman": "Spearman: rank correlation of estimate and IoU",
+    "auroc": "AUROC: of the estimate, for IoU >= .5",
+    "aurc": "AURC: mean of 1 - mIoU over all shares of the prompts, highest estimate first",
+    "e_aurc": "E-AURC: AURC less the lowest that there could be",
+    "iou_at_80": "IoU at 80 %: without the fifth of lowest estimate",
+    "gap": "gap: IoU of the best candidate less that of the one of highest estimate",
+    "best_chosen": "best chosen: prompts in which these are one",
+}
+
+
+def _quality_table(
+    section: Section, about: str, spread: Callable[..., str], *, where: str
+) -> Table:
+    """Return what the segmenters' own estimates of IoU are worth: one of the two halves."""
+    frame = section.calibration
+    shown_here = [each for each in _QUALITY[about] if frame[each.column].notna().any()]
+    rows = [
+        (
+            row["segmenter"],
+            row["condition"],
+            *(
+                f"{each.text(row[each.column])} {spread(row, each.column, each)}".rstrip()
+                for each in shown_here
+            ),
+        )
+        for row in records(frame)
+    ]
+    columns = [each.column for each in shown_here]
+    sentence = "; ".join(_QUALITY_TERMS[name] for name in columns if name in _QUALITY_TERMS)
+    note = (
+        f"The segmenter's own estimate of each mask's IoU, in percent; {where} the 95 % interval, "
+        f"bootstrap over images. {sentence[0].upper()}{sentence[1:]}."
+    )
+    header = ("segmenter", "condition", *(each.label for each in shown_here))
+    of = tuple((row[0],) for row in rows)
+    title = f"{section.title}; {about} of the estimated IoU"
+    return Table(title, header, tuple(rows), (note,), segmenters=of)
+
+
+_SPLIT = {
+    "between": Statistic("between", "std between", "%", higher_is_better=False),
+    "within": Statistic("within", "std within", "%", higher_is_better=False),
+    "icc": Statistic("icc", "ICC", "", higher_is_better=False),
+}
+_AMBIGUITY = {
+    "agreement": Statistic("agreement", "of different raters", "%", higher_is_better=True),
+    "local": Statistic("local", "of boxes at p25", "%", higher_is_better=True),
+}
+
+
+def _rater_tables(section: Section) -> Iterator[Table]:
+    """Yield what differs between raters and how ambiguous prompts are, if several gave them."""
+    rows = records(section.raters)
+    if not rows:
+        return
+    of = tuple((row["segmenter"],) for row in rows)
+    split = (
+        "Standard deviation of IoU between the means of raters on the same objects, and within a "
+        "rater, in percent; ICC: the share of that variance that is between raters; in brackets "
+        "the 95 % interval of an analysis of variance."
+    )
+    ambiguity = (
+        "Mean IoU of pairs of masks of an object, in percent: of different raters (low where the "
+        "prompt is ambiguous), and of boxes at the 25th human percentile (low where the segmenter "
+        "is sensitive); in brackets the 95 % interval over images."
+    )
+    for title, statistics, about in (
+        ("raters", _SPLIT, split),
+        ("agreement of masks", _AMBIGUITY, ambiguity),
+    ):
+        texts = [
+            (
+                row["segmenter"],
+                f"{row['condition']}, {row['n_raters']} raters",
+                *(_with_ends(row, name, shown_as) for name, shown_as in statistics.items()),
+            )
+            for row in rows
+        ]
+        header = ("segmenter", "prompts", *(each.label for each in statistics.values()))
+        yield Table(f"{section.title}; {title}", header, tuple(texts), (about,), segmenters=of)
+
+
+def _detector_tables(
+    section: Section, spread: Callable[[Row, str], str], *, where: str
+) -> Iterator[Table]:
+    """Yield what the masks of a detector's boxes are worth, where prompts are such."""
+    precisions = records(section.average_precision)
+    if precisions:
+        rows = tuple(
+            (row["segmenter"], *(each.text(row[each.column]) for each in PRECISIONS))
+            for row in precisions
+        )
+        first = precisions[0]
+        about = (
+            f"COCO's average precision of masks, in percent, by the detector's scores, over "
+            f"{first['n_detections']} detections in {first['n_images']} images: those with an "
+            "annotation. Boundary AP: with the lower of IoU and boundary IoU."
+        )
+        header = ("segmenter", *(each.label for each in PRECISIONS))
+        title = f"{section.title}; average precision"
+        of = tuple((row[0],) for row in rows)
+        yield Table(title, header, rows, (about,), n_names=1, segmenters=of)
+    errors = section.detector_error
+    if len(errors):
+        counts = dict(zip(errors["boxes"], errors["n_boxes"], strict=True))
+        cells: dict[str, dict[str, str]] = {}
+        for row in records(errors):
+            text = f"{value_text(row, CLASS_STATISTIC)} {spread(row, CLASS_STATISTIC)}".rstrip()
+            cells.setdefault(row["segmenter"], {})[row["boxes"]] = text
+        rows = tuple(
+            (label, *(of_label.get(name, NO_VALUE) for name in counts))
+            for label, of_label in cells.items()
+        )
+        boxes = ", ".join(f"{name} ({count})" for name, count in counts.items())
+        about = (
+            f"mIoU in percent of the boxes that match an object (IoU >= 0.5 with its tight box, "
+            f"same category); {where} the 95 % interval. By the human percentile of the box's "
+            f"error (boxes): {boxes}."
+        )
+        title = f"{section.title}; by error of the box"
+        of = tuple((row[0],) for row in rows)
+        yield Table(title, ("segmenter", *counts), rows, (about,), n_names=1, segmenters=of)
+
+
+def _with_ends(row: Row, name: str, shown_as: Statistic) -> str:
+    if shown_as.unit:
+        return f"{shown_as.text(row[name])} {interval_text(row, name, shown_as)}".rstrip()
+    return f"{row[name]:.2f} [{row[f'{name}_low']:.2f}, {row[f'{name}_high']:.2f}]"
 
 
 def _class_table(
@@ -212,13 +361,18 @@ def _class_table(
         cells.setdefault((row["segmenter"], row["condition"]), {})[row["class"]] = text
     order = [(row["segmenter"], row["condition"]) for row in rows_of(section)]
     rows = [(*key, *(cells[key][name] for name in counts)) for key in order if key in cells]
-    unit = "area in pixels" if kind == "size" else "perimeter^2 / area"
-    bounds = [
-        f"{name} {f'below {below:g}' if math.isfinite(below) else 'the rest'} ({counts[name]})"
-        for name, below in KINDS[kind].items()
-        if name in counts
-    ]
-    about = f"mIoU in percent; {where} the 95 % interval. By {unit} (objects): {', '.join(bounds)}."
+    if kind in KINDS:
+        words = KINDS[kind].words
+        bounds = [
+            f"{name} {f'below {below:g}' if math.isfinite(below) else 'the rest'} ({counts[name]})"
+            for name, below in KINDS[kind].below.items()
+            if name in counts
+        ]
+    else:
+        words = "the data set's groups of categories"
+        bounds = [f"{name} ({count})" for name, count in counts.items()]
+    about = f"mIoU in percent; {where} the 95 % interval. By {words} (objects): "
+    about += f"{', '.join(bounds)}."
     header = ("segmenter", "condition", *counts)
     title = f"{section.title}; by {kind} of the object"
     of = tuple((row[0],) for row in rows)
@@ -297,7 +451,7 @@ def shown_over_trials(section: Section) -> list[str]:
     filled = section.table.notna().any()
     if section.columns or not filled["iou_var"]:
         return []
-    return [name for name in DETAILS if filled[name]]
+    return [name for name in DETAILS if filled.get(name)]
 
 
 def daggers_of(section: Section) -> dict[str, str]:
@@ -330,7 +484,11 @@ def footnotes(section: Section, where: str) -> tuple[str, ...]:
     origins = sorted({name for name in section.table["in_domain"] if name})
     in_domain = (f"{IN_DOMAIN} Trained on images of {' and '.join(origins)} too.",)
     precisions = dict.fromkeys(map(_precision_note, section.precisions))
-    return about, *precisions, *(in_domain if origins else ()), *sources
+    human = [
+        f"{name} {value:.0f}" for name, value in section.human_percentiles.items() if value > 0
+    ]
+    how_human = (f"Human percentiles of the median box: {', '.join(human)}.",) if human else ()
+    return about, *precisions, *(in_domain if origins else ()), *sources, *how_human
 
 
 def _precision_note(precision: Precision) -> str:
@@ -363,6 +521,8 @@ def trial_terms(names: Iterable[str]) -> tuple[str, ...]:
         "iou_var_between": "var: variance of IoU in percent squared, between objects and between "
         "the trials of one",
         "iou_fell": "fell: trials that lose more than 5 points by one more point",
+        "threshold_share": "threshold's: share of an object's variance of IoU, over trials and the "
+        "logit thresholds -1, 0 and 1, that is between thresholds",
     }
     found = list(dict.fromkeys(terms[name] for name in names if name in terms))
     if not found:

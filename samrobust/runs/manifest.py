@@ -44,6 +44,10 @@ class ObjectRow:
         category: its class, "" where the data set names none.
         area: in pixels of the original image.
         perimeter: likewise.
+        supercategory: the group of classes that it is of, "" where the data set names none.
+        others: objects of the image whose tight box has its centre in this one's; -1 where that is
+            not known.
+        image_side: the longer side of the image, in pixels; 0 where that is not known.
     """
 
     sample_id: str
@@ -51,6 +55,88 @@ class ObjectRow:
     category: str
     area: int
     perimeter: float
+    supercategory: str = ""
+    others: int = -1
+    image_side: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class QualityRow:
+    """What a segmenter says of its own mask for one prompt.
+
+    Attributes:
+        quality: its estimate of the IoU of the mask that is scored, as it gives it; 0 from a
+            segmenter that has none.
+        gap: IoU with the target of the best candidate, less that of the candidate of the highest
+            quality; None where there is one candidate.
+    """
+
+    sample_id: str
+    instance_id: str
+    condition: str
+    trial: int
+    quality: float
+    gap: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RaterRow:
+    """Who gave a recorded prompt, as stored.
+
+    Attributes:
+        rater: "" if unknown.
+        loss: complete-IoU loss of its box to the tight one, None where it has none.
+    """
+
+    sample_id: str
+    instance_id: str
+    condition: str
+    trial: int
+    rater: str
+    loss: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class DetectionRow:
+    """The mask of one box of a detector.
+
+    Attributes:
+        category_id: of the detector.
+        score: likewise.
+        quality: the segmenter's estimate of the mask's IoU.
+        bbox: x, y, width and height as the detector gave them.
+        counts: COCO's compressed run lengths of the mask.
+    """
+
+    sample_id: str
+    number: int
+    category_id: int
+    score: float
+    quality: float
+    bbox: Sequence[float]
+    counts: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class TargetRow:
+    """One annotation of an image whose detections are stored; as `samrobust.types.Target`."""
+
+    sample_id: str
+    instance_id: str
+    category_id: int
+    area: float
+    is_crowd: bool
+    counts: bytes
+    height: int
+    width: int
+
+
+@dataclass(frozen=True)
+class Detected:
+    """What is stored of an image for average precision."""
+
+    detections: Sequence[DetectionRow]
+    targets: Sequence[TargetRow]
 
 
 TARGET_TRIAL = -1
@@ -87,6 +173,7 @@ class PhotographRow:
         width: likewise.
         jpeg: the photograph, its longest side at most 1,024 pixels.
         kept: which of its masks are stored.
+        file_name: of the original, "" where it is of no file.
     """
 
     sample_id: str
@@ -94,6 +181,7 @@ class PhotographRow:
     width: int
     jpeg: bytes
     kept: Keep
+    file_name: str = ""
 
 
 @dataclass(frozen=True)
@@ -123,6 +211,8 @@ class RunManifest:
         created: date and time, UTC, ISO 8601.
         memory_halvings: how often the number of prompts in one call was halved in the end, as
             device memory did not hold them; changes no score.
+        n_objects_left_out: objects that had nothing to score, so far; `left-out*.json` says which
+            and why. Runs of 0.1.0 do not say it.
     """
 
     protocol: Mapping[str, Any]
@@ -138,6 +228,7 @@ class RunManifest:
     command: str
     created: str
     memory_halvings: int = 0
+    n_objects_left_out: int = 0
 
 
 MAX_PIXELS = 2**28
@@ -256,11 +347,13 @@ def _check_filled(table: pa.Table) -> None:
             raise ValueError(f"the column {name} has gaps")
 
 
+MIN_BOX_IOU = "min_box_iou"
+"""Parameter of the conditions whose prompts are the boxes of a detector."""
 FORMAT = 1
 MANIFEST = "manifest.json"
 SCORES_VERSION = "0.1.0"
 """The last version of samrobust that changed a score; later ones resume its runs."""
-_NOT_IDENTITY = ("command", "created", "reported", "memory_halvings")
+_NOT_IDENTITY = ("command", "created", "reported", "memory_halvings", "n_objects_left_out")
 
 
 def run_name(manifest: RunManifest) -> str:
@@ -276,8 +369,24 @@ def run_name(manifest: RunManifest) -> str:
     identity["dataset"].pop("folder")
     identity["segmenter"].pop("trained_on")
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:10]
-    words = [manifest.protocol["name"], manifest.dataset.key, manifest.segmenter.label, digest]
+    dataset = manifest.dataset
+    images = (
+        dataset.key
+        if dataset.folder in ("", dataset.name)
+        else f"{dataset.key} in {dataset.folder}"
+    )
+    words = [manifest.protocol["name"], images, manifest.segmenter.label, digest]
     return "--".join(re.sub(r"[^A-Za-z0-9._]+", "-", word) for word in words)
+
+
+def run_folder(results: Path, manifest: RunManifest) -> Path:
+    """Return the folder of a run: one that ends with its hash, else a new one by its whole name.
+
+    So a run is found whatever its data lie in, and those of versions that did not name that.
+    """
+    name = run_name(manifest)
+    stored = sorted(results.glob(f"*--{name.rpartition('--')[2]}"))
+    return stored[0] if stored else results / name
 
 
 def read_manifest(folder: Path) -> RunManifest:
@@ -294,6 +403,11 @@ def read_manifest(folder: Path) -> RunManifest:
         manifest = convert(plain, RunManifest, where="the manifest", ignore_unknown=True)
         _check_protocol(manifest)
         return manifest
+
+
+def has_detections(manifest: RunManifest) -> bool:
+    """Return whether the prompts of a run are the boxes of a detector."""
+    return any(MIN_BOX_IOU in row["parameters"] for row in manifest.protocol["conditions"])
 
 
 def write_manifest(folder: Path, manifest: RunManifest) -> None:
@@ -335,6 +449,8 @@ def _to_plain(manifest: RunManifest) -> dict[str, Any]:
     plain["segmenter"]["prompts"] = sorted(manifest.segmenter.prompts)
     if not manifest.dataset.settings:  # as in the manifests of versions without them
         plain["dataset"].pop("settings")
+    if not manifest.n_objects_left_out:
+        plain.pop("n_objects_left_out")
     return {"format": FORMAT, **plain}
 
 
@@ -342,7 +458,7 @@ def _to_plain(manifest: RunManifest) -> dict[str, Any]:
 class _StoredCondition:
     name: str
     degradation: str
-    parameters: Mapping[str, str | int | float | bool]
+    parameters: Mapping[str, str | int | float | bool | None]
     trials: Annotated[int, Meta(ge=1)]
     level: float | None
 

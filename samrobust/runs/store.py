@@ -1,8 +1,10 @@
 """Runs on disk: Parquet tables in parts, appended as images are scored; a kill loses no part.
 
-The tables are `scores/`, `objects/` and, where masks are kept, `masks/` and `photographs/`. A part
-of the scores is written last and holds all scores of each of its images; so an image is either
-stored or not, and rerunning the same command resumes. What other tables hold twice counts once.
+The tables are `scores/`, `quality/` (what a segmenter says of its own masks), `objects/`, where
+masks are kept `masks/` and `photographs/`, where prompts were recorded `raters/`, and where they
+are the boxes of a detector `detections/` and `targets/`. A part of the scores (with a detector, of
+the targets) is written last and holds all rows of each of its images; so an image is either stored
+or not, and rerunning the same command resumes. What other tables hold twice counts once.
 """
 
 import dataclasses
@@ -10,7 +12,7 @@ import io
 import os
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
@@ -20,25 +22,32 @@ from typing import TypeVar
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from samrobust.errors import RunError
 from samrobust.files import write_atomic
 from samrobust.runs.manifest import (
     MANIFEST,
+    Detected,
+    DetectionRow,
     Kept,
     MaskRow,
     ObjectRow,
     PhotographRow,
+    QualityRow,
+    RaterRow,
     RunManifest,
     Score,
+    TargetRow,
     check_failures,
     check_objects,
     check_photographs,
     check_scores,
+    has_detections,
     read_json,
     read_manifest,
-    run_name,
+    run_folder,
     write_json,
     write_manifest,
 )
@@ -141,7 +150,13 @@ def _read_part(part: Path, wanted: pa.Schema) -> pa.Table:
             n_bytes = sum(group.total_byte_size for group in groups)
             if about.num_rows > MOST_ROWS or n_bytes > MOST_BYTES:
                 raise RunError(f"{part}: holds more than a part can: {about.num_rows} rows")
-            table = file.read(columns=wanted.names, use_threads=False).cast(wanted)
+            missing = {*_LATER}.difference(file.schema_arrow.names)
+            names = [name for name in wanted.names if name not in missing]
+            table = file.read(columns=names, use_threads=False)
+            for name in missing.intersection(wanted.names):
+                unknown = pa.array([_LATER[name]] * len(table), wanted.field(name).type)
+                table = table.append_column(name, unknown)
+            table = table.select(wanted.names).cast(wanted)
             table.validate(full=True)
             return table
     except (OSError, KeyError, ValueError, pa.ArrowException) as error:
@@ -197,6 +212,19 @@ OBJECTS = pa.schema(
         ("category", pa.string()),
         ("area", pa.int64()),
         ("perimeter", pa.float64()),
+        ("supercategory", pa.string()),
+        ("others", pa.int32()),
+        ("image_side", pa.int32()),
+    ]
+)
+QUALITY = pa.schema(
+    [
+        ("sample_id", _TEXT),
+        ("instance_id", _TEXT),
+        ("condition", _TEXT),
+        ("trial", pa.int32()),
+        ("quality", pa.float32()),
+        ("gap", pa.float32()),
     ]
 )
 MASKS = pa.schema(
@@ -218,10 +246,53 @@ PHOTOGRAPHS = pa.schema(
         ("width", pa.int32()),
         ("jpeg", pa.binary()),
         ("kept", pa.string()),
+        ("file_name", pa.string()),
+    ]
+)
+_LATER: Mapping[str, str | int] = {
+    "file_name": "",
+    "supercategory": "",
+    "others": -1,
+    "image_side": 0,
+}
+"""Columns that older runs lack, with the value that says so."""
+RATERS = pa.schema(
+    [
+        ("sample_id", pa.string()),
+        ("instance_id", pa.string()),
+        ("condition", pa.string()),
+        ("trial", pa.int32()),
+        ("rater", pa.string()),
+        ("loss", pa.float64()),
+    ]
+)
+DETECTIONS = pa.schema(
+    [
+        ("sample_id", pa.string()),
+        ("number", pa.int32()),
+        ("category_id", pa.int64()),
+        ("score", pa.float64()),
+        ("quality", pa.float32()),
+        ("bbox", pa.list_(pa.float64())),
+        ("counts", pa.binary()),
+    ]
+)
+TARGETS = pa.schema(
+    [
+        ("sample_id", pa.string()),
+        ("instance_id", pa.string()),
+        ("category_id", pa.int64()),
+        ("area", pa.float64()),
+        ("is_crowd", pa.bool_()),
+        ("counts", pa.binary()),
+        ("height", pa.int32()),
+        ("width", pa.int32()),
     ]
 )
 _SCORES, _FAILURES, _LEFT_OUT = "scores", "failures", "left-out"
-_OBJECTS, _MASKS, _PHOTOGRAPHS = "objects", "masks", "photographs"
+_QUALITY, _OBJECTS, _RATERS = "quality", "objects", "raters"
+_MASKS, _PHOTOGRAPHS = "masks", "photographs"
+_DETECTIONS, _TARGETS = "detections", "targets"
 _Table = tuple[str, pa.Schema, Sequence[object]]
 """Folder, schema and new rows of a table."""
 
@@ -342,7 +413,7 @@ class RunWriter:
 
     Args:
         results: the folder of all runs.
-        manifest: what is run; the run's folder is named after it.
+        manifest: what is run; see `run_folder`.
         shard: what this process writes; other processes may write others of as many at once.
 
     Raises:
@@ -351,12 +422,16 @@ class RunWriter:
     """
 
     def __init__(self, results: Path, manifest: RunManifest, shard: Shard = WHOLE) -> None:
-        self.folder = results / run_name(manifest)
+        self.folder = run_folder(results, manifest)
         self._label = shard.label
         self._rows: list[Score] = []
+        self._qualities: list[QualityRow] = []
         self._objects: list[ObjectRow] = []
         self._masks: list[MaskRow] = []
         self._photographs: list[PhotographRow] = []
+        self._raters: list[RaterRow] = []
+        self._detections: list[DetectionRow] = []
+        self._targets: list[TargetRow] = []
         self._flushed = time.monotonic()
         self._thread = ThreadPoolExecutor(max_workers=1)
         self._writing: Future[None] | None = None
@@ -372,10 +447,13 @@ class RunWriter:
             raise RunError(f"{self.folder}: cannot be written: {error.strerror}") from error
         self._scored = stored_images(self.folder)
         self.done: frozenset[str] = self._scored
+        if has_detections(manifest):  # an image without a match has targets and no scores
+            self.done = images_of(self.folder / _TARGETS)
         if (self.folder / _OBJECTS).is_dir():
             self.done &= images_of(self.folder / _OBJECTS)
         self._failures: dict[str, str] = {}
-        self._left_out: dict[str, list[str]] = {}
+        own = self._record_path(_LEFT_OUT)
+        self._left_out = _left_out([own] if own.exists() else [])
         # a thread that is started when memory has run out may wait for itself for ever
         self._thread.submit(int).result()
 
@@ -393,6 +471,7 @@ class RunWriter:
             if not isinstance(error, RunError):
                 self._flush()
                 self._wait()
+                self._note_left_out()
         finally:
             self._thread.shutdown()
             self._lock.release()
@@ -422,8 +501,11 @@ class RunWriter:
         sample_id: str,
         scores: Sequence[Score],
         *,
+        qualities: Sequence[QualityRow] = (),
         objects: Sequence[ObjectRow] = (),
         kept: Kept | None = None,
+        raters: Sequence[RaterRow] = (),
+        detected: Detected | None = None,
     ) -> None:
         """Store what one image gave; it reaches the disk with the next parts.
 
@@ -431,7 +513,12 @@ class RunWriter:
         """
         if sample_id not in self._scored:
             self._rows.extend(scores)
+            self._qualities.extend(qualities)
         self._objects.extend(objects)
+        self._raters.extend(raters)
+        if detected is not None:
+            self._detections.extend(detected.detections)
+            self._targets.extend(detected.targets)
         if kept is not None:
             self._masks.extend(kept.masks)
             self._photographs.append(kept.photograph)
@@ -449,9 +536,22 @@ class RunWriter:
         self._left_out[sample_id] = list(reasons)
         self._record(_LEFT_OUT, self._left_out)
 
+    def _note_left_out(self) -> None:
+        """Say in the manifest how many objects all processes have left out so far."""
+        if not self._left_out:
+            return
+        with starting(self.folder):
+            reasons = _left_out(self.folder.glob(f"{_LEFT_OUT}*.json")).values()
+            noted = dataclasses.replace(
+                read_manifest(self.folder), n_objects_left_out=sum(map(len, reasons))
+            )
+            write_manifest(self.folder, noted)
+
     def _record(self, name: str, found: Mapping[str, object]) -> None:
-        file = "-".join(filter(None, [name, self._label]))
-        write_json(self.folder / f"{file}.json", found)
+        write_json(self._record_path(name), found)
+
+    def _record_path(self, name: str) -> Path:
+        return self.folder / f"{'-'.join(filter(None, [name, self._label]))}.json"
 
     def _flush(self) -> None:
         """Let the thread write what is in memory, once it has written what came before."""
@@ -460,9 +560,15 @@ class RunWriter:
             (_OBJECTS, OBJECTS, self._objects),
             (_MASKS, MASKS, self._masks),
             (_PHOTOGRAPHS, PHOTOGRAPHS, self._photographs),
+            (_QUALITY, QUALITY, self._qualities),
+            (_RATERS, RATERS, self._raters),
             (_SCORES, SCHEMA, self._rows),
+            (_DETECTIONS, DETECTIONS, self._detections),
+            (_TARGETS, TARGETS, self._targets),
         ]
-        self._rows, self._objects, self._masks, self._photographs = [], [], [], []
+        self._detections, self._targets = [], []
+        self._rows, self._qualities, self._raters = [], [], []
+        self._objects, self._masks, self._photographs = [], [], []
         self._writing = self._thread.submit(_append_parts, self.folder, tables, self._label)
         self._flushed = time.monotonic()
 
@@ -487,6 +593,14 @@ def stored_images(folder: Path) -> frozenset[str]:
     return images_of(folder / _SCORES)
 
 
+def _left_out(paths: Iterable[Path]) -> dict[str, list[str]]:
+    """Return sample id -> why some of its objects, or all, had nothing to score, of all files."""
+    found: dict[str, list[str]] = {}
+    for path in sorted(paths):
+        found |= {name: [*map(str, reasons)] for name, reasons in read_json(path).items()}
+    return found
+
+
 def read_run(folder: str | Path) -> Run:
     """Return a stored run, finished or not; its scores are read when they are asked for.
 
@@ -507,9 +621,7 @@ def read_run(folder: str | Path) -> Run:
         raise RunError(f"{folder}: is not a valid run: {error}") from error
     scored = stored_images(folder) if recorded else frozenset()
     left = {k: v for failures in recorded for k, v in failures.items() if k not in scored}
-    left_out: dict[str, list[str]] = {}
-    for path in sorted(folder.glob(f"{_LEFT_OUT}*.json")):
-        left_out |= {name: [*map(str, reasons)] for name, reasons in read_json(path).items()}
+    left_out = _left_out(folder.glob(f"{_LEFT_OUT}*.json"))
     return Run(folder, manifest, _once(objects, ["sample_id", "instance_id"]), left, left_out)
 
 
@@ -526,6 +638,20 @@ def read_runs(*paths: str | Path) -> list[Run]:
     return [read_run(folder) for folder in folders]
 
 
+def read_quality(folder: Path) -> pd.DataFrame:
+    """Return what the segmenter of a run says of its masks, columns as in `QUALITY`.
+
+    It is empty for runs of versions that did not store it.
+
+    Raises:
+        RunError: a file of it cannot be read, or holds a quality that is not finite.
+    """
+    table = read_parts(folder / _QUALITY, QUALITY).unify_dictionaries()
+    if not pc.all(pc.is_finite(table["quality"]), min_count=0).as_py():
+        raise RunError(f"{folder / _QUALITY}: a quality is not finite")
+    return _once(table, ["sample_id", "instance_id", "condition", "trial"])
+
+
 def read_masks(folder: Path) -> pd.DataFrame:
     """Return the kept masks of a run, one a row, columns as in `MASKS`; none where none are kept.
 
@@ -534,6 +660,34 @@ def read_masks(folder: Path) -> pd.DataFrame:
     """
     key = ["sample_id", "instance_id", "condition", "trial"]
     return _once(read_parts(folder / _MASKS, MASKS), key)
+
+
+def read_detections(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the masks of a detector's boxes and the annotations of their images.
+
+    Columns are those of `DETECTIONS` and `TARGETS`; there are only images that have both.
+
+    Raises:
+        RunError: a file cannot be read, or holds a size that no image has.
+    """
+    detections = _once(read_parts(folder / _DETECTIONS, DETECTIONS), ["sample_id", "number"])
+    table = read_parts(folder / _TARGETS, TARGETS)
+    try:
+        check_photographs(table)
+    except ValueError as error:
+        raise RunError(f"{folder / _TARGETS}: {error}") from error
+    targets = _once(table, ["sample_id", "instance_id"])
+    return detections[detections["sample_id"].isin(targets["sample_id"])], targets
+
+
+def read_raters(folder: Path) -> pd.DataFrame:
+    """Return who gave the recorded prompts of a run, columns as in `RATERS`; none for drawn ones.
+
+    Raises:
+        RunError: a file of it cannot be read.
+    """
+    key = ["sample_id", "instance_id", "condition", "trial"]
+    return _once(read_parts(folder / _RATERS, RATERS), key)
 
 
 def read_photographs(folder: Path) -> pd.DataFrame:

@@ -166,6 +166,11 @@ class CachedSegmenter:
         """Return the segmenter's masks."""
         return self.segmenter.predict(embedding, prompts, multimask=multimask)
 
+    @property
+    def predict_at(self) -> Any:  # noqa: ANN401
+        """Return the segmenter's method of that name; there is none where it has none."""
+        return self.segmenter.predict_at  # type: ignore[attr-defined]
+
 
 def with_cache(segmenter: Segmenter[Any], cache: EmbeddingCache) -> Segmenter[Any]:
     """Return a segmenter that uses a cache, or the same one where it shares no embeddings."""

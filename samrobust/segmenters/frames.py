@@ -51,7 +51,12 @@ class InputFrame:
         return _resize(pixels, (self.side, self.side))[0].to(torch.uint8)
 
     def to_masks(
-        self, logits: Tensor, *, input_hw: tuple[int, int], size_hw: tuple[int, int]
+        self,
+        logits: Tensor,
+        *,
+        input_hw: tuple[int, int],
+        size_hw: tuple[int, int],
+        threshold: float = MASK_THRESHOLD,
     ) -> Tensor:
         """Return masks (N, M, H, W) bool at the original size.
 
@@ -62,6 +67,7 @@ class InputFrame:
             logits: (N, M, 4h, 4w) float32 of one image.
             input_hw: the size of what `to_input` returned.
             size_hw: the image's own size (H, W).
+            threshold: logits above it belong to the mask.
         """
         masks = logits.new_empty((*logits.shape[:2], *size_hw), dtype=torch.bool)
         at_once = max(1, PIXELS_AT_ONCE // max(self.side**2, size_hw[0] * size_hw[1]))
@@ -71,7 +77,7 @@ class InputFrame:
             square = part
             if self.name == "longest-side":
                 square = _resize(part, (self.side, self.side))[..., : input_hw[0], : input_hw[1]]
-            torch.gt(_resize(square, size_hw), MASK_THRESHOLD, out=part_masks)
+            torch.gt(_resize(square, size_hw), threshold, out=part_masks)
         return masks
 
 

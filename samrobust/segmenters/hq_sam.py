@@ -13,7 +13,7 @@ from samrobust.registry import known, one_of
 from samrobust.segmenters import ROWS
 from samrobust.segmenters.adapters import adapted_info, describe_base, open_part
 from samrobust.segmenters.device import resolve_device
-from samrobust.segmenters.frames import quality_or_nan
+from samrobust.segmenters.frames import MASK_THRESHOLD, quality_or_nan
 from samrobust.segmenters.hq_modules import (
     HqDecoder,
     HqParts,
@@ -133,9 +133,24 @@ class HqSam:
         Quality is SAM's prediction of the IoU of its own share, not of the mask; so it is in the
         official library.
         """
+        return self.predict_at(embedding, prompts, [MASK_THRESHOLD], multimask=multimask)[0]
+
+    def predict_at(
+        self,
+        embedding: HqEmbedding,
+        prompts: PromptBatch,
+        thresholds: Sequence[float],
+        *,
+        multimask: bool = False,
+    ) -> list[Prediction]:
+        """Return a prediction per threshold of the logits; see `Sam.predict_at`."""
         wanted = CANDIDATES if multimask else SINGLE
         logits, quality = self.logits(embedding, prompts, masks=wanted)
-        return Prediction(self.base.to_masks(embedding, logits), quality_or_nan(quality, logits))
+        quality = quality_or_nan(quality, logits)
+        return [
+            Prediction(self.base.to_masks(embedding, logits, threshold), quality)
+            for threshold in thresholds
+        ]
 
     def logits(
         self, embedding: SamEmbedding, prompts: PromptBatch, *, masks: range = SINGLE

@@ -165,9 +165,24 @@ class Sam:
 
         Memory grows with N; the caller chooses how many prompts come at once.
         """
+        return self.predict_at(embedding, prompts, [MASK_THRESHOLD], multimask=multimask)[0]
+
+    def predict_at(
+        self,
+        embedding: SamEmbedding,
+        prompts: PromptBatch,
+        thresholds: Sequence[float],
+        *,
+        multimask: bool = False,
+    ) -> list[Prediction]:
+        """Return a prediction per threshold of the logits, which are decoded once."""
         masks_wanted = CANDIDATES if multimask else SINGLE
         logits, quality = self.logits(embedding, prompts, masks=masks_wanted)
-        return Prediction(self.to_masks(embedding, logits), quality_or_nan(quality, logits))
+        quality = quality_or_nan(quality, logits)
+        return [
+            Prediction(self.to_masks(embedding, logits, threshold), quality)
+            for threshold in thresholds
+        ]
 
     def logits(
         self, embedding: SamEmbedding, prompts: PromptBatch, *, masks: range = SINGLE
@@ -183,10 +198,15 @@ class Sam:
             tokens = self.embed_prompts(embedding, prompts)
             return self._decode(embedding.features, tokens, masks=masks)
 
-    def to_masks(self, embedding: SamEmbedding, logits: Tensor) -> Tensor:
+    def to_masks(
+        self, embedding: SamEmbedding, logits: Tensor, threshold: float = MASK_THRESHOLD
+    ) -> Tensor:
         """Return masks (N, M, H, W) bool in the image's own size, of logits (N, M, 4h, 4w)."""
         return self._frame.to_masks(
-            logits, input_hw=embedding.input_size_hw, size_hw=embedding.size_hw
+            logits,
+            input_hw=embedding.input_size_hw,
+            size_hw=embedding.size_hw,
+            threshold=threshold,
         )
 
     def to_square(self, image: Image) -> tuple[Tensor, Sizes]:

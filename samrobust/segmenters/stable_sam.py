@@ -145,6 +145,17 @@ class StableSam:
         """Return M = 1 mask a prompt, or 3 with `multimask`; quality is the predicted IoU."""
         return self.base.predict(embedding, prompts, multimask=multimask)
 
+    def predict_at(
+        self,
+        embedding: SamEmbedding,
+        prompts: PromptBatch,
+        thresholds: Sequence[float],
+        *,
+        multimask: bool = False,
+    ) -> list[Prediction]:
+        """Return a prediction per threshold of the logits; see `Sam.predict_at`."""
+        return self.base.predict_at(embedding, prompts, thresholds, multimask=multimask)
+
     def logits(
         self, embedding: SamEmbedding, prompts: PromptBatch, *, masks: range = SINGLE
     ) -> tuple[Tensor, Tensor]:

@@ -148,6 +148,21 @@ class TransformersSegmenter:
         Raises:
             SegmenterError: the library cannot run the model.
         """
+        return self.predict_at(embedding, prompts, [MASK_THRESHOLD], multimask=multimask)[0]
+
+    def predict_at(
+        self,
+        embedding: TransformersEmbedding,
+        prompts: PromptBatch,
+        thresholds: Sequence[float],
+        *,
+        multimask: bool = False,
+    ) -> list[Prediction]:
+        """Return a prediction per threshold of the logits, which are decoded once.
+
+        Raises:
+            SegmenterError: the library cannot run the model.
+        """
         sizes = [torch.tensor([each]) for each in (embedding.size_hw, embedding.input_size_hw)]
         if self._squashes:
             sizes.pop()
@@ -158,11 +173,17 @@ class TransformersSegmenter:
                 **self._options,
                 multimask_output=multimask,
             )
-            (masks,) = self._processor.post_process_masks(found.pred_masks, *sizes)
+            masks = [
+                self._processor.post_process_masks(
+                    found.pred_masks, *sizes, mask_threshold=threshold
+                )[0]
+                for threshold in thresholds
+            ]
         quality = found.iou_scores[0].float()
-        if masks.shape[1] == 1:  # SAM-HQ's own mask comes with the qualities of SAM's candidates
+        if masks[0].shape[1] == 1:  # SAM-HQ's own mask comes with the qualities of SAM's candidates
             quality = quality.amax(dim=1, keepdim=True)
-        return Prediction(masks, quality_or_nan(quality, found.pred_masks[0]))
+        quality = quality_or_nan(quality, found.pred_masks[0])
+        return [Prediction(each, quality) for each in masks]
 
     def _encode(self, image: Image) -> TransformersEmbedding:
         try:

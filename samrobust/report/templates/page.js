@@ -56,6 +56,7 @@ function sort(head) {
     return down ? -order : order;
   });
   body.append(...rows);
+  for (const row of rows) row.classList.remove("group");  // they no longer stand by condition
 }
 
 for (const head of document.querySelectorAll("th")) {

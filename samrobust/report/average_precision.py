@@ -1,0 +1,188 @@
+"""Average precision of the masks of a detector's boxes, and their IoU against the boxes' error."""
+
+import contextlib
+import io
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from pycocotools import mask as coco
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from samrobust.degradations.human import human_percentile
+from samrobust.metrics.overlap import boundary_width
+from samrobust.report.coco_results import detection_results, image_id, segmentation, sizes_of
+from samrobust.report.columns import PRECISIONS
+from samrobust.report.scores import ObjectScores, iou_of_trials
+from samrobust.report.statistics import INTERVAL, bootstrap_weights
+from samrobust.runs.manifest import has_detections
+from samrobust.runs.store import Run, read_detections, read_raters
+from samrobust.types import Floats
+
+ERRORS = {"p0-25": 25.0, "p25-50": 50.0, "p50-75": 75.0, "p75-90": 90.0, "p90-100": np.inf}
+"""Class of a box -> the human percentile that its error stays below."""
+_ENDS = ("", "_low", "_high")
+
+
+def average_precisions(detections: pd.DataFrame, targets: pd.DataFrame) -> dict[str, float]:
+    """Return COCO's average precision of masks, and that of their boundaries, in [0, 1].
+
+    It is that of pycocotools: over IoU .5 to .95, at most 100 detections per image, by the
+    detector's scores; NaN for a size of which there is no object. Of a pair of masks the boundary
+    precision takes the lower of IoU and boundary IoU (Cheng et al. 2021, sec. 5).
+
+    Args:
+        detections: columns as in `samrobust.runs.store.DETECTIONS`.
+        targets: columns as in `samrobust.runs.store.TARGETS`; the images are theirs.
+
+    Raises:
+        RunError: a mask does not fit its image.
+    """
+    truth, sizes = COCO(), sizes_of(targets)
+    annotations = [
+        {
+            "id": number,
+            "image_id": image_id(row["sample_id"]),
+            "category_id": int(row["category_id"]),
+            "area": float(row["area"]),
+            "iscrowd": int(row["is_crowd"]),
+            "segmentation": segmentation(row["counts"], [row["height"], row["width"]]),
+        }
+        for number, row in enumerate(targets.to_dict("records"), start=1)  # 0 means unmatched there
+    ]
+    truth.dataset = {
+        "images": [
+            {"id": image_id(name), "height": int(size[0]), "width": int(size[1])}
+            for name, size in sizes.items()
+        ],
+        "categories": [{"id": int(each)} for each in sorted(set(targets["category_id"]))],
+        "annotations": annotations,
+    }
+    results = detection_results(detections, sizes)
+    names = [statistic.column for statistic in PRECISIONS]
+    if not results:
+        return dict.fromkeys(names, 0.0)
+    with contextlib.redirect_stdout(io.StringIO()):  # they print what they do
+        truth.createIndex()
+        found = truth.loadRes(results)
+        values = [
+            *_stats(COCOeval(truth, found, "segm"))[:6],
+            _stats(_BoundaryEval(truth, found, "segm"))[0],
+        ]
+    return {
+        name: float(value) if value >= 0 else np.nan
+        for name, value in zip(names, values, strict=True)
+    }
+
+
+def _stats(evaluation: COCOeval) -> Floats:
+    evaluation.evaluate()
+    evaluation.accumulate()
+    evaluation.summarize()
+    stats: Floats = evaluation.stats
+    return stats
+
+
+class _BoundaryEval(COCOeval):  # type: ignore[misc]
+    """COCO's evaluation with the lower of IoU and boundary IoU."""
+
+    def computeIoU(self, imgId: int, catId: int) -> Any:  # noqa: ANN401, N802, N803
+        """Return the IoU of each detection, by score, with each annotation."""
+        ious = super().computeIoU(imgId, catId)
+        if len(ious) == 0:
+            return ious
+        truth, found = self._gts[imgId, catId], self._dts[imgId, catId]
+        order = np.argsort([-row["score"] for row in found], kind="mergesort")
+        found = [found[place] for place in order[: self.params.maxDets[-1]]]
+        bands = coco.iou(
+            [_band(row["segmentation"]) for row in found],
+            [_band(row["segmentation"]) for row in truth],
+            [int(row["iscrowd"]) for row in truth],
+        )
+        return np.minimum(ious, bands)
+
+
+def _band(segmentation: Mapping[str, Any]) -> Any:  # noqa: ANN401
+    """Return the run lengths of the inner boundary band of a mask; see `boundary_iou`."""
+    pixels: npt.NDArray[np.uint8] = coco.decode(segmentation)
+    width = boundary_width(*pixels.shape)
+    inner = cv2.erode(
+        pixels,
+        np.ones((3, 3), np.uint8),
+        iterations=width,
+        borderType=cv2.BORDER_CONSTANT,
+        borderValue=0,
+    )
+    return coco.encode(np.asfortranarray(pixels - inner))
+
+
+def precision_table(stored: Sequence[Run], labels: Sequence[str]) -> pd.DataFrame:
+    """Return `Section.average_precision`.
+
+    Raises:
+        RunError: a file of a run cannot be read, or a mask does not fit its image.
+    """
+    names = ["segmenter", "n_images", "n_detections", *(each.column for each in PRECISIONS)]
+    tables = {
+        label: read_detections(run.folder)
+        for label, run in zip(labels, stored, strict=False)
+        if has_detections(run.manifest)
+    }
+    shared = [set(targets["sample_id"]) for _, targets in tables.values()]
+    images = set.intersection(*shared) if shared else set()
+    rows = []
+    for label, (detections, targets) in tables.items():
+        found, truth = (each[each["sample_id"].isin(images)] for each in (detections, targets))
+        if len(truth):
+            precisions = average_precisions(found, truth)
+            counts = {"n_images": len(images), "n_detections": len(found)}
+            rows.append({"segmenter": label, **counts, **precisions})
+    return pd.DataFrame(rows, columns=names)
+
+
+def error_table(
+    stored: Sequence[Run], labels: Sequence[str], scores: Sequence[ObjectScores]
+) -> pd.DataFrame:
+    """Return `Section.detector_error`.
+
+    Raises:
+        RunError: a file of a run cannot be read.
+    """
+    rows: list[dict[str, Any]] = []
+    for run, label, its_scores in zip(stored, labels, scores, strict=False):
+        if has_detections(run.manifest):
+            rows += [{"segmenter": label, **row} for row in _by_error(run, its_scores)]
+    names = ["segmenter", "boxes", "n_boxes", *(f"miou{end}" for end in _ENDS)]
+    return pd.DataFrame(rows, columns=names)
+
+
+def _by_error(run: Run, scores: ObjectScores) -> list[dict[str, Any]]:
+    """Return the mean IoU of matched boxes by the human percentile of their error."""
+    given = read_raters(run.folder)
+    name = str(run.manifest.protocol["conditions"][0]["name"])
+    objects = scores.objects.reset_index(names="object")
+    given = given.merge(objects, on=["sample_id", "instance_id"], validate="m:1")
+    ious = iou_of_trials(run, [name])[name][given["object"], given["trial"]].astype(np.float64)
+    percentiles = np.array([human_percentile(loss) for loss in given["loss"]])
+    image, n_images = given["image"].to_numpy(), scores.n_images
+    weights = [*bootstrap_weights(n_images, key=run.manifest.dataset.key)]
+    rows, at_least = [], 0.0
+    for boxes, below in ERRORS.items():
+        here = (percentiles >= at_least) & (percentiles < below)
+        at_least = below
+        if not here.any():
+            continue
+        count = partial(np.bincount, image[here], minlength=n_images)
+        sums, counts = count(weights=ious[here]), count()
+        row = {"boxes": boxes, "n_boxes": int(here.sum()), "miou": ious[here].mean()}
+        if weights:
+            with np.errstate(invalid="ignore"):  # no such box in a sample
+                means = np.concatenate([(each @ sums) / (each @ counts) for each in weights])
+            row["miou_low"], row["miou_high"] = np.nanquantile(means, INTERVAL)
+        rows.append(row)
+    return rows
