@@ -165,10 +165,23 @@ class HqSam:
         Raises:
             SegmenterError: the embedding is not one of an HQ-SAM.
         """
+        return self.decode(embedding, self.embed_prompts(embedding, prompts), masks=masks)
+
+    def embed_prompts(self, embedding: SamEmbedding, prompts: PromptBatch) -> Tensor:
+        """Return the tokens (N, P, C) of prompts: those of the base."""
+        return self.base.embed_prompts(embedding, prompts)
+
+    def decode(
+        self, embedding: SamEmbedding, tokens: Tensor, *, masks: range = SINGLE
+    ) -> tuple[Tensor, Tensor]:
+        """Return what `logits` does, of tokens (N, P, C); see `Sam.decode`.
+
+        Raises:
+            SegmenterError: the embedding is not one of an HQ-SAM.
+        """
         if not isinstance(embedding, HqEmbedding):
             raise SegmenterError(f"{NAME} needs embeddings of its own, got a SAM's")
         with torch.autocast(self.base.model.device.type, enabled=False):
-            tokens = self.base.embed_prompts(embedding, prompts)
             sam, quality, hq = self._decode(
                 embedding.features, embedding.details, tokens, masks=masks
             )

@@ -1,7 +1,8 @@
 """Segment Anything (Kirillov et al. 2023) as a segmenter: one image, many prompts, no state."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -63,6 +64,9 @@ class SamEmbedding:
     features: Tensor
     size_hw: tuple[int, int]
     input_size_hw: tuple[int, int]
+
+
+E = TypeVar("E", bound=SamEmbedding)
 
 
 @dataclass(frozen=True)
@@ -190,12 +194,17 @@ class Sam:
         """Return what `predict` makes masks of: logits (N, M, 4h, 4w) and quality (N, M), float32.
 
         `masks` are the wanted ones of the decoder's four.
+        """
+        return self.decode(embedding, self.embed_prompts(embedding, prompts), masks=masks)
 
-        Autocast is off: in bfloat16 a point moves by more than a pixel (docs/sources/performance.md
-        6).
+    def decode(
+        self, embedding: SamEmbedding, tokens: Tensor, *, masks: range = SINGLE
+    ) -> tuple[Tensor, Tensor]:
+        """Return what `logits` does, of tokens (N, P, C) from `embed_prompts`.
+
+        The embedding may be one that `one_per_prompt` made, unless the decoder is the stock one.
         """
         with torch.autocast(self.model.device.type, enabled=False):
-            tokens = self.embed_prompts(embedding, prompts)
             return self._decode(embedding.features, tokens, masks=masks)
 
     def to_masks(
@@ -242,7 +251,11 @@ class Sam:
         return [SamEmbedding(row, *each) for row, each in zip(rows, sizes, strict=True)]
 
     def embed_prompts(self, embedding: SamEmbedding, prompts: PromptBatch) -> Tensor:
-        """Return (N, P, C), the tokens of points and box corners."""
+        """Return (N, P, C), the tokens of points and box corners.
+
+        Autocast is off: in bfloat16 a point moves by more than a pixel (docs/sources/performance.md
+        6).
+        """
         scale = input_scale(embedding.size_hw, embedding.input_size_hw)
         device = self.model.device
         boxes = None
@@ -251,7 +264,30 @@ class Sam:
             boxes = to_device(xyxy, device)
         points = to_device(torch.tensor(prompts.points * scale, dtype=torch.float32), device)
         labels = to_device(torch.tensor(prompts.labels), device)
-        return prompt_tokens(self.model.prompt_encoder, boxes, points, labels)
+        with torch.autocast(device.type, enabled=False):
+            return prompt_tokens(self.model.prompt_encoder, boxes, points, labels)
+
+
+def one_per_prompt(embeddings: Sequence[E], counts: Sequence[int]) -> E:
+    """Return an embedding whose tensors have a row for each prompt of several images.
+
+    So prompts of several images are decoded together. What depends on the image alone is then
+    computed for each prompt, which gradients of many images are worth.
+
+    Args:
+        embeddings: of one image each; of a single one, it is returned as it is.
+        counts: of each image's prompts.
+    """
+    if len(embeddings) == 1:
+        return embeddings[0]
+    first = embeddings[0]
+    rows: dict[str, Tensor] = {}
+    for name in (field.name for field in fields(first)):
+        tensors = [getattr(embedding, name) for embedding in embeddings]
+        if isinstance(tensors[0], Tensor):
+            repeats = torch.tensor(counts, device=tensors[0].device)
+            rows[name] = torch.cat(tensors).repeat_interleave(repeats, 0, output_size=sum(counts))
+    return replace(first, **rows)
 
 
 def build_sam(options: SegmenterOptions) -> Sam:
