@@ -130,7 +130,7 @@ def checks(device: str, folder: Path, *, tiny: bool) -> Iterator[tuple[str, Chec
             pair = _Pair(name, replace(options, dtype=kind), device)
             yield f"{name} in {kind}: encoder", partial(encoder, pair, scene, REDUCED)
             yield f"{name} in {kind}: masks", partial(masks, pair, scene, FLIPPED_REDUCED)
-    if device != "cpu":
+    if device != "cpu" and not tiny:
         pair = _Pair("sam", replace(models["sam"], compile=True), device)
         yield "sam compiled: encoder", partial(encoder, pair, scene)
 
