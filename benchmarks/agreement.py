@@ -307,7 +307,9 @@ def _apart(here: Sequence[Tensor], there: Sequence[Tensor]) -> float:
 def _moved(embedding: SamEmbedding, device: torch.device) -> SamEmbedding:
     """Return an embedding on another device."""
     values = {field.name: getattr(embedding, field.name) for field in fields(embedding)}
-    tensors = {name: x.to(device) for name, x in values.items() if isinstance(x, Tensor)}
+    tensors: dict[str, Any] = {
+        name: x.to(device) for name, x in values.items() if isinstance(x, Tensor)
+    }
     return replace(embedding, **tensors)
 
 

@@ -1,4 +1,4 @@
-"""Measure on one device, within minutes: does it compute what the CPU does, how fast, how it trains.
+"""Measure a device in minutes: does it compute what the CPU does, how fast, and how it trains.
 
     python -m benchmarks.gpu --minutes 8 --out DIR
 
@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -117,11 +118,15 @@ def main(
     parts = {"right": right, "fast": fast, "trains": trains}
     for name, part in parts.items():
         ends = started + 60 * minutes * SHARES[name]
-        part(report, device, lambda ends=ends: ends - time.monotonic(), tiny=tiny)
+        part(report, device, partial(_seconds_until, ends), tiny=tiny)
         report.write()
     print(report.markdown())
     if any("failed" in found or not _agrees(found) for found in report.right):
         raise typer.Exit(1)
+
+
+def _seconds_until(ends: float) -> float:
+    return ends - time.monotonic()
 
 
 def about(device: str) -> dict[str, str]:

@@ -9,6 +9,7 @@ WAY is careful, batched, re-encoding, samrobust, work or operations; SETTING a
 import json
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -110,7 +111,7 @@ def operations(setting: Setting) -> str:
 
 def main(way: str, setting: str) -> None:
     """Measure one way once, and print it as JSON; the operations as a table."""
-    ways = {
+    ways: dict[str, Callable[[Setting], Figures | dict[str, Figures] | str]] = {
         "careful": partial(theirs, careful_loop),
         "batched": partial(theirs, batched_loop),
         "re-encoding": partial(theirs, re_encoding_loop),

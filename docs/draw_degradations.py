@@ -1,4 +1,6 @@
-"""Draw one picture per registered degradation: `python docs/draw_degradations.py [FOLDER]`.
+"""Draw the degradations and corruptions: `python docs/draw_degradations.py [FOLDER]`.
+
+There is one picture per degradation, and one of all corruptions.
 
 Every picture shows the same object of a drawn scene (data set `scenes`), one panel per setting of
 the degradation: the outline of the target, its exact box, and 20 trials, of which the first three
@@ -19,11 +21,12 @@ from matplotlib.patches import Rectangle
 from PIL import Image
 
 from samrobust.datasets.scenes import draw_scene
-from samrobust.degradations import DEGRADATIONS
+from samrobust.degradations import CORRUPTIONS, DEGRADATIONS
 from samrobust.geometry import mask_to_box
 from samrobust.types import Instance, Mask, Prompt, Sample
 
 SCENE, INSTANCE = 21, 1
+SEVERITY = 4
 TRIALS = 20
 COLOURS = ("#d81b60", "#1e88e5", "#00796b")
 """Of the first trials, the same in every panel."""
@@ -65,6 +68,23 @@ def draw_degradation(name: str, sample: Sample, instance: Instance) -> bytes:
     figure.savefig(buffer, dpi=100)
     plt.close(figure)
     return _small_png(buffer)
+
+
+def draw_corruptions(sample: Sample) -> bytes:
+    """Return a JPEG of an image as it is and under each corruption, at `SEVERITY`."""
+    panels = {"as stored": sample.image}
+    for name in CORRUPTIONS.names():
+        corruption = CORRUPTIONS.load(name)(severity=SEVERITY)
+        panels[name] = corruption(sample.image.copy(), np.random.default_rng(0))
+    figure, axes = plt.subplots(4, 4, figsize=(8, 6.6), layout="constrained")
+    for axis, (name, image) in zip(axes.flat, panels.items(), strict=True):
+        axis.imshow(image)
+        axis.set_title(name, fontsize=8)
+        axis.set_axis_off()
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="jpg", dpi=100, pil_kwargs={"quality": 75})
+    plt.close(figure)
+    return buffer.getvalue()
 
 
 def _draw_scene(axis: Axes, sample: Sample, mask: Mask) -> None:
@@ -122,6 +142,7 @@ def main() -> None:
         (folder / f"{name}.png").write_bytes(
             draw_degradation(name, sample, sample.instances[INSTANCE])
         )
+    (folder / "corruptions.jpg").write_bytes(draw_corruptions(sample))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from typer.core import TyperCommand
 
 from samrobust.cli import app
 from samrobust.datasets import DATASETS, GROUPS
-from samrobust.degradations import DEGRADATIONS
+from samrobust.degradations import CORRUPTIONS, DEGRADATIONS
 from samrobust.degradations.human import median_percentile
 from samrobust.metrics import METRICS
 from samrobust.protocol import load_protocol
@@ -92,7 +92,10 @@ def _protocols() -> Iterator[str]:
         names = ", ".join(
             f"`{condition.name}`{_percentile(condition)}"
             for condition in load_protocol(protocol["name"]).conditions
+            if condition.image is None
         )
+        if "images" in protocol:
+            names += f"; each also on {len(protocol['images'])} corruptions of the image"
         yield (
             f"| `{protocol['name']}` | {protocol['version']} | {protocol['summary']} "
             f"| {protocol['trials']} | {names} | {protocol['source']} |"
@@ -113,6 +116,16 @@ def _degradations() -> Iterator[str]:
         parameters = ", ".join(_parameter(field) for field in fields(degradation))
         gives = ", ".join(sorted(degradation.gives))
         yield f"| [`{name}`](#{name}) | {DEGRADATIONS.summary(name)} | {parameters} | {gives} |"
+
+
+def _corruptions() -> Iterator[str]:
+    """Yield a table of the registered corruptions with the parameters of their severities."""
+    yield "| corruption | what it does | level at severity 1, 2, 3, 4, 5 |"
+    yield "| --- | --- | --- |"
+    for name in CORRUPTIONS.names():
+        corruption: Any = CORRUPTIONS.load(name)
+        levels = "; ".join(map(str, corruption.levels)) if hasattr(corruption, "levels") else "-"
+        yield f"| `{name}` | {CORRUPTIONS.summary(name).partition(';')[0]} | {levels} |"
 
 
 def _parameter(field: Any) -> str:  # noqa: ANN401
@@ -151,6 +164,18 @@ def _segmenters() -> Iterator[str]:
                 f"| {', '.join(row.trained_on)} |"
             )
 
+    yield "\nPublished models of the transformers library, by the names that `--variant` takes:\n"
+    yield "| segmenter | variant | id | parameters | MB | licence | SHA-256 begins | trained on |"
+    yield "| --- | --- | --- | --- | --- | --- | --- | --- |"
+    for name, row in ROWS.items():
+        for variant, model in row.models.items():
+            size = "not known" if model.n_bytes is None else f"{model.n_bytes / 1e6:,.1f}"
+            digest = f"`{model.sha256[:12]}`" if model.sha256 else "not known"
+            yield (
+                f"| `{name}` | `{variant}` | `{model.model_id}` | {model.n_parameters / 1e6:.1f} M "
+                f"| {size} | {model.licence} | {digest} | {', '.join(model.trained_on)} |"
+            )
+
 
 def _datasets() -> Iterator[str]:
     """Yield a table of the registered data sets and one of the groups."""
@@ -168,6 +193,7 @@ MARKERS: Mapping[str, Callable[[], Iterator[str]]] = {
     "commands": _all_commands,
     "protocols": _protocols,
     "degradations": _degradations,
+    "corruptions": _corruptions,
     "metrics": _metrics,
     "segmenters": _segmenters,
     "datasets": _datasets,

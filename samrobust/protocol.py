@@ -11,16 +11,18 @@ from typing import Annotated, Any, TypeVar, get_type_hints
 
 from msgspec import Meta
 
-from samrobust.degradations import DEGRADATIONS
+from samrobust.degradations import CORRUPTIONS, DEGRADATIONS
 from samrobust.errors import ProtocolError
 from samrobust.files import convert, errors_at, read_toml, shown
 from samrobust.metrics import METRICS
-from samrobust.registry import known
+from samrobust.registry import Registry, known
 from samrobust.types import (
     Condition,
+    Corruption,
     Degradation,
     Detections,
     EvalProtocol,
+    ImageCondition,
     Recording,
     Reported,
     Selection,
@@ -50,6 +52,7 @@ class _ProtocolFile:
     selection: Selection
     metrics: Annotated[tuple[str, ...], Meta(min_length=1)]
     conditions: Annotated[tuple[dict[str, Any], ...], Meta(min_length=1, max_length=MAX_CONDITIONS)]
+    images: Annotated[tuple[dict[str, Any], ...], Meta(max_length=MAX_CONDITIONS)] = ()
     reported: tuple[Reported, ...] = ()
 
 
@@ -61,6 +64,15 @@ class _ConditionKeys:
     degradation: str
     trials: Annotated[int, Meta(ge=1, le=MAX_TRIALS)]
     level: float | None = None
+
+
+@dataclass(frozen=True)
+class _ImageKeys:
+    """The keys of a row of `images` other than the parameters of its corruption."""
+
+    name: str
+    corruption: str
+    level: float
 
 
 def packaged_protocols() -> dict[str, Path]:
@@ -136,6 +148,25 @@ def with_conditions(protocol: EvalProtocol, names: Sequence[str]) -> EvalProtoco
     return dataclasses.replace(protocol, conditions=chosen)
 
 
+def on_stored_images(protocol: EvalProtocol) -> EvalProtocol:
+    """Return the protocol without its conditions on corrupted images."""
+    chosen = tuple(condition for condition in protocol.conditions if condition.image is None)
+    return dataclasses.replace(protocol, conditions=chosen)
+
+
+def check_stored_images(protocol: EvalProtocol) -> None:
+    """Check that a protocol is of stored images alone.
+
+    Raises:
+        ProtocolError: some of its conditions are on corrupted images.
+    """
+    if on_stored_images(protocol) != protocol:
+        raise ProtocolError(
+            f"protocol '{protocol.name}' has conditions on corrupted images, which only "
+            "samrobust eval can make; choose a protocol without [[images]]"
+        )
+
+
 def describe_protocol(protocol: EvalProtocol) -> dict[str, Any]:
     """Return everything in a protocol that can change a score, as plain JSON values."""
     return {
@@ -151,6 +182,7 @@ def describe_protocol(protocol: EvalProtocol) -> dict[str, Any]:
                 "parameters": _parameters(condition.degradation),
                 "trials": condition.trials,
                 "level": condition.level,
+                **_describe_image(condition.image),
             }
             for condition in protocol.conditions
         ],
@@ -164,6 +196,31 @@ def _parameters(degradation: Degradation | Recording) -> dict[str, Any]:
             found["min_box_iou"] = degradation.min_box_iou
         return found
     return dataclasses.asdict(degradation)  # type: ignore[call-overload, no-any-return]
+
+
+def build_corruption(kind: str, parameters: Mapping[str, Any]) -> Corruption:
+    """Return a corruption by name, with its parameters from a TOML table.
+
+    Raises:
+        UnknownNameError: no corruption has that name.
+        ValueError: a parameter is unknown, missing or not allowed.
+    """
+    return _with_parameters(CORRUPTIONS, kind, parameters)
+
+
+def _describe_image(image: ImageCondition | None) -> dict[str, Any]:
+    """Return the key "image" of a condition on corrupted images; nothing of one on stored ones."""
+    if image is None:
+        return {}
+    parameters = dataclasses.asdict(image.corruption)  # type: ignore[call-overload]
+    described = {
+        "name": image.name,
+        "corruption": image.kind,
+        "parameters": parameters,
+        "level": image.level,
+        "pixels": "of the stored image",  # that radii are in
+    }
+    return {"image": described}
 
 
 def protocol_hash(protocol: EvalProtocol) -> str:
@@ -199,10 +256,14 @@ def build_degradation(kind: str, parameters: Mapping[str, Any]) -> Degradation:
         UnknownNameError: no degradation has that name.
         ValueError: a parameter is unknown, missing or not allowed.
     """
-    degradation = convert(parameters, DEGRADATIONS.load(kind), where=kind)
+    return _with_parameters(DEGRADATIONS, kind, parameters)
+
+
+def _with_parameters(registry: Registry[type[T]], kind: str, parameters: Mapping[str, Any]) -> T:
+    made: T = convert(parameters, registry.load(kind), where=kind)
     # 1 and 1.0 are hashed as different texts: a number stays as the file writes it
     integers = {key: value for key, value in parameters.items() if type(value) is int}
-    return dataclasses.replace(degradation, **integers)  # type: ignore[type-var]
+    return dataclasses.replace(made, **integers)  # type: ignore[type-var]
 
 
 def _build(table: Mapping[str, Any]) -> EvalProtocol:
@@ -210,9 +271,25 @@ def _build(table: Mapping[str, Any]) -> EvalProtocol:
     conditions = tuple(
         _condition(row, number, file.trials) for number, row in enumerate(file.conditions, start=1)
     )
+    images = [_image(row, number) for number, row in enumerate(file.images, start=1)]
+    conditions += tuple(
+        dataclasses.replace(condition, name=f"{image.name}/{condition.name}", image=image)
+        for image in images
+        for condition in conditions
+    )
+    if len(conditions) > MAX_CONDITIONS:
+        raise ValueError(
+            f"{len(conditions)} conditions of images and prompts, at most {MAX_CONDITIONS} are "
+            "allowed"
+        )
     _check_prompts(conditions)
     names = [condition.name for condition in conditions]
-    for key, values in (("condition", names), ("metric", file.metrics)):
+    image_names = [image.name for image in images]
+    for key, values in (
+        ("image", image_names),
+        ("condition", names),
+        ("metric", file.metrics),
+    ):
         twice = [value for value, count in Counter(values).items() if count > 1]
         if twice:
             raise ValueError(f"{key} {shown(twice[0])} is listed twice")
@@ -247,6 +324,17 @@ def _condition(row: Mapping[str, Any], number: int, default_trials: int) -> Cond
         trials=keys.trials if degradation.is_random else 1,
         level=keys.level,
     )
+
+
+def _image(row: Mapping[str, Any], number: int) -> ImageCondition:
+    name = row.get("name")
+    where = f"image {shown(name)}" if name else f"row {number} of 'images'"
+    names = set(get_type_hints(_ImageKeys))
+    keys = convert({key: row[key] for key in row if key in names}, _ImageKeys, where=where)
+    parameters = {key: row[key] for key in row if key not in names}
+    with errors_at(where):
+        corruption = build_corruption(keys.corruption, parameters)
+    return ImageCondition(keys.name, corruption, keys.corruption, keys.level)
 
 
 def _check_prompts(conditions: Sequence[Condition]) -> None:

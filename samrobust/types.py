@@ -486,6 +486,9 @@ class Target:
         is_crowd: whether it is a group of objects, on which detections do not count.
         counts: COCO's compressed run lengths.
         size_hw: of the image.
+        frequency: of the category in LVIS: rare, common or frequent; "" in other data sets.
+        negatives: ids of the categories that LVIS says are not in the image.
+        not_exhaustive: ids of those of which LVIS says that not all objects are annotated there.
     """
 
     instance_id: str
@@ -494,6 +497,9 @@ class Target:
     is_crowd: bool
     counts: bytes
     size_hw: tuple[int, int]
+    frequency: Literal["", "r", "c", "f"] = ""
+    negatives: tuple[int, ...] = ()
+    not_exhaustive: tuple[int, ...] = ()
 
 
 @runtime_checkable
@@ -522,6 +528,17 @@ def image_key(name: str) -> str:
 
 
 _IMAGE_SUFFIXES = ("bmp", "jpeg", "jpg", "png", "tif", "tiff", "webp")
+
+
+class Corruption(Protocol):
+    """Makes a photograph worse; its dataclass fields are its parameters in TOML."""
+
+    family: ClassVar[str]
+    """Corruptions of one family share their random numbers: their levels are paired."""
+
+    def __call__(self, image: Image, rng: np.random.Generator) -> Image:
+        """Return the worse image, (H, W, 3) uint8; `rng` is the only randomness."""
+        ...
 
 
 class MetricFunction(Protocol):
@@ -573,16 +590,34 @@ class Metric:
 
 
 @dataclass(frozen=True)
+class ImageCondition:
+    """One row of a protocol's images: a corruption.
+
+    Attributes:
+        name: unique in its protocol ("fog-3").
+        corruption: changes the image before it is encoded.
+        kind: registered name of the corruption.
+        level: position on the axis of a plot (severity).
+    """
+
+    name: str
+    corruption: Corruption
+    kind: str
+    level: float
+
+
+@dataclass(frozen=True)
 class Condition:
     """One condition of a protocol: a degradation and its number of trials.
 
     Attributes:
-        name: unique in its protocol ("box-noise-0.4").
+        name: unique in its protocol ("box-noise-0.4"; "fog-3/box-noise-0.4" on corrupted images).
         degradation: makes the prompts, or holds those that were recorded.
         kind: registered name of the degradation, or "recorded".
         trials: prompts per object; 1 if the degradation is not random, and the most that an object
             has if they were recorded.
         level: position on the axis of a plot (noise level, number of points), None for none.
+        image: how the image is corrupted, None for the image as it is stored.
     """
 
     name: str
@@ -590,6 +625,7 @@ class Condition:
     kind: str
     trials: int
     level: float | None = None
+    image: ImageCondition | None = None
 
 
 @dataclass(frozen=True)

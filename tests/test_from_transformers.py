@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 from samrobust.errors import CheckpointError, SegmenterError
+from samrobust.evaluation.self_test import check_adapter, needs_self_test
+from samrobust.segmenters import ROWS, build_segmenter
 from samrobust.segmenters.transformers import build_transformers
 from samrobust.types import Image, PromptBatch, SegmenterOptions
 from tests.conftest import Shell
@@ -91,6 +93,29 @@ def sam2_folder(folder: Path) -> Path:
         mask_size={"height": SIDE // 4, "width": SIDE // 4},
     )
     return saved(transformers.Sam2Model(config), transformers.Sam2Processor(images), folder)
+
+
+def edgetam_folder(folder: Path) -> Path:
+    """Write a tiny EdgeTAM, with an image encoder of timm without its weights."""
+    backbone = transformers.TimmWrapperConfig(
+        architecture="repvit_m1",
+        model_args={"features_only": True, "embed_dim": (8, 16, 24, 32), "depth": (1, 1, 1, 1)},
+    )
+    vision = {
+        "backbone_config": backbone,
+        "backbone_channel_list": [32, 24, 16, 8],
+        "backbone_feature_sizes": [[SIDE // 4] * 2, [SIDE // 8] * 2, [SIDE // 16] * 2],
+        "fpn_hidden_size": 32,
+    }
+    prompts = {"hidden_size": 32, "image_size": SIDE, "patch_size": 16}
+    config = transformers.EdgeTamConfig(
+        vision_config=vision, prompt_encoder_config=prompts, mask_decoder_config=DECODER
+    )
+    images = transformers.Sam2ImageProcessor(
+        size={"height": SIDE, "width": SIDE},
+        mask_size={"height": SIDE // 4, "width": SIDE // 4},
+    )
+    return saved(transformers.EdgeTamModel(config), transformers.Sam2Processor(images), folder)
 
 
 def saved(model: Made, processor: Made, folder: Path) -> Path:
@@ -206,6 +231,41 @@ def test_of_a_model_of_videos_the_memory_is_left_out(
     transformers.Sam2Processor.from_pretrained(folders["sam2"]).save_pretrained(tmp_path)
     found = build_transformers(SegmenterOptions(checkpoint=tmp_path))
     assert found.info.checkpoint_sha256 == images.info.checkpoint_sha256
+
+
+@pytest.mark.parametrize("name", ROWS["transformers"].models)
+def test_each_named_model_runs_with_a_tiny_configuration_of_its_class(
+    folders: dict[str, Path], tmp_path: Path, name: str
+) -> None:
+    model = ROWS["transformers"].models[name]
+    if model.family == "edgetam":
+        pytest.importorskip("timm")
+        folder = edgetam_folder(tmp_path)
+    else:
+        folder = folders[model.family]
+    segmenter = build_segmenter("transformers", variant=name, checkpoint=folder, device="cpu")
+    assert segmenter.info.label == f"transformers {name}"
+    assert segmenter.info.trained_on == model.trained_on
+    assert segmenter.info.settings["family"] == model.family
+    assert needs_self_test(segmenter)
+    check_adapter(segmenter, segmenter.info.prompts)
+    other = folders["sam" if model.family != "sam" else "sam2"]
+    with pytest.raises(CheckpointError, match=rf"but {name} is of '{model.family}'"):
+        build_segmenter("transformers", variant=name, checkpoint=other, device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("name", "hidden", "mlp"), [("slimsam-77", 168, 696), ("slimsam-50", 384, 1536)]
+)
+def test_parameters_of_slim_sams_fill_their_published_files(
+    name: str, hidden: int, mlp: int
+) -> None:
+    config = transformers.SamConfig(vision_config={"hidden_size": hidden, "mlp_dim": mlp})
+    with torch.device("meta"):
+        count = sum(weight.numel() for weight in transformers.SamModel(config).parameters())
+    model = ROWS["transformers"].models[name]
+    assert model.n_parameters == count
+    assert 4 * count == pytest.approx(model.n_bytes, rel=0.005)
 
 
 @pytest.mark.parametrize(

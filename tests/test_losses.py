@@ -283,20 +283,21 @@ def one_by_one(
 def test_images_decoded_together_have_the_losses_and_gradients_of_one_by_one(
     model: str, sampled: float
 ) -> None:
-    segmenter: Sam | StableSam | HqSam = build_sam_nano(SegmenterOptions())
-    learned: nn.Module = segmenter.model.mask_decoder
+    base = build_sam_nano(SegmenterOptions())
+    segmenter: Sam | StableSam | HqSam = base
+    learned: nn.Module = base.model.mask_decoder
     torch.manual_seed(0)
     weights = LossWeights(sampled=sampled)
     if model.startswith("stable-sam"):
         layers = (1, 2) if model.endswith("1") else (2,)
-        learned = Plugins(CHANNELS, PluginSettings(layers=layers))
-        for parameter in learned.parameters():
+        learned = plugins = Plugins(CHANNELS, PluginSettings(layers=layers))
+        for parameter in plugins.parameters():
             nn.init.normal_(parameter, std=0.1)
-        segmenter = StableSam(segmenter, learned)
+        segmenter = StableSam(base, plugins)
     elif model == "hq-sam":
         weights = replace(weights, candidate=0.0, quality=0.0)
-        learned = untrained_parts(segmenter.model)
-        segmenter = HqSam(segmenter, learned)
+        learned = parts = untrained_parts(base.model)
+        segmenter = HqSam(base, parts)
     learned.requires_grad_(True)
     recipe = replace(tiny_recipe(), loss=weights, corrections=1.0)
     embedded = _three_examples(segmenter)

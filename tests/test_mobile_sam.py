@@ -11,7 +11,7 @@ from torch import Tensor
 
 from samrobust.errors import SegmenterError
 from samrobust.segmenters.hq_sam import HqSam, build_hq_sam
-from samrobust.segmenters.mobile_sam import build_mobile_sam
+from samrobust.segmenters.mobile_sam import build_mobile_sam, build_tiny_sam
 from samrobust.segmenters.sam import Sam
 from samrobust.types import HqOutput, Image, PromptBatch, SegmenterOptions
 from tests.conftest import Shell
@@ -115,6 +115,17 @@ def test_mobile_sam_gives_the_masks_of_their_package(theirs: ModuleType, files: 
         ours = build_mobile_sam(SegmenterOptions(checkpoint=path))
         assert (masks_of(ours, image, prompts) != wanted).double().mean() < MOST_DIFFERING
     assert 0.02 < wanted.double().mean() < 0.98
+
+
+def test_tiny_sam_is_a_mobile_sam_with_other_weights(files: list[Path]) -> None:
+    image, prompts = random_image(SIZE_HW), random_prompts(SIZE_HW, 3, 0, boxes=True)
+    ours, tiny = (
+        build(SegmenterOptions(checkpoint=files[1])) for build in (build_mobile_sam, build_tiny_sam)
+    )
+    assert torch.equal(masks_of(ours, image, prompts), masks_of(tiny, image, prompts))
+    assert tiny.info.label == "tiny-sam"
+    with pytest.raises(SegmenterError, match=r"tiny-sam fetches no weights: name its tinysam\.pth"):
+        build_tiny_sam(SegmenterOptions())
 
 
 def test_a_run_says_whether_weights_were_unwrapped(files: list[Path], tmp_path: Path) -> None:

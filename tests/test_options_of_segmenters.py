@@ -54,6 +54,8 @@ def test_an_option_given_once_for_several_says_whom_it_reached(
         ("SAM-2.1", "--segmenter transformers --variant facebook/sam2.1-hiera-tiny"),
         ("facebook/sam2-hiera-large", "--segmenter transformers --variant facebook/sam2.1-hiera-"),
         ("edge-tam", "--segmenter transformers --variant yonigozlan/EdgeTAM-hf"),
+        ("SlimSAM", "--segmenter transformers --variant slimsam-77"),
+        ("TinySAM", "--segmenter tiny-sam"),
         ("vit_b", "--segmenter sam --variant vit_b"),
         ("sam_hq", "--segmenter hq-sam"),
     ],

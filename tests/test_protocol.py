@@ -51,6 +51,7 @@ def test_packaged_protocols_are_what_they_are_called() -> None:
         "thresholds": 1 + 3 * 20,
         "stable-sam-table": 1 + 4 * 20,
         "hq-sam-noise": 1 + 2 * 20,
+        "corruption-grid": 46 * (1 + 3 * 4),
     }
     assert set(packaged_protocols()) == set(expected)
     for name, n_prompts in expected.items():

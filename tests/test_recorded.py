@@ -426,3 +426,7 @@ def test_the_commands_export_evaluate_and_score(shell: Shell, root: Path) -> Non
     assert "unknown ending of a file of prompts" in shell.refuses(
         "prompts", "export", "--protocol", "gt-box", *data, "--out", "p.txt"
     )
+    grid = ("--protocol", "corruption-grid", *data)
+    reason = "'corruption-grid' has conditions on corrupted images, which only samrobust eval can"
+    assert reason in shell.refuses("prompts", "export", *grid, "--out", "p.csv")
+    assert reason in shell.refuses("score", "m.jsonl", *grid)

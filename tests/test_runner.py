@@ -77,7 +77,9 @@ def test_an_image_is_decoded_and_encoded_once_for_all_runs(
     one, two = SharedEncoder("one", "encoder"), SharedEncoder("two", "encoder")
     other = SharedEncoder("other", "")
     protocols = [with_trials(load_protocol(name), 2) for name in ("noisy-box", "points")]
-    folders = run_all(protocols, [dataset], [one, two, other], RunSettings(tmp_path))
+    folders = run_all(
+        protocols, [dataset], [one, two, other], RunSettings(tmp_path, self_test=False)
+    )
     assert len(folders) == 6
     assert dataset.decoded == dataset.ids()
     assert one.n_encoded + two.n_encoded == other.n_encoded == len(dataset.ids())
@@ -91,9 +93,10 @@ def test_an_image_is_decoded_and_encoded_once_for_all_runs(
 def test_only_what_is_missing_is_read_again(small_dataset: MemoryDataset, tmp_path: Path) -> None:
     dataset = CountingDataset([small_dataset[name] for name in small_dataset.ids()])
     protocols = [with_trials(load_protocol(name), 2) for name in ("noisy-box", "points")]
-    run_all(protocols[:1], [dataset], [GrownBox()], RunSettings(tmp_path))
+    settings = RunSettings(tmp_path, self_test=False)
+    run_all(protocols[:1], [dataset], [GrownBox()], settings)
     segmenter = GrownBox()
-    run_all(protocols, [dataset], [segmenter], RunSettings(tmp_path))
+    run_all(protocols, [dataset], [segmenter], settings)
     assert len(dataset.decoded) == 2 * len(dataset.ids())
     assert segmenter.n_encoded == len(dataset.ids())
     run_all(protocols, [dataset], [GrownBox()], RunSettings(tmp_path))

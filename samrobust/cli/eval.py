@@ -204,6 +204,14 @@ def evaluate_command(
             rich_help_panel=OUTPUT,
         ),
     ] = "none",
+    no_self_test: Annotated[
+        bool,
+        typer.Option(
+            "--no-self-test",
+            help="Run models of plug-ins, files and transformers without the test of their masks.",
+            rich_help_panel=MODEL,
+        ),
+    ] = False,
     quiet: Quiet = False,
 ) -> None:
     """Evaluate every combination of protocols, data sets and segmenters.
@@ -286,6 +294,7 @@ def evaluate_command(
                 ranks.part_of(chosen_shard),
                 typed_command(),
                 show,
+                self_test=not no_self_test,
             )
             cached = with_caches(built, cache, cache_size)
             try:

@@ -10,7 +10,7 @@ import typer
 
 from samrobust.cli.terminal import out, print_table
 from samrobust.datasets import DATASETS, GROUPS
-from samrobust.degradations import DEGRADATIONS
+from samrobust.degradations import CORRUPTIONS, DEGRADATIONS
 from samrobust.files import cache_folder
 from samrobust.metrics import METRICS
 from samrobust.protocol import load_protocol, packaged_protocols
@@ -21,7 +21,16 @@ from samrobust.segmenters import ROWS, SEGMENTERS, SegmenterEntry
 from samrobust.training.recipe import packaged_recipes, recipe_summary
 
 EXAMPLE = "Example: samrobust ls protocols"
-KINDS = ("protocols", "expected", "recipes", "segmenters", "datasets", "degradations", "metrics")
+KINDS = (
+    "protocols",
+    "expected",
+    "recipes",
+    "segmenters",
+    "datasets",
+    "degradations",
+    "corruptions",
+    "metrics",
+)
 
 
 def ls_command(
@@ -69,6 +78,11 @@ def segmenter_lines(row: SegmenterEntry) -> Iterator[str]:
         place = "in" if (cache_folder() / checkpoint.file_name).exists() else "not in"
         weights = f"{checkpoint.file_name}, {_size(checkpoint.n_bytes)}, {place} the cache"
         yield _model_line(variant, checkpoint.n_parameters, weights, row.trained_on)
+    for variant, model in row.models.items():
+        size = "" if model.n_bytes is None else f", {_size(model.n_bytes)}"
+        digest = f"SHA-256 {model.sha256[:8]}" if model.sha256 else "SHA-256 not known"
+        weights = f"{model.model_id}{size}; licence {model.licence}; {digest}"
+        yield _model_line(variant, model.n_parameters, weights, model.trained_on)
     for variant, file_name in row.packaged.items():
         yield _packaged_line(variant, file_name)
     if row.weights:
@@ -138,6 +152,8 @@ def _rows(kind: str) -> list[tuple[str, str]]:
         return _registry_rows(DATASETS) + groups
     if kind == "degradations":
         return _registry_rows(DEGRADATIONS)
+    if kind == "corruptions":
+        return _registry_rows(CORRUPTIONS)
     return _registry_rows(METRICS)
 
 

@@ -32,6 +32,7 @@ from samrobust.cli.options import (
     typed_command,
 )
 from samrobust.cli.terminal import evaluation_progress, loading
+from samrobust.protocol import check_stored_images
 from samrobust.runs.sharing import WHOLE
 
 DEFAULT_PROTOCOL = "noisy-box"
@@ -124,6 +125,8 @@ def score_command(
     datasets = chosen_datasets(dataset, data_root, split, ids, how)
     names = [protocol] if protocol else [] if prompts else [DEFAULT_PROTOCOL]
     protocols = chosen_protocols(names, prompts, datasets, box_format=box_format, trials=trials)
+    for chosen in protocols:
+        check_stored_images(chosen)
     check_folder("--out", results)
 
     with loading(quiet=quiet):

@@ -19,8 +19,9 @@ from samrobust.cli.options import (
 )
 from samrobust.cli.terminal import download_bar, note_line
 from samrobust.errors import SamrobustError
-from samrobust.protocol import load_protocol, with_trials
-from samrobust.types import SegmenterOptions
+from samrobust.files import errors_at
+from samrobust.protocol import build_corruption, load_protocol, on_stored_images, with_trials
+from samrobust.types import ImageCondition, SegmenterOptions
 
 DEFAULT_SEGMENTERS = ["sam-nano"]
 WHAT = "What to draw"
@@ -56,6 +57,15 @@ def show_command(
             rich_help_panel=WHAT,
         ),
     ] = "noisy-box",
+    corruption: Annotated[
+        str | None,
+        typer.Option(
+            "--corrupt",
+            metavar="NAME:SEVERITY",
+            help="Corrupt the photograph first, as fog:3. See: samrobust ls corruptions",
+            rich_help_panel=WHAT,
+        ),
+    ] = None,
     trials: Annotated[
         int, typer.Option(help="Degraded boxes per condition.", rich_help_panel=WHAT)
     ] = 8,
@@ -71,7 +81,8 @@ def show_command(
     """
     check_number("--trials", trials, least=1)
     corners = _corners(box)
-    chosen = with_trials(load_protocol(protocol), trials)
+    chosen = with_trials(on_stored_images(load_protocol(protocol)), trials)
+    condition = None if corruption is None else _image_condition(corruption)
     names = segmenter or DEFAULT_SEGMENTERS
     segmenters = choose_segmenters(
         names,
@@ -84,11 +95,16 @@ def show_command(
     import numpy as np
 
     from samrobust.datasets.images import read_image
-    from samrobust.evaluation.single_image import answers, box_sample
+    from samrobust.evaluation.prompts import corrupt
+    from samrobust.evaluation.single_image import KEY, SAMPLE_ID, answers, box_sample
     from samrobust.report.photograph import draw_answers
     from samrobust.segmenters.device import resolve_device
 
     photograph = read_image(image)
+    if condition is not None:
+        photograph = corrupt(
+            photograph, condition, seed=chosen.seed, dataset_key=KEY, sample_id=SAMPLE_ID
+        )
     sample = box_sample(photograph, np.array(corners))
     with download_bar(quiet=quiet) as progress:
         options = SegmenterOptions(device=resolve_device(device), progress=progress)
@@ -96,6 +112,16 @@ def show_command(
     found = list(answers(built, sample, chosen))
     draw_answers(photograph, np.array(corners), found, to)
     note_line(f"{to}: written")
+
+
+def _image_condition(text: str) -> ImageCondition:
+    """Return the corruption that "NAME:SEVERITY" names."""
+    kind, _, severity = text.partition(":")
+    if not severity.isdecimal():
+        raise SamrobustError(f"--corrupt must be NAME:SEVERITY, as fog:3, got '{text}'")
+    with errors_at(f"--corrupt {text}", SamrobustError):
+        corruption = build_corruption(kind, {"severity": int(severity)})
+    return ImageCondition(f"{kind}-{severity}", corruption, kind, float(severity))
 
 
 def _corners(text: str) -> list[float]:

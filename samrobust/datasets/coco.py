@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from pycocotools import mask as coco
@@ -95,6 +95,8 @@ MIN_NUMBERS = 6
 """Of a polygon: x and y of three points."""
 MAX_DIGITS = 18
 """Of an id as text."""
+_OF_LVIS = "neg_category_ids", "not_exhaustive_category_ids"
+"""What LVIS says of each image; `_Listed` has them in this order."""
 _OTHER_KINDS = {
     "caption": "captions",
     "segments_info": "panoptic segmentations",
@@ -218,19 +220,30 @@ class CocoDataset:
                     raise DatasetError(f"{where}: area must be a number, got {shown(area)}")
                 is_crowd = bool(row.get("iscrowd", 0))
                 category = int(row.get("category_id", -1))
-                counts = encode_mask(mask)
-                found.append(Target(str(number), category, float(area), is_crowd, counts, size_hw))
+                found.append(
+                    Target(
+                        str(number),
+                        category,
+                        float(area),
+                        is_crowd,
+                        encode_mask(mask),
+                        size_hw,
+                        self._frequencies.get(category, ""),
+                        listed.negatives,
+                        listed.not_exhaustive,
+                    )
+                )
         return found
 
     def _path(self, image_id: int) -> Path:
-        """Return the file of an image: in the folder of the split, or in that of its URL.
+        """Return the file of an image: in the folder of images, or in that of its URL.
 
         LVIS's validation images are in MS-COCO's training and validation folders.
         """
         listed = self._images[image_id]
         path = self._folder / listed.name
-        if listed.folder and self._options.root is not None and not path.exists():
-            return self._options.root / listed.folder / listed.name
+        if listed.folder and not path.exists():
+            return (self._options.root or self._folder) / listed.folder / listed.name
         return path
 
     def _category(self, row: Mapping[str, Any]) -> str:
@@ -261,6 +274,7 @@ class CocoDataset:
             for row in table.get("categories", [])
             if row.get("supercategory") is not None
         }
+        self._frequencies = _frequencies(table)
         for name in self._options.categories:
             known(name, self._categories.values(), kind="category")
         self.n_crowds = 0
@@ -308,11 +322,16 @@ class CocoDataset:
 
 @dataclass(frozen=True)
 class _Listed:
-    """An image as the JSON lists it: file name, folder of its URL, and size, None if missing."""
+    """An image as the JSON lists it: file name, folder of its URL, and size, None if missing.
+
+    LVIS lists categories too: those that are not in it, and those not annotated exhaustively.
+    """
 
     name: str
     folder: str
     size_hw: tuple[int, int] | None
+    negatives: tuple[int, ...] = ()
+    not_exhaustive: tuple[int, ...] = ()
 
 
 def _places(options: DatasetOptions) -> tuple[Path, Path, str]:
@@ -366,7 +385,34 @@ def _listed(row: Mapping[str, Any], number: int) -> _Listed:
     elif (height, width) != (None, None):
         size = f"{shown(height)} and {shown(width)}"
         raise ValueError(f"image {number}: height and width must be whole numbers, got {size}")
-    return _Listed(_inside_root(name), _inside_root(folder), size_hw)
+    of_lvis = (_listed_categories(row, key, number) for key in _OF_LVIS if key in row)
+    return _Listed(_inside_root(name), _inside_root(folder), size_hw, *of_lvis)
+
+
+def _listed_categories(row: Mapping[str, Any], key: str, number: int) -> tuple[int, ...]:
+    ids = row.get(key)
+    if not isinstance(ids, list):
+        raise ValueError(f"image {number}: {key} must be a list of ids, got {shown(ids)}")
+    return tuple(_whole_id(each, f"image {number}: {key}") for each in ids)
+
+
+def _frequencies(table: Mapping[str, Any]) -> dict[int, Literal["r", "c", "f"]]:
+    """Return the frequency of each category of LVIS, none of another file.
+
+    Raises:
+        ValueError: some images or categories are as LVIS has them and others are not.
+    """
+    if not any(key in row for row in table["images"] for key in _OF_LVIS):
+        return {}
+    for row in table["images"]:
+        missing = [key for key in _OF_LVIS if key not in row]
+        if missing:
+            raise ValueError(f"image {shown(row['id'])} has no {missing[0]}, others have: see LVIS")
+    for row in table.get("categories", []):
+        if row.get("frequency") not in ("r", "c", "f"):
+            got = shown(row.get("frequency"))
+            raise ValueError(f"category {shown(row['id'])}: frequency must be r, c or f, got {got}")
+    return {row["id"]: row["frequency"] for row in table.get("categories", [])}
 
 
 def _whole_id(value: object, what: str) -> int:

@@ -1,10 +1,10 @@
-"""The registry of degradations, which make prompts from masks: built-ins and those of plug-ins."""
+"""The registries of degradations, which make prompts from masks, and of corruptions of images."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from samrobust.registry import Entry, Registry
-from samrobust.types import Degradation
+from samrobust.types import Corruption, Degradation
 
 
 @dataclass(frozen=True)
@@ -75,4 +75,33 @@ DEGRADATION_ENTRIES = {
 }
 DEGRADATIONS: Registry[type[Degradation]] = Registry(
     "degradation", DEGRADATION_ENTRIES, group="samrobust.degradations"
+)
+
+_BLUR = {"blur": "defocus-blur, glass-blur, motion-blur or zoom-blur"}
+CORRUPTION_ENTRIES = {
+    name: Entry(
+        f"samrobust.degradations.corruptions:{attribute}",
+        f"{summary}; severity",
+        hints=_BLUR if "blur" in name else {},
+    )
+    for name, attribute, summary in (
+        ("gaussian-noise", "GaussianNoise", "normal noise on each value"),
+        ("shot-noise", "ShotNoise", "Poisson noise on each value"),
+        ("impulse-noise", "ImpulseNoise", "single values set to 0 or 1"),
+        ("defocus-blur", "DefocusBlur", "blur by a disc"),
+        ("glass-blur", "GlassBlur", "blur with pixels replaced by near ones"),
+        ("motion-blur", "MotionBlur", "blur to one side along a random line"),
+        ("zoom-blur", "ZoomBlur", "mean of zooms into the centre"),
+        ("snow", "Snow", "falling flakes in a paler image"),
+        ("frost", "Frost", "a layer of drawn frost"),
+        ("fog", "Fog", "a fractal haze"),
+        ("brightness", "Brightness", "value of HSV raised"),
+        ("contrast", "Contrast", "values drawn towards their mean"),
+        ("elastic-transform", "ElasticTransform", "pixels displaced by smoothed noise"),
+        ("pixelate", "Pixelate", "fewer pixels"),
+        ("jpeg-compression", "JpegCompression", "stored as JPEG of low quality"),
+    )
+}
+CORRUPTIONS: Registry[type[Corruption]] = Registry(
+    "corruption", CORRUPTION_ENTRIES, group="samrobust.corruptions"
 )

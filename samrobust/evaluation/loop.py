@@ -9,7 +9,7 @@ import itertools
 import os
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -26,6 +26,7 @@ from samrobust.evaluation.prompts import (
     DrawnSample,
     Draws,
     clipped_boxes,
+    corrupt,
     detections_of,
     draw_sample,
     rater_rows,
@@ -50,10 +51,12 @@ from samrobust.types import (
     Detections,
     EvalProtocol,
     Image,
+    ImageCondition,
     Keep,
     KnowsSamples,
     Metric,
     PromptBatch,
+    Sample,
     Segmenter,
     SegmenterInfo,
 )
@@ -200,7 +203,7 @@ def score_images(
         collate_fn=identity_collate,
         worker_init_fn=end_with_parent,
     )
-    scorers = [_Scorer(job, options) for job in jobs]
+    scorers = [_Scorer(job, options, dataset.info.key) for job in jobs]
     samples = iter(loader)
     while group := list(itertools.islice(samples, options.image_batch_size)):
         images = [loaded.sample.image for loaded in group if isinstance(loaded, DrawnSample)]
@@ -273,15 +276,32 @@ def _distinct(protocols: Iterator[EvalProtocol]) -> list[EvalProtocol]:
     return distinct
 
 
+_Version = tuple[int, Hashable]
+"""The id of an image, and which corruption of it; None for the image as it is stored."""
+
+
 class _Embeddings:
-    """The embeddings of a batch of images, computed once per encoder."""
+    """The embeddings of a batch of images and of their corruptions, computed once per encoder."""
 
     def __init__(self, images: Sequence[Image]) -> None:
         self._images = images
-        self._by_encoder: dict[object, dict[int, Any]] = {}
+        self._by_encoder: dict[object, dict[_Version, Any]] = {}
 
-    def get(self, segmenter: Segmenter[Any], image: Image) -> object:
-        """Return the embedding of one of the images.
+    def get(
+        self,
+        segmenter: Segmenter[Any],
+        image: Image,
+        *,
+        version: Hashable = None,
+        make: Callable[[Image], Image] = lambda image: image,
+    ) -> object:
+        """Return the embedding of one of the images, or of a corrupted version of it.
+
+        Args:
+            segmenter: that will be given the embedding.
+            image: one of the images, as stored.
+            version: equal for versions with the same pixels; None for the image as stored.
+            make: returns the version; called when it has not been encoded yet.
 
         Raises:
             SegmenterError: the encoder cannot encode it, or device memory runs out.
@@ -290,16 +310,18 @@ class _Embeddings:
         if encoder not in self._by_encoder:
             self._by_encoder[encoder] = self._encode_batch(segmenter)
         embeddings = self._by_encoder[encoder]
-        if id(image) not in embeddings:
-            embeddings[id(image)] = _encode_one(segmenter, image)
-        return embeddings[id(image)]
+        key = id(image), version
+        if key not in embeddings:
+            embeddings[key] = _encode_one(segmenter, make(image))
+        return embeddings[key]
 
     def drop(self, image: Image) -> None:
-        """Forget the embeddings of an image."""
+        """Forget the embeddings of an image and of all its versions."""
         for embeddings in self._by_encoder.values():
-            embeddings.pop(id(image), None)
+            for key in [key for key in embeddings if key[0] == id(image)]:
+                del embeddings[key]
 
-    def _encode_batch(self, segmenter: Segmenter[Any]) -> dict[int, Any]:
+    def _encode_batch(self, segmenter: Segmenter[Any]) -> dict[_Version, Any]:
         """Return the embeddings of several images; none for one image or if the batch fails."""
         if len(self._images) < 2:
             return {}
@@ -312,7 +334,10 @@ class _Embeddings:
                 raise
             release_memory()
             return {}
-        return dict(zip(map(id, self._images), embeddings, strict=True))
+        return {
+            (id(image), None): embedding
+            for image, embedding in zip(self._images, embeddings, strict=True)
+        }
 
 
 def _encode_one(segmenter: Segmenter[Any], image: Image) -> object:
@@ -332,9 +357,10 @@ def _encode_one(segmenter: Segmenter[Any], image: Image) -> object:
 class _Scorer:
     """Scores the images of one job, with smaller batches after device memory has run out."""
 
-    def __init__(self, job: Job, options: LoopOptions) -> None:
+    def __init__(self, job: Job, options: LoopOptions, dataset_key: str) -> None:
         self._segmenter = job.segmenter
         self._selection = job.protocol.selection
+        self._key = job.protocol.seed, dataset_key
         self._detections = detections_of(job.protocol)
         metrics = [load_metric(name) for name in job.protocol.metrics]
         thresholds = {MASK_THRESHOLD: None} | {metric.threshold: None for metric in metrics}
@@ -356,22 +382,17 @@ class _Scorer:
         sample_id = drawn.sample.sample_id
         try:
             started = time.perf_counter()
-            embedding = (
-                self._segmenter.encode_sample(drawn.sample)
-                if isinstance(self._segmenter, KnowsSamples)
-                else embeddings.get(self._segmenter, drawn.sample.image)
-            )
-            scored = self._within_memory(drawn, draws, embedding)
+            scored = self._within_memory(drawn, draws, embeddings)
             # scores are Python numbers: the device has finished
             return replace(scored, busy_s=time.perf_counter() - started)
-        except SegmenterError as error:
+        except (DatasetError, SegmenterError) as error:
             reason = f"image '{sample_id}': {error}"
             if not self._options.keep_going:
                 raise SegmenterError(reason) from error
             return Failure(sample_id, reason)
 
     def _within_memory(
-        self, drawn: DrawnSample, draws: Sequence[Draws], embedding: object
+        self, drawn: DrawnSample, draws: Sequence[Draws], embeddings: _Embeddings
     ) -> Evaluated:
         """Score an image; halve the batch and repeat whenever device memory runs out."""
         height, width = drawn.sample.image.shape[:2]
@@ -379,16 +400,8 @@ class _Scorer:
         max_batch_size = min(self._options.batch_size, MAX_MASK_BYTES // n_pixels)
         while True:
             batch_size = max(1, max_batch_size >> self._options.halvings)
-            predict = Predictor(
-                self._segmenter,
-                embedding,
-                self._selection,
-                batch_size,
-                void=drawn.sample.void,
-                thresholds=self._thresholds,
-            )
             try:
-                return self._score_masks(predict, drawn, draws)
+                return self._score_masks(drawn, draws, embeddings, batch_size)
             except (RuntimeError, MemoryError) as error:
                 if not says_out_of_memory(error):
                     raise
@@ -400,23 +413,37 @@ class _Scorer:
             self._options = replace(self._options, halvings=self._options.halvings + 1)
 
     def _score_masks(
-        self, predict: Predictor, drawn: DrawnSample, draws: Sequence[Draws]
+        self,
+        drawn: DrawnSample,
+        draws: Sequence[Draws],
+        embeddings: _Embeddings,
+        batch_size: int,
     ) -> Evaluated:
+        """Score an image: each version of it is encoded, then given all its prompts."""
         sample, keep = drawn.sample, self._options.keep_masks
         selector = None if keep == "none" else MaskSelector(sample, keep)
         scores: list[Score] = []
         qualities: list[QualityRow] = []
-        for found in predict.all_masks(draws):
-            if selector is not None:
-                selector.add(found.draws, found.masks[MASK_THRESHOLD], found.target)
-            with packing_shared():
-                for metric in self._metrics:
-                    scores.extend(_scores(sample.sample_id, found, metric))
-            qualities.extend(_qualities(sample.sample_id, found))
         detected = None
-        if self._detections is not None:
-            detected = _detected(predict, drawn, self._detections)
-        predict.check_finite()
+        for image, group in _by_image(draws):
+            predict = Predictor(
+                self._segmenter,
+                self._embed(sample, image, embeddings),
+                self._selection,
+                batch_size,
+                void=sample.void,
+                thresholds=self._thresholds,
+            )
+            for found in predict.all_masks(group):
+                if selector is not None and image is None:  # it shows the photograph as stored
+                    selector.add(found.draws, found.masks[MASK_THRESHOLD], found.target)
+                with packing_shared():
+                    for metric in self._metrics:
+                        scores.extend(_scores(sample.sample_id, found, metric))
+                qualities.extend(_qualities(sample.sample_id, found))
+            if image is None and self._detections is not None:
+                detected = _detected(predict, drawn, self._detections)
+            predict.check_finite()
         return Evaluated(
             sample.sample_id,
             tuple(scores),
@@ -430,6 +457,32 @@ class _Scorer:
             tuple(row for draw in draws for row in rater_rows(sample.sample_id, draw)),
             detected,
         )
+
+    def _embed(
+        self, sample: Sample, image: ImageCondition | None, embeddings: _Embeddings
+    ) -> object:
+        if isinstance(self._segmenter, KnowsSamples):
+            return self._segmenter.encode_sample(sample)
+        if image is None:
+            return embeddings.get(self._segmenter, sample.image)
+        seed, dataset_key = self._key
+        return embeddings.get(
+            self._segmenter,
+            sample.image,
+            version=(seed, image.kind, repr(image.corruption)),
+            make=lambda stored: corrupt(
+                stored, image, seed=seed, dataset_key=dataset_key, sample_id=sample.sample_id
+            ),
+        )
+
+
+def _by_image(draws: Sequence[Draws]) -> list[tuple[ImageCondition | None, list[Draws]]]:
+    """Return draws by how the image is corrupted; those of the image as stored, first, always."""
+    groups: dict[str, tuple[ImageCondition | None, list[Draws]]] = {"": (None, [])}
+    for draw in draws:
+        image = draw.condition.image
+        groups.setdefault("" if image is None else image.name, (image, []))[1].append(draw)
+    return list(groups.values())
 
 
 def _scores(sample_id: str, found: Selected, metric: Metric) -> list[Score]:
@@ -477,6 +530,9 @@ def _detected(predict: Predictor, drawn: DrawnSample, detections: Detections) ->
             target.is_crowd,
             target.counts,
             *target.size_hw,
+            target.frequency,
+            target.negatives,
+            target.not_exhaustive,
         )
         for target in drawn.targets
     ]

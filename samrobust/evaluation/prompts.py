@@ -23,6 +23,8 @@ from samrobust.types import (
     Detections,
     EvalProtocol,
     Floats,
+    Image,
+    ImageCondition,
     Instance,
     Prompt,
     PromptBatch,
@@ -102,22 +104,47 @@ def draw_prompts(sample: Sample, dataset_key: str, protocol: EvalProtocol) -> tu
     """Return all prompts of a protocol for an image, instance by instance.
 
     The random generator of each prompt has the key (seed, data set, sample, instance, family,
-    trial). Where prompts were recorded, only objects that have some are prompted.
+    trial): conditions that differ in their images alone have the same prompts, drawn once. Where
+    prompts were recorded, only objects that have some are prompted.
 
     Raises:
         DatasetError: a condition cannot be drawn from an instance.
     """
     key = protocol.seed, dataset_key
-    draws = [
-        draw
-        for instance in sample.instances
-        for condition in protocol.conditions
-        if (draw := _draw(sample, instance, condition, key)) is not None
-    ]
+    draws: list[Draws] = []
+    for instance in sample.instances:
+        drawn: dict[tuple[int, int], Draws | None] = {}
+        for condition in protocol.conditions:
+            prompts = id(condition.degradation), condition.trials
+            if prompts not in drawn:
+                drawn[prompts] = _draw(sample, instance, condition, key)
+            found = drawn[prompts]
+            if found is not None:
+                draws.append(replace(found, condition=condition))
     if not is_recorded(protocol):
         return tuple(draws)
     prompted = {draw.instance.instance_id for draw in draws if draw.raters}
     return tuple(draw for draw in draws if draw.instance.instance_id in prompted)
+
+
+def corrupt(
+    image: Image, condition: ImageCondition, *, seed: int, dataset_key: str, sample_id: str
+) -> Image:
+    """Return the image that a segmenter is given under a condition.
+
+    The random generator has the key (seed, data set, sample, "image", family).
+
+    Raises:
+        DatasetError: a corruption of a plug-in returns something else than such an image.
+    """
+    rng = keyed_generator(seed, dataset_key, sample_id, "image", condition.corruption.family)
+    made = condition.corruption(image.copy(), rng)
+    if made.shape != image.shape or made.dtype != np.uint8:
+        raise DatasetError(
+            f"sample '{sample_id}', image '{condition.name}': the corruption must return uint8 of "
+            f"shape {image.shape}, got {made.dtype} of shape {made.shape}"
+        )
+    return made
 
 
 def is_recorded(protocol: EvalProtocol) -> bool:

@@ -32,6 +32,7 @@ from samrobust.evaluation.loop import (
     score_images,
 )
 from samrobust.evaluation.prompts import prompted_images
+from samrobust.evaluation.self_test import check_adapter, needs_self_test
 from samrobust.protocol import describe_protocol, load_protocol, protocol_hash, with_trials
 from samrobust.runs.manifest import RunManifest, run_folder
 from samrobust.runs.sharing import WHOLE, Ranks, Shard
@@ -92,6 +93,7 @@ class RunSettings:
         shard: the images that this process takes.
         command: the command line, for the manifest.
         progress: called after every image.
+        self_test: whether segmenters whose code is not of this package are tested first.
     """
 
     results: Path
@@ -101,6 +103,7 @@ class RunSettings:
     shard: Shard = WHOLE
     command: str = "samrobust.evaluate"
     progress: ProgressCallback = lambda _: None
+    self_test: bool = True
 
 
 def evaluate(
@@ -116,6 +119,7 @@ def evaluate(
     workers: int = 0,
     keep_masks: Keep = "none",
     progress: ProgressCallback = lambda _: None,
+    self_test: bool = True,
 ) -> list[Run]:
     """Evaluate segmenters on a data set with protocols, as `samrobust eval` does.
 
@@ -137,6 +141,8 @@ def evaluate(
         workers: processes that decode images and draw prompts; 0 for none.
         keep_masks: which masks are stored for the gallery of a report: "none", "worst" or "all".
         progress: called after every image.
+        self_test: whether segmenters that are not of this package are first tested with three
+            prompts on one image.
 
     Returns:
         One run per protocol and segmenter, in that order.
@@ -164,7 +170,9 @@ def evaluate(
     else:
         dataset = data if isinstance(data, Dataset) else PairsDataset(data)
     loop = LoopOptions(batch_size, workers, keep_masks=keep_masks)
-    settings = RunSettings(Path(results), limit, device, loop, progress=progress)
+    settings = RunSettings(
+        Path(results), limit, device, loop, progress=progress, self_test=self_test
+    )
     return [read_run(folder) for folder in run_all(loaded, [dataset], built, settings)]
 
 
@@ -180,9 +188,12 @@ def run_all(
     in the log.
 
     Raises:
-        SamrobustError: no combination can be run, or a run on disk cannot be written.
+        SamrobustError: no combination can be run, a segmenter fails its self-test, or a run on disk
+            cannot be written.
     """
     pairs = _runnable(protocols, segmenters)
+    if settings.self_test:
+        _check_adapters(pairs)
     folders: dict[tuple[int, int], list[Path]] = {}
     for number, dataset in enumerate(datasets):
         for (protocol, _), folder in zip(pairs, _run_on(dataset, pairs, settings), strict=True):
@@ -252,6 +263,16 @@ def _runnable(
     for reason in errors:
         _LOG.warning("left out: %s", reason)
     return pairs
+
+
+def _check_adapters(pairs: Sequence[tuple[EvalProtocol, Segmenter[Any]]]) -> None:
+    """Test each segmenter that is not ours with the kinds of prompt that it will be given."""
+    for segmenter in {id(segmenter): segmenter for _, segmenter in pairs}.values():
+        protocols = [protocol for protocol, other in pairs if other is segmenter]
+        conditions = [condition for protocol in protocols for condition in protocol.conditions]
+        if needs_self_test(segmenter):
+            kinds = {kind for condition in conditions for kind in condition.degradation.gives}
+            check_adapter(segmenter, kinds)
 
 
 def _run_on(

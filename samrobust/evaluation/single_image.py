@@ -29,6 +29,8 @@ BATCH_SIZE = 16
 """Prompts per forward pass."""
 KEY = "show"
 """In place of a data set in the key of every prompt: the same box has the same degradations."""
+SAMPLE_ID = "photograph"
+"""In place of the image's own."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ def box_sample(image: Image, box: Floats) -> Sample:
         )
     mask = np.zeros((height, width), np.bool_)
     mask[int(y0) : int(y1) + 1, int(x0) : int(x1) + 1] = True
-    return Sample("photograph", image, [Instance("box", mask)])
+    return Sample(SAMPLE_ID, image, [Instance("box", mask)])
 
 
 @torch.inference_mode()

@@ -1,8 +1,13 @@
-"""Average precision of the masks of a detector's boxes, and their IoU against the boxes' error."""
+"""Average precision of the masks of a detector's boxes, and their IoU against the boxes' error.
+
+Data sets with LVIS's annotations have its federated rules (Gupta et al. 2019): of an image,
+a category is judged only where it is annotated or known to be absent, and where not all of its
+objects are annotated, detections that match none do not count.
+"""
 
 import contextlib
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from functools import partial
 from typing import Any
 
@@ -27,13 +32,18 @@ from samrobust.types import Floats
 ERRORS = {"p0-25": 25.0, "p25-50": 50.0, "p50-75": 75.0, "p75-90": 90.0, "p90-100": np.inf}
 """Class of a box -> the human percentile that its error stays below."""
 _ENDS = ("", "_low", "_high")
+_SIZES = "small", "medium", "large"
+_FREQUENCIES = {"r": "ap_rare", "c": "ap_common", "f": "ap_frequent"}
+MAX_DETECTIONS, MAX_DETECTIONS_LVIS = 100, 300
+"""Of the highest scores: in COCO per image and category, in LVIS per image."""
 
 
 def average_precisions(detections: pd.DataFrame, targets: pd.DataFrame) -> dict[str, float]:
-    """Return COCO's average precision of masks, and that of their boundaries, in [0, 1].
+    """Return the average precision of masks, and that of their boundaries, in [0, 1].
 
-    It is that of pycocotools: over IoU .5 to .95, at most 100 detections per image, by the
-    detector's scores; NaN for a size of which there is no object. Of a pair of masks the boundary
+    It is that of pycocotools, or for LVIS's annotations that of the package lvis: over IoU .5 to
+    .95, at most 100 detections per image and category (LVIS: 300 per image), by the detector's
+    scores; NaN for a size or frequency of which there is no object. Of a pair of masks the boundary
     precision takes the lower of IoU and boundary IoU (Cheng et al. 2021, sec. 5).
 
     Args:
@@ -43,52 +53,116 @@ def average_precisions(detections: pd.DataFrame, targets: pd.DataFrame) -> dict[
     Raises:
         RunError: a mask does not fit its image.
     """
-    truth, sizes = COCO(), sizes_of(targets)
+    frequencies = targets.groupby("category_id")["frequency"].first()  # by id, ascending
+    is_lvis = bool((frequencies != "").any())
+    if is_lvis:
+        best = detections.sort_values("score", ascending=False, kind="stable")
+        detections = best.groupby("sample_id").head(MAX_DETECTIONS_LVIS)
+    sizes = sizes_of(targets)
     annotations = [
         {
-            "id": number,
             "image_id": image_id(row["sample_id"]),
             "category_id": int(row["category_id"]),
             "area": float(row["area"]),
             "iscrowd": int(row["is_crowd"]),
             "segmentation": segmentation(row["counts"], [row["height"], row["width"]]),
         }
-        for number, row in enumerate(targets.to_dict("records"), start=1)  # 0 means unmatched there
+        for row in targets.to_dict("records")
     ]
-    truth.dataset = {
+    results = [
+        {**row, "area": float(coco.area(row["segmentation"])), "iscrowd": 0}
+        for row in detection_results(detections, sizes)
+    ]
+    if is_lvis:
+        judged = {(row["image_id"], row["category_id"]) for row in annotations}
+        judged |= _pairs(targets, "negatives")
+        results = [row for row in results if (row["image_id"], row["category_id"]) in judged]
+        results = [row for row in results if row["area"]]  # lvis has no masks without pixels
+    truth, found = (_indexed(rows, sizes, frequencies.index) for rows in (annotations, results))
+    evaluations = _Evaluation(truth, found, "segm"), _BoundaryEval(truth, found, "segm")
+    for evaluation in evaluations:
+        evaluation.not_exhaustive = _pairs(targets, "not_exhaustive")
+        evaluation.params.maxDets = [MAX_DETECTIONS_LVIS if is_lvis else MAX_DETECTIONS]
+    precision, at_boundary = map(_precision, evaluations)
+    of_all = precision[..., 0]
+    return {
+        "ap": _mean(of_all),
+        "ap_50": _mean(of_all[0]),
+        "ap_75": _mean(of_all[5]),
+        **{f"ap_{size}": _mean(precision[..., n]) for n, size in enumerate(_SIZES, start=1)},
+        "boundary_ap": _mean(at_boundary[..., 0]),
+        **{
+            column: _mean(of_all[:, :, (frequencies == letter).to_numpy()])
+            for letter, column in _FREQUENCIES.items()
+        },
+    }
+
+
+def _pairs(targets: pd.DataFrame, column: str) -> set[tuple[int, int]]:
+    """Return pairs of image and category of a column that lists categories of images."""
+    images = targets.drop_duplicates("sample_id")
+    return {
+        (image_id(name), int(category))
+        for name, categories in zip(images["sample_id"], images[column], strict=True)
+        for category in categories
+    }
+
+
+def _indexed(
+    rows: Sequence[Mapping[str, Any]], sizes: Mapping[str, Sequence[int]], categories: Iterable[int]
+) -> COCO:
+    """Return annotations, or detections, as pycocotools has them."""
+    table = COCO()
+    table.dataset = {
         "images": [
             {"id": image_id(name), "height": int(size[0]), "width": int(size[1])}
             for name, size in sizes.items()
         ],
-        "categories": [{"id": int(each)} for each in sorted(set(targets["category_id"]))],
-        "annotations": annotations,
+        "categories": [{"id": int(each)} for each in categories],
+        "annotations": [{**row, "id": n} for n, row in enumerate(rows, 1)],  # 0 means unmatched
     }
-    results = detection_results(detections, sizes)
-    names = [statistic.column for statistic in PRECISIONS]
-    if not results:
-        return dict.fromkeys(names, 0.0)
     with contextlib.redirect_stdout(io.StringIO()):  # they print what they do
-        truth.createIndex()
-        found = truth.loadRes(results)
-        values = [
-            *_stats(COCOeval(truth, found, "segm"))[:6],
-            _stats(_BoundaryEval(truth, found, "segm"))[0],
-        ]
-    return {
-        name: float(value) if value >= 0 else np.nan
-        for name, value in zip(names, values, strict=True)
-    }
+        table.createIndex()
+    return table
 
 
-def _stats(evaluation: COCOeval) -> Floats:
-    evaluation.evaluate()
-    evaluation.accumulate()
-    evaluation.summarize()
-    stats: Floats = evaluation.stats
-    return stats
+def _precision(evaluation: COCOeval) -> Floats:
+    """Return (IoU, recall, category, area) precision, -1 where a category has no object.
+
+    A category is evaluated in the images that have it: LVIS has too many pairs of both for memory.
+    """
+    found = []
+    truth, detected = evaluation.cocoGt, evaluation.cocoDt
+    with contextlib.redirect_stdout(io.StringIO()):
+        for category in truth.cats:
+            images = {*truth.catToImgs[category], *detected.catToImgs[category]}
+            evaluation.params.imgIds, evaluation.params.catIds = sorted(images), [category]
+            evaluation.evaluate()
+            evaluation.accumulate()
+            found.append(evaluation.eval["precision"][..., 0])
+    return np.concatenate(found, axis=2)
 
 
-class _BoundaryEval(COCOeval):  # type: ignore[misc]
+def _mean(precision: Floats) -> float:
+    there = precision[precision > -1]
+    return float(there.mean()) if there.size else np.nan
+
+
+class _Evaluation(COCOeval):  # type: ignore[misc]
+    """COCO's evaluation, without false alarms in images where not all objects are annotated."""
+
+    not_exhaustive: Set[tuple[int, int]] = frozenset()
+    """Pairs of image and category."""
+
+    def evaluateImg(self, imgId: int, catId: int, aRng: Any, maxDet: int) -> Any:  # noqa: ANN401, N802, N803
+        """Return which detections of a category match in an image, and which do not count."""
+        result = super().evaluateImg(imgId, catId, aRng, maxDet)
+        if (imgId, catId) in self.not_exhaustive:
+            result["dtIgnore"] |= result["dtMatches"] == 0
+        return result
+
+
+class _BoundaryEval(_Evaluation):
     """COCO's evaluation with the lower of IoU and boundary IoU."""
 
     def computeIoU(self, imgId: int, catId: int) -> Any:  # noqa: ANN401, N802, N803
@@ -142,7 +216,9 @@ def precision_table(stored: Sequence[Run], labels: Sequence[str]) -> pd.DataFram
             precisions = average_precisions(found, truth)
             counts = {"n_images": len(images), "n_detections": len(found)}
             rows.append({"segmenter": label, **counts, **precisions})
-    return pd.DataFrame(rows, columns=names)
+    table = pd.DataFrame(rows, columns=names)
+    of_lvis = [*_FREQUENCIES.values()]
+    return table.drop(columns=of_lvis) if table[of_lvis].isna().all(axis=None) else table
 
 
 def error_table(

@@ -78,8 +78,11 @@ PRECISIONS = (
     Statistic("ap_medium", "AP M", "%", higher_is_better=True),
     Statistic("ap_large", "AP L", "%", higher_is_better=True),
     Statistic("boundary_ap", "boundary AP", "%", higher_is_better=True),
+    Statistic("ap_rare", "AP r", "%", higher_is_better=True),
+    Statistic("ap_common", "AP c", "%", higher_is_better=True),
+    Statistic("ap_frequent", "AP f", "%", higher_is_better=True),
 )
-"""The first six in the order of pycocotools' own summary."""
+"""The first six in the order of pycocotools' own summary; the last three are LVIS's."""
 DETAILS = ("iou_low", "iou_failed", "iou_var_between", "iou_var", "iou_fell", "threshold_share")
 """Columns of the table over trials; all others are in the main table."""
 

@@ -70,6 +70,11 @@ def detector_error_csv(sections: Sequence[Section]) -> str:
     return _joined_csv(sections, [section.detector_error for section in sections])
 
 
+def corruptions_csv(sections: Sequence[Section]) -> str:
+    """Return the scores on corrupted images; columns as `to_csv`, then `Section.corruptions`."""
+    return _joined_csv(sections, [section.corruptions for section in sections])
+
+
 def _joined_csv(sections: Sequence[Section], frames: Sequence[pd.DataFrame]) -> str:
     tables = []
     for section, frame in zip(sections, frames, strict=True):
@@ -286,8 +291,8 @@ def write_tables(
     """Write tables in the formats asked for, and return their paths.
 
     They are `tables.csv`, with `differences.csv`, `breakdown.csv`, `calibration.csv`,
-    `raters.csv`, `average-precision.csv` and `detector-error.csv` where there are any, `tables.md`
-    and `tables.tex`.
+    `raters.csv`, `average-precision.csv`, `detector-error.csv` and `corruptions.csv` where there
+    are any, `tables.md` and `tables.tex`.
 
     Raises:
         RunError: a file cannot be written.
@@ -306,6 +311,8 @@ def write_tables(
         if any(len(section.average_precision) for section in sections):
             texts["average-precision.csv"] = precision_csv(sections)
             texts["detector-error.csv"] = detector_error_csv(sections)
+        if any(len(section.corruptions) for section in sections):
+            texts["corruptions.csv"] = corruptions_csv(sections)
     if "md" in formats:
         texts["tables.md"] = to_markdown(sections)
     if "tex" in formats:

@@ -36,6 +36,7 @@ CAPTIONS = {
     "heat": "Segmenters against conditions.",
     "reliability": "Mean IoU against the segmenter's own estimate of it, in 15 bins of equal mass.",
     "risk": "1 - mIoU of the share of prompts of the highest estimate.",
+    "corruptions": "Mean over corruptions by severity and prompt, and their interaction.",
 }
 SHORT_HASH = 12
 """Characters of a hash that are shown; all of it is in the manifest."""

@@ -15,6 +15,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
@@ -24,6 +25,7 @@ from samrobust.degradations import DEGRADATION_ENTRIES
 from samrobust.errors import RunError
 from samrobust.report.calibration import Estimates, reliability, risk_coverage
 from samrobust.report.columns import SPREADS, statistic_of
+from samrobust.report.corruptions import ALL
 from samrobust.report.scores import iou_of_trials
 from samrobust.report.summary import Section
 from samrobust.types import Floats
@@ -175,6 +177,8 @@ def spread_figures(
         yield "variance", _variance_figure(section, order)
     if rows["miou"].notna().any() and len({*rows["condition"]}) > 1:
         yield "heat", _heat_figure(section, order)
+    if len(section.corruptions):
+        yield "corruptions", _corruption_figure(section, order)
 
 
 def _object_figure(section: Section, condition: str, styles: Mapping[str, LineStyle]) -> Figure:
@@ -267,17 +271,73 @@ def _heat_figure(section: Section, order: Sequence[str]) -> Figure:
     axes = figure.subplots()
     values = table.to_numpy()
     scale = Normalize(*heat_range(values))
-    image = axes.imshow(values, cmap=HEAT, norm=scale, aspect="auto")
+    image = _draw_heat(axes, values, scale, "{:.1f}")
     figure.colorbar(image, ax=axes, pad=0.02, aspect=12).set_label("mIoU (%)", fontsize=7)
+    axes.set_xticks(range(n_conditions), list(table.columns), rotation=40, ha="right", fontsize=6)
+    axes.set_yticks(range(len(order)), [*map(shortened, order)], fontsize=6)
+    return figure
+
+
+def _draw_heat(axes: Axes, values: Floats, scale: Normalize, form: str) -> AxesImage:
+    """Draw a table of colours with the values written in them."""
+    image = axes.imshow(values, cmap=HEAT, norm=scale, aspect="auto")
     for (y, x), value in np.ndenumerate(values):
         if not np.isnan(value):
             ink = "black" if scale(value) > 0.5 else "white"
-            axes.text(x, y, f"{value:.1f}", ha="center", va="center", color=ink, fontsize=6)
-    axes.set_xticks(range(n_conditions), list(table.columns), rotation=40, ha="right", fontsize=6)
-    axes.set_yticks(range(len(order)), [*map(shortened, order)], fontsize=6)
+            axes.text(x, y, form.format(value), ha="center", va="center", color=ink, fontsize=6)
     axes.grid(visible=False)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
+    return image
+
+
+def _corruption_figure(section: Section, order: Sequence[str]) -> Figure:
+    """Return severities x prompts as tables of colours: the mean over corruptions, interaction."""
+    frame = section.corruptions
+    statistic = statistic_of(str(frame["statistic"].iloc[0]))
+    rows = frame[(frame["corruption"] == ALL) & frame["severity"].notna()]
+    prompts, severities = list(rows["condition"].unique()), sorted(rows["severity"].unique())
+    clean = section.measured.pivot_table(
+        str(frame["statistic"].iloc[0]), "segmenter", "condition", sort=False, observed=True
+    )
+    tables = {
+        segmenter: {
+            value: rows[rows["segmenter"] == segmenter]
+            .pivot_table(value, "severity", "condition", sort=False, dropna=False)
+            .reindex(index=severities, columns=prompts)
+            for value in ("value", "interaction")
+        }
+        for segmenter in order
+        if segmenter in set(rows["segmenter"])
+    }
+    values = {
+        segmenter: statistic.factor
+        * np.vstack([clean.loc[segmenter, prompts].to_numpy(np.float64), table["value"]])
+        for segmenter, table in tables.items()
+    }
+    joint = {
+        segmenter: statistic.factor * table["interaction"].to_numpy(np.float64)
+        for segmenter, table in tables.items()
+    }
+    has_joint = any(np.isfinite(table).any() for table in joint.values())
+    n_columns = 1 + has_joint
+    longest = max(map(len, prompts))
+    height = CELL_INCHES * (len(severities) + 2.2) * len(tables) + 0.052 * longest + 0.2
+    figure = empty_figure(size=(COLUMN_INCHES * (1.3 if has_joint else 1), height))
+    grid = figure.subplots(len(tables), n_columns, sharex=True, squeeze=False)
+    heat = Normalize(*heat_range(np.vstack(list(values.values()))))
+    reach = max([1.0, *(float(np.nanmax(np.abs(table))) for table in joint.values() if has_joint)])
+    for (segmenter, table), panels in zip(values.items(), grid, strict=True):
+        _draw_heat(panels[0], table, heat, "{:.1f}")
+        panels[0].set_yticks(range(len(table)), ["0", *(f"{each:g}" for each in severities)])
+        panels[0].set_title(f"{shortened(segmenter)}: {statistic.label}", fontsize=7, loc="left")
+        panels[0].set_ylabel("severity")
+        if has_joint:
+            _draw_heat(panels[1], joint[segmenter], Normalize(-reach, reach), "{:+.1f}")
+            panels[1].set_yticks(range(len(severities)), [f"{each:g}" for each in severities])
+            panels[1].set_title("interaction (points)", fontsize=7, loc="left")
+    for axes in grid[-1]:
+        axes.set_xticks(range(len(prompts)), prompts, rotation=40, ha="right", fontsize=6)
     return figure
 
 
@@ -380,8 +440,9 @@ def write_plots(
     `<protocol>--<data set>--level` shows all metrics against the level, with 95 % intervals;
     `...--stability` mSF against mIoU; `...--objects` IoU of each object over its trials;
     `...--variance` its variance split; `...--heat` mIoU of segmenters x conditions;
-    `...--reliability` and `...--risk` what estimates of IoU are worth. A figure that would be empty
-    is not written. Published values are not drawn. A segmenter has one style in all figures.
+    `...--reliability` and `...--risk` what estimates of IoU are worth; `...--corruptions` means
+    over corruptions and their interaction with prompts. A figure that would be empty is not
+    written. Published values are not drawn. A segmenter has one style in all figures.
 
     Args:
         sections: the summaries.

@@ -160,7 +160,8 @@ def point_ladders(conditions: Sequence[Mapping[str, Any]]) -> list[tuple[int, in
     for place, row in enumerate(conditions):
         if row["degradation"] in NESTED:
             others = sorted((k, v) for k, v in row["parameters"].items() if k != "count")
-            kinds.setdefault((row["degradation"], *others), []).append(place)
+            image = row["image"]["name"] if "image" in row else ""
+            kinds.setdefault((row["degradation"], image, *others), []).append(place)
     return [
         pair
         for places in kinds.values()

@@ -25,6 +25,7 @@ from samrobust.report.columns import (
     column_of,
     statistic_of,
 )
+from samrobust.report.corruptions import corruptions_of
 from samrobust.report.glance import glance_of
 from samrobust.report.precision import Precision, precision_of
 from samrobust.report.raters import rater_table
@@ -113,13 +114,17 @@ class Measured:
 def measure(group: Group) -> Measured:
     """Return what was measured on the data set of a group of runs."""
     manifests = [run.manifest for run in group.runs]
-    conditions = [row["name"] for row in manifests[0].protocol["conditions"]]
+    rows = manifests[0].protocol["conditions"]
+    conditions = [row["name"] for row in rows]
+    crossed = {row["name"] for row in rows if "image" in row}  # of these, the means alone
     objects = _described_objects(group)
     per_object = _cells(group, conditions)
     means = [cell for cell in per_object if cell[0] not in _PARTS]
     classes = classes_of(objects)
     columns: dict[Any, Floats] = {**per_object}
     for (statistic, *cell), values in per_object.items():
+        if cell[1] in crossed:
+            continue
         if statistic == "miou":
             columns[_SQUARE, *cell] = values**2
         if statistic in IN_CLASSES:
@@ -131,6 +136,7 @@ def measure(group: Group) -> Measured:
         ("iou_low", label, conditions[place]): tail
         for label, scores in zip(group.labels, group.scores, strict=True)
         for place, tail in scores.tails.items()
+        if conditions[place] not in crossed
     }
     n_trials = np.max([scores.n_trials for scores in group.scores], axis=0).tolist()
     ratios = _Ratios(
@@ -333,7 +339,9 @@ SIGNIFICANT = 0.05
 
 def paired_differences(measured: Measured) -> pd.DataFrame:
     """Return `Section.differences`: those of all pairs of segmenters, on identical prompts."""
-    means = list(measured.contributions.columns)
+    rows = measured.manifest.protocol["conditions"]
+    stored = {row["name"] for row in rows if "image" not in row}
+    means = [cell for cell in measured.contributions.columns if cell[2] in stored]
     cells = [
         (statistic, condition, one, other)
         for statistic, condition in dict.fromkeys((cell[0], cell[2]) for cell in means)
@@ -419,6 +427,9 @@ class Section:
             the other way round where lower is better) and `relative` (drop / exact), fractions in
             the unit of the statistic, each with the ends of its 95 % interval in `..._low` and
             `..._high`; empty where no condition is degraded.
+        corruptions: one a segmenter, corruption ("all" for their mean), severity (NaN for the mean
+            over all) and condition, as `samrobust.report.corruptions` computes them; empty where
+            no image is corrupted. All else is of images as they are stored.
         runs: the manifests of all runs, in the order of `segmenters` for each data set.
         segmenters: labels of all runs, in order.
         stored: the runs, in order; none for a group.
@@ -439,6 +450,7 @@ class Section:
     differences: pd.DataFrame
     breakdown: pd.DataFrame
     glance: pd.DataFrame
+    corruptions: pd.DataFrame
     runs: tuple[RunManifest, ...]
     segmenters: tuple[str, ...]
     stored: tuple[Run, ...]
@@ -555,7 +567,8 @@ class Section:
         """Return the average precision of the masks of a detector's boxes; empty for other prompts.
 
         One row per segmenter: `segmenter`, `n_images` (that all runs have), `n_detections`, then
-        `ap`, `ap_50`, `ap_75`, `ap_small`, `ap_medium`, `ap_large` and `boundary_ap`, fractions.
+        `ap`, `ap_50`, `ap_75`, `ap_small`, `ap_medium`, `ap_large` and `boundary_ap`, fractions;
+        with LVIS's annotations `ap_rare`, `ap_common` and `ap_frequent` too.
 
         Raises:
             RunError: a file of a run cannot be read, or a mask does not fit its image.
@@ -651,7 +664,8 @@ def _dataset_name(dataset: DatasetInfo, groups: Sequence[Group]) -> str:
 
 def _section(measured: Measured, dataset: str, *, published: set[str]) -> Section:
     manifest = measured.manifest
-    conditions = tuple(manifest.protocol["conditions"])
+    crossed = tuple(manifest.protocol["conditions"])
+    conditions = tuple(row for row in crossed if "image" not in row)
     place = {condition["name"]: index for index, condition in enumerate(conditions)}
     reported = [row for row in manifest.reported if row["dataset"] in published]
     rows = [*_measured_rows(measured), *_published_rows(reported)]
@@ -679,6 +693,13 @@ def _section(measured: Measured, dataset: str, *, published: set[str]) -> Sectio
             measured.resampled,
             segmenters=[label for label, _ in _controls_first(measured)],
             conditions=conditions,
+            statistics=[*COLUMNS.values(), *others],
+        ),
+        corruptions=corruptions_of(
+            measured.estimates,
+            measured.resampled,
+            segmenters=[label for label, _ in _controls_first(measured)],
+            conditions=crossed,
             statistics=[*COLUMNS.values(), *others],
         ),
         runs=tuple(measured.manifests),
@@ -733,6 +754,7 @@ def _measured_rows(measured: Measured) -> list[dict[str, Any]]:
         }
         for label, segmenter in _controls_first(measured)
         for condition in measured.manifest.protocol["conditions"]
+        if "image" not in condition
     ]
 
 

@@ -10,6 +10,7 @@ import pandas as pd
 from samrobust.registry import known
 from samrobust.report.calibration import CALIBRATION, RANKING
 from samrobust.report.columns import DETAILS, NO_VALUE, PRECISIONS, Statistic, statistic_of
+from samrobust.report.corruptions import ALL
 from samrobust.report.precision import Precision
 from samrobust.report.statistics import KINDS
 from samrobust.report.summary import MEASURED, Section
@@ -105,7 +106,10 @@ def terminal_tables(sections: Sequence[Section], *, details: bool = False) -> li
         tables.append(_table(section, spread, where=where))
         tables += _detector_tables(section, spread, where=where)
         tables += _rater_tables(section)
-        tables += _details(section, spread, where=where) if details else []
+        tables += _corruption_tables(section, spread, where=where)
+        if details:
+            tables += _by_corruption(section, spread, where=where)
+            tables += _details(section, spread, where=where)
     return tables
 
 
@@ -161,6 +165,8 @@ def page_tables(section: Section) -> list[Table]:
         _table(section, interval_text, where=where),
         *_detector_tables(section, interval_text, where=where),
         *_rater_tables(section),
+        *_corruption_tables(section, interval_text, where=where),
+        *_by_corruption(section, interval_text, where=where),
         *_details(section, interval_text, where=where),
     ]
 
@@ -308,17 +314,21 @@ def _detector_tables(
     """Yield what the masks of a detector's boxes are worth, where prompts are such."""
     precisions = records(section.average_precision)
     if precisions:
+        first = precisions[0]
+        columns = [each for each in PRECISIONS if each.column in first]
         rows = tuple(
-            (row["segmenter"], *(each.text(row[each.column]) for each in PRECISIONS))
+            (row["segmenter"], *(each.text(row[each.column]) for each in columns))
             for row in precisions
         )
-        first = precisions[0]
+        rules = "LVIS" if "ap_rare" in first else "COCO"
         about = (
-            f"COCO's average precision of masks, in percent, by the detector's scores, over "
+            f"{rules}'s average precision of masks, in percent, by the detector's scores, over "
             f"{first['n_detections']} detections in {first['n_images']} images: those with an "
             "annotation. Boundary AP: with the lower of IoU and boundary IoU."
         )
-        header = ("segmenter", *(each.label for each in PRECISIONS))
+        if rules == "LVIS":
+            about += " AP r, c, f: of rare, common and frequent categories."
+        header = ("segmenter", *(each.label for each in columns))
         title = f"{section.title}; average precision"
         of = tuple((row[0],) for row in rows)
         yield Table(title, header, rows, (about,), n_names=1, segmenters=of)
@@ -377,6 +387,84 @@ def _class_table(
     title = f"{section.title}; by {kind} of the object"
     of = tuple((row[0],) for row in rows)
     return Table(title, header, tuple(rows), (about,), segmenters=of)
+
+
+_LEFT = Statistic("relative", "left in %", "%", higher_is_better=True)
+
+
+def _corruption_tables(
+    section: Section, spread: Callable[..., str], *, where: str
+) -> Iterator[Table]:
+    """Yield the means over corruptions by severity, then their interaction with prompts."""
+    frame = section.corruptions[section.corruptions["corruption"] == ALL]
+    if frame.empty:
+        return
+    unit = statistic_of(str(frame["statistic"].iloc[0]))
+    count = section.corruptions["corruption"].nunique() - 1
+    over = "the one corruption" if count == 1 else f"the {count} corruptions"
+    by_prompt = frame.assign(row=frame["severity"].map(_severity), column=frame["condition"])
+    interval = f"{where} the 95 % interval over images"
+    yield _crossed_table(
+        by_prompt,
+        "value",
+        lambda row: f"{unit.text(row['value'])} {spread(row, 'value', unit)}".rstrip(),
+        head=(f"{section.title}; on corrupted images", "severity"),
+        about=f"Mean {unit.label} over {over}, by prompt; {interval}.",
+    )
+    by_severity = frame[frame["interaction"].notna()]
+    if len(by_severity):
+        names = by_severity["severity"].map(_severity)
+        yield _crossed_table(
+            by_severity.assign(row=by_severity["condition"], column=names),
+            "interaction",
+            lambda row: f"{points(row['interaction'])} {spread(row, 'interaction', unit)}".rstrip(),
+            head=(f"{section.title}; interaction of corruption and prompt", "condition"),
+            about=f"m(c, p) - m(c, 0) - m(0, p) + m(0, 0) in points of {unit.label}, c a "
+            "corruption, p a prompt, 0 none and the exact box; below 0 both together cost more "
+            f"than the sum of what each costs alone. Mean over {over}, by severity; {interval}.",
+        )
+
+
+def _by_corruption(section: Section, spread: Callable[..., str], *, where: str) -> Iterator[Table]:
+    """Yield what is left under each corruption, as the mean over its severities."""
+    frame = section.corruptions[section.corruptions["severity"].isna()]
+    if frame.empty:
+        return
+    unit = statistic_of(str(frame["statistic"].iloc[0]))
+    yield _crossed_table(
+        frame.assign(row=frame["corruption"], column=frame["condition"]),
+        "relative",
+        lambda row: f"{_LEFT.text(row['relative'])} {spread(row, 'relative', _LEFT)}".rstrip(),
+        head=(f"{section.title}; by corruption", "corruption"),
+        about=f"{unit.label} in % of that on the images as they are stored, for the same prompts; "
+        f"mean over severities; {where} the 95 % interval over images.",
+    )
+
+
+def _crossed_table(
+    frame: pd.DataFrame,
+    value: str,
+    text: Callable[[Row], str],
+    *,
+    head: tuple[str, str],
+    about: str,
+) -> Table:
+    """Return a table of one row per segmenter and `row`, and one column per `column`."""
+    columns = list(frame["column"].unique())
+    cells: dict[tuple[str, str], dict[str, str]] = {}
+    for row in records(frame.dropna(subset=value)):
+        cells.setdefault((row["segmenter"], row["row"]), {})[row["column"]] = text(row)
+    rows = [
+        (*key, *(found.get(name, NO_VALUE) for name in columns)) for key, found in cells.items()
+    ]
+    title, second = head
+    of = tuple((row[0],) for row in rows)
+    return Table(title, ("segmenter", second, *columns), tuple(rows), (about,), segmenters=of)
+
+
+def _severity(level: float) -> str:
+    """Return a severity as a text; "mean" for that over all."""
+    return "mean" if math.isnan(level) else f"{level:g}"
 
 
 def difference_table(section: Section, statistic: str) -> Table:

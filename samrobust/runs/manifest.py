@@ -129,6 +129,9 @@ class TargetRow:
     counts: bytes
     height: int
     width: int
+    frequency: str
+    negatives: Sequence[int]
+    not_exhaustive: Sequence[int]
 
 
 @dataclass(frozen=True)
@@ -455,12 +458,20 @@ def _to_plain(manifest: RunManifest) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
+class _StoredImage:
+    name: str
+    corruption: str
+    level: float
+
+
+@dataclass(frozen=True)
 class _StoredCondition:
     name: str
     degradation: str
     parameters: Mapping[str, str | int | float | bool | None]
     trials: Annotated[int, Meta(ge=1)]
     level: float | None
+    image: _StoredImage | None = None
 
 
 @dataclass(frozen=True)

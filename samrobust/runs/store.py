@@ -249,11 +249,14 @@ PHOTOGRAPHS = pa.schema(
         ("file_name", pa.string()),
     ]
 )
-_LATER: Mapping[str, str | int] = {
+_LATER: Mapping[str, str | int | tuple[int, ...]] = {
     "file_name": "",
     "supercategory": "",
     "others": -1,
     "image_side": 0,
+    "frequency": "",
+    "negatives": (),
+    "not_exhaustive": (),
 }
 """Columns that older runs lack, with the value that says so."""
 RATERS = pa.schema(
@@ -287,6 +290,9 @@ TARGETS = pa.schema(
         ("counts", pa.binary()),
         ("height", pa.int32()),
         ("width", pa.int32()),
+        ("frequency", pa.string()),
+        ("negatives", pa.list_(pa.int64())),
+        ("not_exhaustive", pa.list_(pa.int64())),
     ]
 )
 _SCORES, _FAILURES, _LEFT_OUT = "scores", "failures", "left-out"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from samrobust.errors import SegmenterError
 from samrobust.provenance import HQSEG_44K
 from samrobust.registry import Entry, Registry
-from samrobust.segmenters.published import Checkpoint
+from samrobust.segmenters.published import Checkpoint, HubModel
 from samrobust.types import (
     EncoderDtype,
     Frame,
@@ -35,26 +35,66 @@ class SegmenterEntry(Entry):
         licence: of its weights.
         checkpoints: published weights files by variant, downloaded when they are first used.
         packaged: weights files of the package by variant ("" where there is one).
+        models: published models of the transformers library by variant.
         weights: where weights come from that are neither published nor packaged, in words.
         n_parameters: of a model with such weights; None where the file decides.
         trained_on: collections that its published weights have seen images of.
         is_base: whether a part can be trained on it while the rest is frozen.
+        is_foreign: whether the code that predicts is another package's; it is tested before a run.
     """
 
     prompts: tuple[PromptKind, ...] = ("box", "points")
     licence: str = "Apache-2.0"
     checkpoints: Mapping[str, Checkpoint] = field(default_factory=dict)
     packaged: Mapping[str, str] = field(default_factory=dict)
+    models: Mapping[str, HubModel] = field(default_factory=dict)
     weights: str = ""
     n_parameters: int | None = None
     trained_on: tuple[str, ...] = ()
     is_base: bool = False
+    is_foreign: bool = False
 
 
 _META = "https://dl.fbaipublicfiles.com/segment_anything"
 _HQ = "https://huggingface.co/lkeab/hq-sam/resolve/main"
 _RESEARCH = "Apache-2.0; some of its training photographs are for research only"
 _OF_BASE, _TRAINED = "of its base", "a file that samrobust train writes, and its base"
+
+_SA_V = ("SA-1B", "SA-V")
+_MODELS = {
+    # ids, licences and sizes of files as their pages say; parameters counted in the library, by
+    # which the size of each file is met; of SAM 2.1 and EdgeTAM as their authors say, with the
+    # parts for videos, which are left out here
+    "slimsam-77": HubModel("Zigeng/SlimSAM-uniform-77", "sam", "Apache-2.0", 9_723_784, 38_900_000),
+    "slimsam-50": HubModel(
+        "Zigeng/SlimSAM-uniform-50", "sam", "Apache-2.0", 27_962_032, 112_000_000
+    ),
+    "edgetam": HubModel(
+        "yonigozlan/EdgeTAM-hf", "edgetam", "Apache-2.0", 13_900_000, trained_on=_SA_V
+    ),
+    **{
+        f"sam2.1-{size}": HubModel(
+            f"facebook/sam2.1-hiera-{size}", "sam2", "Apache-2.0", n_parameters, trained_on=_SA_V
+        )
+        for size, n_parameters in (
+            ("tiny", 38_900_000),
+            ("small", 46_000_000),
+            ("base-plus", 80_800_000),
+            ("large", 224_400_000),
+        )
+    },
+    **{
+        f"sam-hq-{size}": HubModel(
+            f"syscv-community/sam-hq-vit-{size}",
+            "sam_hq",
+            "Apache-2.0",
+            n_parameters,
+            trained_on=("SA-1B", *HQSEG_44K),
+        )
+        for size, n_parameters in (("base", 94_806_832), ("huge", 642_686_256))
+    },
+}
+"""Of the transformers library, by the short names that `--variant` takes besides ids."""
 
 ROWS: Mapping[str, SegmenterEntry] = {
     "box-fill": SegmenterEntry(
@@ -132,6 +172,28 @@ ROWS: Mapping[str, SegmenterEntry] = {
         n_parameters=9_808_452,
         trained_on=("SA-1B",),
     ),
+    "tiny-sam": SegmenterEntry(
+        "samrobust.segmenters.mobile_sam:build_tiny_sam",
+        "TinySAM, from a file of yours",
+        takes=("--checkpoint",),
+        hints={"tinysam": "--segmenter tiny-sam --checkpoint tinysam.pth"},
+        licence="Apache-2.0",
+        weights="tinysam.pth of xinghaochen/TinySAM, release 1.0, to be named with --checkpoint; "
+        "SHA-256 not known; its own code gives three masks alone: --selection best-quality",
+        n_parameters=9_808_452,
+        trained_on=("SA-1B",),
+    ),
+    "repvit-sam": SegmenterEntry(
+        "samrobust.segmenters.repvit_sam:build_repvit_sam",
+        "RepViT-SAM, from a file of yours",
+        takes=("--checkpoint",),
+        hints={"repvit": "--segmenter repvit-sam --checkpoint repvit_sam.pt"},
+        licence="Apache-2.0",
+        weights="repvit_sam.pt of THU-MIG/RepViT, release v1.0, to be named with --checkpoint; "
+        "SHA-256 not known",
+        n_parameters=27_223_480,
+        trained_on=("SA-1B",),
+    ),
     "hq-sam": SegmenterEntry(
         "samrobust.segmenters.hq_sam:build_hq_sam",
         "HQ-SAM, the official models or parts that samrobust train wrote",
@@ -186,9 +248,12 @@ ROWS: Mapping[str, SegmenterEntry] = {
             "sam2": "--segmenter transformers --variant facebook/sam2.1-hiera-tiny",
             "edgetam": "--segmenter transformers --variant yonigozlan/EdgeTAM-hf",
             "sam3": "--segmenter transformers --variant facebook/sam3",
+            "slimsam": "--segmenter transformers --variant slimsam-77",
         },
         licence="of the model",
+        models=_MODELS,
         weights="any model id or folder; the library keeps its own cache",
+        is_foreign=True,
     ),
     "decoder-tuned": SegmenterEntry(
         "samrobust.segmenters.adapters:build_decoder_tuned",

@@ -1,4 +1,4 @@
-"""MobileSAM (Zhang et al. 2023): SAM's decoder on TinyViT."""
+"""MobileSAM (Zhang et al. 2023) and TinySAM (Shu et al. 2023): SAM's decoder on TinyViT."""
 
 import re
 from importlib.util import find_spec
@@ -18,7 +18,7 @@ from samrobust.segmenters.sam import Sam, sam_of
 from samrobust.segmenters.weights import State, fill_model, load_family, split_hq
 from samrobust.types import SegmenterOptions
 
-NAME = "mobile-sam"
+NAME, TINY_SAM = "mobile-sam", "tiny-sam"
 SIDE, STRIDE = 1024, 16
 CHANNELS = 256
 WIDTHS, DEPTHS, HEADS, WINDOWS = (64, 128, 160, 320), (2, 2, 6, 2), (2, 4, 5, 10), (7, 7, 14, 7)
@@ -43,17 +43,31 @@ def build_mobile_sam(options: SegmenterOptions) -> Sam:
         SegmenterError: no file is named, or timm is not installed.
         CheckpointError: the file is missing, damaged or of another family.
     """
+    return _build(options, NAME, "its mobile_sam.pt, of ChaoningZhang/MobileSAM on GitHub")
+
+
+def build_tiny_sam(options: SegmenterOptions) -> Sam:
+    """Return TinySAM (Shu et al. 2023), which has the modules and names of MobileSAM.
+
+    Its own code gives the decoder's last three masks alone; the first, which is scored where one
+    mask is asked for, is one that its training may have left alone.
+
+    Raises:
+        SegmenterError: no file is named, or timm is not installed.
+        CheckpointError: the file is missing, damaged or of another family.
+    """
+    return _build(options, TINY_SAM, "its tinysam.pth, of xinghaochen/TinySAM on GitHub")
+
+
+def _build(options: SegmenterOptions, name: str, file: str) -> Sam:
     path = options.checkpoint
     if path is None:
-        raise SegmenterError(
-            f"{NAME} fetches no weights: name its mobile_sam.pt, of ChaoningZhang/MobileSAM on "
-            "GitHub, with --checkpoint"
-        )
+        raise SegmenterError(f"{name} fetches no weights: name {file}, with --checkpoint")
     device = resolve_device(options.device)
     weights = load_family(path, "MobileSAM", variant="", published={})
     model = tiny_sam_model()
     fill_model(model, with_timm_names(split_hq(weights.state)[0]), path=path)
-    return sam_of(model.to(device), options, variant="", weights=weights, name=NAME)
+    return sam_of(model.to(device), options, variant="", weights=weights, name=name)
 
 
 def tiny_sam_model() -> SamModel:

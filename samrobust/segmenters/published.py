@@ -43,6 +43,29 @@ class Checkpoint:
         return self.url.rpartition("/")[2]
 
 
+@dataclass(frozen=True)
+class HubModel:
+    """A published model of the transformers library, which downloads and caches it.
+
+    Attributes:
+        model_id: under which the library finds it.
+        family: what its configuration calls its image model, as "sam2".
+        licence: of its weights.
+        n_parameters: of the whole model as published, rounded where its authors round.
+        n_bytes: of its weights file, None where it is not known.
+        sha256: of its weights file, "" where it is not known.
+        trained_on: collections that it has seen images of.
+    """
+
+    model_id: str
+    family: str
+    licence: str
+    n_parameters: int
+    n_bytes: int | None = None
+    sha256: str = ""
+    trained_on: tuple[str, ...] = ("SA-1B",)
+
+
 def fetch(checkpoint: Checkpoint, *, progress: Progress | None = None) -> Path:
     """Return the path of a published file in the cache, after downloading it where it is missing.
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -281,7 +281,7 @@ def one_per_prompt(embeddings: Sequence[E], counts: Sequence[int]) -> E:
     if len(embeddings) == 1:
         return embeddings[0]
     first = embeddings[0]
-    rows: dict[str, Tensor] = {}
+    rows: dict[str, Any] = {}
     for name in (field.name for field in fields(first)):
         tensors = [getattr(embedding, name) for embedding in embeddings]
         if isinstance(tensors[0], Tensor):

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from samrobust.errors import CheckpointError, SegmenterError
 from samrobust.registry import one_of
+from samrobust.segmenters import ROWS
 from samrobust.segmenters.device import resolve_device, says_out_of_memory
 from samrobust.segmenters.frames import MASK_THRESHOLD, input_scale, quality_or_nan
 from samrobust.segmenters.weights import UNREADABLE
@@ -100,6 +101,7 @@ class TransformersSegmenter:
         processor: that belongs to it.
         label: its id or folder's name, for tables.
         output: of a SAM-HQ; None for the others.
+        trained_on: collections that it has seen images of, where that is known.
     """
 
     def __init__(
@@ -109,6 +111,7 @@ class TransformersSegmenter:
         *,
         label: str = "",
         output: HqOutput | None = None,
+        trained_on: tuple[str, ...] = (),
     ) -> None:
         self._model = model.eval().requires_grad_(False)
         self._processor = processor
@@ -130,6 +133,7 @@ class TransformersSegmenter:
             multimask=True,
             checkpoint_sha256=_hash_weights(model),
             settings=settings,
+            trained_on=trained_on,
         )
 
     def encode(self, images: Sequence[Image]) -> list[TransformersEmbedding]:
@@ -222,7 +226,9 @@ class TransformersSegmenter:
 
 
 def build_transformers(options: SegmenterOptions) -> TransformersSegmenter:
-    """Return the model of an id (the variant) or of a local folder (the checkpoint).
+    """Return the model of a name or id (the variant), or of a local folder (the checkpoint).
+
+    A name may come with a folder that holds a copy of the model.
 
     Raises:
         SegmenterError: the library is not installed, neither or both are named, or an option is not
@@ -230,15 +236,18 @@ def build_transformers(options: SegmenterOptions) -> TransformersSegmenter:
         CheckpointError: the model cannot be had, or is of no family of `FAMILIES`.
     """
     library = _library()
-    if bool(options.variant) == bool(options.checkpoint):
+    named = ROWS[NAME].models.get(options.variant)
+    if named is None and bool(options.variant) == bool(options.checkpoint):
         raise SegmenterError(
             f"{NAME} needs a model: its id with --variant, as facebook/sam2.1-hiera-tiny, or a "
-            "folder with --checkpoint"
+            f"folder with --checkpoint; or a name: {', '.join(ROWS[NAME].models)}"
         )
     if options.dtype != "float32":
         raise SegmenterError(f"{NAME} runs in float32 alone, got --dtype {options.dtype}")
     device = resolve_device(options.device)
-    source = options.variant or str(options.checkpoint)
+    source = named.model_id if named is not None else options.variant
+    if options.checkpoint is not None:
+        source = str(options.checkpoint)
     from_disk = {"local_files_only": options.checkpoint is not None}
     with _in_one_line(source):
         kind = library.PreTrainedConfig.get_config_dict(source, **from_disk)[0].get(
@@ -248,6 +257,10 @@ def build_transformers(options: SegmenterOptions) -> TransformersSegmenter:
         if family is None:
             raise CheckpointError(
                 f"{source}: is of the family '{kind}'; allowed: {', '.join(sorted(FAMILIES))}"
+            )
+        if named is not None and family != FAMILIES[named.family]:
+            raise CheckpointError(
+                f"{source}: is of the family '{kind}', but {options.variant} is of '{named.family}'"
             )
         model, loading = getattr(library, family.model).from_pretrained(
             source, dtype=torch.float32, output_loading_info=True, **from_disk
@@ -260,7 +273,13 @@ def build_transformers(options: SegmenterOptions) -> TransformersSegmenter:
     _check_side(model, processor, source)
     output = _chosen_output(options.output, kind, source)
     label = options.variant or Path(source).resolve().name
-    return TransformersSegmenter(model.to(device), processor, label=label, output=output)
+    return TransformersSegmenter(
+        model.to(device),
+        processor,
+        label=label,
+        output=output,
+        trained_on=() if named is None else named.trained_on,
+    )
 
 
 def _library() -> LibraryObject:

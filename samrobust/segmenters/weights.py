@@ -18,13 +18,14 @@ from samrobust.errors import CheckpointError
 from samrobust.segmenters.published import Checkpoint, file_sha256
 
 State = dict[str, Tensor]
-Family = Literal["SAM", "HQ-SAM", "MobileSAM", "Light HQ-SAM"]
+Family = Literal["SAM", "HQ-SAM", "MobileSAM", "Light HQ-SAM", "RepViT-SAM"]
 
 ACCEPTED: Mapping[Family, tuple[Family, ...]] = {
     "SAM": ("SAM", "HQ-SAM"),
     "HQ-SAM": ("HQ-SAM",),
     "MobileSAM": ("MobileSAM", "Light HQ-SAM"),
     "Light HQ-SAM": ("Light HQ-SAM",),
+    "RepViT-SAM": ("RepViT-SAM",),
 }
 """Families that serve as each: a file of the HQ kind holds the model that it was made of."""
 HQ_TENSORS = (
@@ -38,6 +39,7 @@ HQ_TENSORS = (
 3.1)."""
 _VIT, _TINY_VIT = "image_encoder.pos_embed", "image_encoder.patch_embed.seq.0.c.weight"
 """A tensor of SAM's image encoder, whose last side tells variants apart, and one of TinyViT."""
+_REPVIT = "image_encoder.features.0.0.c.weight"
 UNREADABLE = (
     AssertionError,
     AttributeError,
@@ -139,6 +141,8 @@ def family_of(state: State) -> Family | None:
         return "HQ-SAM" if has_hq else "SAM"
     if _TINY_VIT in state:
         return "Light HQ-SAM" if has_hq else "MobileSAM"
+    if _REPVIT in state:
+        return "RepViT-SAM"
     return None
 
 
@@ -269,6 +273,7 @@ _WORDS: Mapping[Family, str] = {
         "a Light HQ-SAM, whose image encoder is a TinyViT: use --segmenter hq-sam "
         "--variant vit_tiny"
     ),
+    "RepViT-SAM": "a RepViT-SAM: use --segmenter repvit-sam",
 }
 _DECODER_ALONE = (
     "a mask decoder alone, as HQ-SAM's training reads and writes: it has neither image encoder nor "

@@ -79,7 +79,7 @@ def example_losses(
             losses = prompt_losses(logits, quality, targets, recipe.loss, points)
             for name, loss in losses.items():
                 of_groups[name].append(share @ loss)
-            answers.update(zip(group, logits[:, 0].detach().split(counts), strict=True))
+            answers.update(zip(group, torch.split(logits[:, 0].detach(), counts), strict=True))
         if turn + 1 < n_rounds:
             asked = [kind.corrected(answers[place]) for place, kind in enumerate(asked)]
     return {name: torch.stack(losses).sum() for name, losses in of_groups.items()}
