@@ -275,12 +275,12 @@ def one_per_prompt(embeddings: Sequence[E], counts: Sequence[int]) -> E:
     computed for each prompt, which gradients of many images are worth.
 
     Args:
-        embeddings: of one image each; of a single one, it is returned as it is.
+        embeddings: of one image each; where all are the same one, it is returned as it is.
         counts: of each image's prompts.
     """
-    if len(embeddings) == 1:
-        return embeddings[0]
     first = embeddings[0]
+    if all(embedding is first for embedding in embeddings):
+        return first
     rows: dict[str, Any] = {}
     for name in (field.name for field in fields(first)):
         tensors = [getattr(embedding, name) for embedding in embeddings]
