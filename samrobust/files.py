@@ -172,14 +172,23 @@ def _check(
     elif isinstance(kind, inspect.DictType) and isinstance(value, dict):
         for inner in value.values():
             _check(inner, kind.value_type, f"{path}[...]", ignore_unknown=ignore_unknown)
-    elif isinstance(kind, inspect.LiteralType) and isinstance(value, str):
-        if value not in kind.values:
-            hint = near_miss(value, [str(choice) for choice in kind.values])
+    elif isinstance(value, str) and (choices := _choices(kind)):
+        if value not in choices:
+            hint = near_miss(value, choices) + (" or a number" if _has_decimals(kind) else "")
             raise ValidationError(f"unknown value {shown(value)}. {hint} - at `{path}`")
     elif isinstance(value, int) and value.bit_length() > 64:
         raise ValidationError(f"Expected `a whole number of 64 bits` - at `{path}`")
     elif isinstance(value, int | float) and _has_decimals(kind) and not abs(value) < MAX_NUMBER:
         raise ValidationError(f"Expected `a finite number below {MAX_NUMBER:g}` - at `{path}`")
+
+
+def _choices(kind: inspect.Type) -> list[str]:
+    """Return the texts that a type allows, none if it allows all or none."""
+    members = kind.types if isinstance(kind, inspect.UnionType) else (kind,)
+    if any(isinstance(member, inspect.StrType) for member in members):
+        return []
+    literals = [member for member in members if isinstance(member, inspect.LiteralType)]
+    return [str(choice) for literal in literals for choice in literal.values]
 
 
 def _has_decimals(kind: inspect.Type) -> bool:
@@ -193,6 +202,7 @@ _WORDS = {
     "int": "a whole number",
     "float": "a number",
     "int | float": "a number",
+    "int | float | str": "a number or text",
     "str": "text",
     "bool": "true or false",
     "array": "a list",

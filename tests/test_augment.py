@@ -45,38 +45,37 @@ def _parts(size: int, n: int) -> Floats:
     ("size_hw", "input_hw"),
     [((128, 96), (64, 48)), ((97, 131), (47, 64)), ((131, 97), (64, 47)), ((300, 65), (64, 14))],
 )
-def test_shrunk_masks_are_where_more_than_half_of_a_place_is_foreground(
+def test_shrunk_masks_are_the_share_of_each_place_that_is_foreground(
     size_hw: tuple[int, int], input_hw: tuple[int, int]
 ) -> None:
     mask = blobs(np.random.default_rng(0), size_hw)
-    found = shrink_mask(mask, input_hw, 32)
+    found = shrink_mask(mask, input_hw, 32, stride=2)
     assert found.shape == (32, 32)
-    assert found.dtype == np.bool_
+    assert found.dtype == np.float32
     rows, columns = map(_parts, size_hw, input_hw)
     square = np.zeros((64, 64))
     square[: input_hw[0], : input_hw[1]] = rows @ mask @ columns.T
     shares = square.reshape(32, 2, 32, 2).mean(axis=(1, 3))
-    clear = np.abs(shares - 0.5) > 0.01  # whole numbers of 255 are rounded twice
-    assert clear.mean() > 0.9
-    np.testing.assert_array_equal(found[clear], shares[clear] > 0.5)
+    np.testing.assert_allclose(found, shares, rtol=0, atol=1e-5)
     assert 0.1 < found.mean() < 0.7
 
 
 def test_masks_of_small_images_grow() -> None:
     mask = np.zeros((5, 8), np.bool_)
     mask[1:4, 2:] = True
-    found = shrink_mask(mask, (40, 64), 32)
-    rows, columns = np.nonzero(found)
+    found = shrink_mask(mask, (40, 64), 32, stride=2)
+    rows, columns = np.nonzero(found > 0.5)
     assert found.sum() == pytest.approx(3 / 5 * 20 * 6 / 8 * 32, rel=0.1)
     assert (rows.min(), rows.max()) == pytest.approx((4, 15), abs=1)
     assert (columns.min(), columns.max()) == pytest.approx((8, 31), abs=1)
 
 
 def test_whole_and_one_pixel_masks_keep_their_place() -> None:
-    assert shrink_mask(np.ones((31, 62), np.bool_), (32, 64), 32)[:16].all()
-    assert not shrink_mask(np.ones((31, 62), np.bool_), (32, 64), 32)[16:].any()
-    assert shrink_mask(np.ones((1, 1), np.bool_), (64, 64), 32).all()
-    assert not shrink_mask(np.eye(1, 640, 5, dtype=np.bool_), (1, 64), 32).any()  # too thin to see
+    assert (shrink_mask(np.ones((31, 62), np.bool_), (32, 64), 32, stride=2)[:16] == 1).all()
+    assert not shrink_mask(np.ones((31, 62), np.bool_), (32, 64), 32, stride=2)[16:].any()
+    assert (shrink_mask(np.ones((1, 1), np.bool_), (64, 64), 32, stride=2) == 1).all()
+    thin = shrink_mask(np.eye(1, 640, 5, dtype=np.bool_), (1, 64), 32, stride=2)
+    assert thin.sum() == pytest.approx(0.1 * 0.25)  # a tenth of a position's pixel, of its four
 
 
 @pytest.mark.parametrize("size_hw", SIZES_HW)

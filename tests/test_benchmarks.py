@@ -1,14 +1,19 @@
 """What benchmarks count and make, at tiny sizes; no timing is a gate."""
 
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
+import benchmarks.ablation
 import benchmarks.rows
+from benchmarks.ablation import BASE, NOISE, STUDIES, regained
 from benchmarks.careful import scores_by_opencv
 from benchmarks.router_sees import explained
 from benchmarks.rows import measure, store_runs
@@ -17,8 +22,14 @@ from benchmarks.watch import Tally, Traffic
 from benchmarks.ways import ours, work
 from samrobust.metrics.overlap import boundary_iou, iou
 from samrobust.report.summary import summarise
-from samrobust.runs.store import read_run
-from tests.conftest import blobs
+from samrobust.runs.store import read_run, read_runs
+from samrobust.segmenters.nano import nano_model
+from samrobust.segmenters.plugin_settings import PluginSettings
+from samrobust.training.checkpoints import save_weights
+from samrobust.training.recipe import load_recipe
+from tests.conftest import Shell, blobs
+from tests.sam_weights import randomise
+from tests.trainings import tiny_recipe
 
 TINY = Setting("sam-nano", "", "cpu", "float32", objects=1, trials=2, images=1, workers=0)
 
@@ -101,3 +112,82 @@ def test_what_a_token_says_is_explained_and_noise_is_not() -> None:
     of_owner = rng.normal(size=100)[owner]  # alike within an owner: nothing about others
     names = np.eye(100)[owner]
     assert explained(names, of_owner, owner, 1.0) < 0.05
+
+
+def test_each_row_of_the_ablation_changes_one_setting_of_the_plugins() -> None:
+    default = load_recipe("robust", "photographs")
+    assert default.plugins == PluginSettings()
+    found = {}
+    for name, (model, changes) in STUDIES["options"].items():
+        recipe = load_recipe("robust", "photographs", *changes)
+        assert model in recipe.models
+        assert replace(recipe, name=default.name, plugins=default.plugins) == default
+        settings = asdict(recipe.plugins).items() - asdict(PluginSettings()).items()
+        found[name] = dict(settings)
+    assert found == {
+        "default": {},
+        "amplitude-none": {"amplitude": "none"},
+        "samples-plain": {"samples": "plain"},
+        "first-figure": {"amplitude": "none", "samples": "plain"},
+        "offset-cell": {"offset_range": "cell"},
+        "offset-unlimited": {"offset_range": "unlimited"},
+        "groups-4": {"groups": 4},
+        "position-moves": {"position": "moves"},
+        "layers-1-2-3": {"layers": (1, 2, 3)},
+        "no-routing": {"routing": False},
+        "decoder-tuned": {},
+    }
+
+
+def test_what_is_regained_is_a_share_of_what_noise_costs_the_base() -> None:
+    frame = pd.DataFrame(
+        {
+            ("miou", BASE, "exact-box"): [0.8, 0.8],
+            ("miou", BASE, NOISE): [0.6, 0.7],
+            ("miou", "stable-sam", NOISE): [0.65, 0.65],
+        }
+    )
+    assert regained(frame, "stable-sam").tolist() == pytest.approx([0.25, -0.5])
+
+
+def test_the_ablation_trains_judges_and_goes_on(
+    tmp_path: Path,
+    shell: Shell,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    base, out = tmp_path / "base.safetensors", tmp_path / "out"
+    torch.manual_seed(0)
+    save_weights(base, randomise(nano_model()).state_dict(), tiny_recipe())
+
+    def in_this_process(arguments: Sequence[str], _: benchmarks.ablation.Plan) -> None:
+        assert shell(*arguments, "--workers", "0", "--quiet").code == 0
+
+    monkeypatch.setattr(benchmarks.ablation, "_run", in_this_process)
+    options = ["--tiny", "--out", str(out), "--base-checkpoint", str(base), "--jobs", "1"]
+    options += ["--images", "2", "--trials", "2", "--only", "groups-4"]
+    benchmarks.ablation.main(options)
+    printed = capsys.readouterr().out
+    weights = out / "groups-4.safetensors"
+    written = weights.stat().st_mtime_ns
+
+    rows = [line for line in printed.splitlines() if line[:2] == "| " and "---" not in line]
+    assert [row.split(" | ")[0] for row in rows] == ["| model", "| sam-nano", "| groups-4"] * 2
+    assert all(row.split(" | ")[1] == f"{22_613 + 3 * 387:,}" for row in rows[2::3])
+    (run,) = (
+        run
+        for run in read_runs(out / "results")
+        if run.manifest.protocol["name"] == "ablation"
+        and run.manifest.segmenter.name == "stable-sam"
+    )
+    assert run.manifest.segmenter.settings["groups"] == 4
+    scores = run.scores[run.scores["metric"] == "iou"]
+    for place, condition in ((2, "exact-box"), (3, NOISE), (5, "points-1")):
+        mean = scores[scores["condition"] == condition]["value"].astype("float64").mean()
+        assert rows[2].split(" | ")[place].startswith(f"{100 * mean:.1f} ±")
+
+    benchmarks.ablation.main(options)
+    assert capsys.readouterr().out == printed
+    assert weights.stat().st_mtime_ns == written
+    with pytest.raises(SystemExit, match=r"is of other options: trials 2; name another --out"):
+        benchmarks.ablation.main([*options, "--trials", "3"])

@@ -23,7 +23,7 @@ POINTS = (PromptSource(1.0, "random-points", RandomPoints(3)),)
 
 def draws_of(recipe: Recipe, *datasets: MemoryDataset) -> ExampleDraws:
     pools = [Pool(dataset, dataset.ids(), 1.0) for dataset in datasets or (rectangles(),)]
-    return ExampleDraws(recipe, pools, SIDE)
+    return ExampleDraws(recipe, pools, SIDE, stride=2)
 
 
 def data_only(prompts: Sequence[PromptSource], **augmentation: float) -> Recipe:
@@ -80,7 +80,8 @@ def test_an_example_has_the_frame_of_the_encoder_and_of_the_logits(drawn: list[E
     for example in drawn:
         n = len(example.prompts[0])
         assert example.targets.shape == (n, SIDE // 2, SIDE // 2)
-        assert example.targets.dtype == torch.bool
+        assert example.targets.dtype == torch.float32
+        assert 0 <= example.targets.min() < example.targets.max() < 1 + 1e-6
         assert example.image.shape == (3, *example.input_size_hw)
         assert example.image.dtype == torch.uint8
         assert max(example.input_size_hw) == SIDE
@@ -118,7 +119,7 @@ def test_the_box_of_a_target_is_the_box_of_its_prompt() -> None:
         assert example.prompts[0].boxes is not None
         scale = np.array(example.input_size_hw[::-1]) / np.array(example.size_hw[::-1]) / 2
         for box, target in zip(example.prompts[0].boxes, example.targets.numpy(), strict=True):
-            y, x = np.nonzero(target)
+            y, x = np.nonzero(target > 0.5)
             np.testing.assert_allclose((x.min(), y.min()), box[:2] * scale, atol=0.75)
             np.testing.assert_allclose((x.max() + 1, y.max() + 1), (box[2:] + 1) * scale, atol=0.75)
 
@@ -220,7 +221,7 @@ def test_data_sets_are_drawn_by_their_weights() -> None:
     wide, high = (MemoryDataset([rectangles()[name]]) for name in ("wide", "high"))
     whole = Augmentation(least_crop=1.0)
     pools = [Pool(wide, wide.ids(), 3.0), Pool(high, high.ids(), 1.0)]
-    draws = ExampleDraws(replace(recipe, augmentation=whole), pools, SIDE)
+    draws = ExampleDraws(replace(recipe, augmentation=whole), pools, SIDE, stride=2)
     of_wide = [draws[step, 0].size_hw[1] > 50 for step in range(400)]
     assert np.mean(of_wide) == pytest.approx(0.75, abs=0.07)
 
@@ -241,9 +242,8 @@ def test_masks_can_be_four_times_as_coarse_as_the_input() -> None:
     coarse = ExampleDraws(recipe, pools, SIDE, stride=4)[0, 0]
     assert (fine.stride, coarse.stride) == (2, 4)
     assert coarse.targets.shape[1:] == (fine.targets.shape[1] // 2,) * 2
-    of_fine = fine.targets.float().unfold(1, 2, 2).unfold(2, 2, 2).mean(dim=(-2, -1))
-    clear = (of_fine - 0.5).abs() > 0.4
-    assert torch.equal(coarse.targets[clear], of_fine[clear] > 0.5)
+    of_fine = fine.targets.unfold(1, 2, 2).unfold(2, 2, 2).mean(dim=(-2, -1))
+    torch.testing.assert_close(coarse.targets, of_fine)
     np.testing.assert_array_equal(fine.prompts[0].points, coarse.prompts[0].points)
 
 

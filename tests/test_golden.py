@@ -1,4 +1,7 @@
-"""What version 0.1.0 stored: names, hashes and numbers that no later version may change."""
+"""What earlier versions stored: names, hashes and numbers that no later version may change.
+
+The training is on the SAM-nano of version 0.2; all else is of 0.1.0.
+"""
 
 import hashlib
 import json
@@ -20,7 +23,7 @@ from samrobust.report.formats import breakdown_csv, differences_csv, to_csv
 from samrobust.report.summary import Section, summarise
 from samrobust.runs.manifest import read_manifest, run_name, write_manifest
 from samrobust.runs.store import read_run
-from samrobust.segmenters.nano import build_sam_nano
+from samrobust.segmenters import build_segmenter
 from samrobust.segmenters.weights import load_tensors
 from samrobust.training.checkpoints import TrainingFolder
 from samrobust.training.data import open_data
@@ -34,7 +37,7 @@ from samrobust.training.recipe import (
     recipe_hash,
     with_data,
 )
-from samrobust.types import DatasetOptions, SegmenterOptions
+from samrobust.types import DatasetOptions
 from tests.conftest import evaluate_one
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -92,11 +95,11 @@ def test_a_recipe_keeps_its_hash(name: str) -> None:
 
 
 def test_the_same_prompts_get_the_same_scores() -> None:
-    (folder,) = (folder for folder in RUNS if "sam-nano" in folder.name)
+    (folder,) = (folder for folder in RUNS if "grabcut" in folder.name)
     protocol = load_protocol(str(GOLDEN / "golden.toml"))
     scenes = build_scenes(DatasetOptions(split="6x96x64"))
     results = evaluate_one(
-        build_sam_nano(SegmenterOptions()),
+        build_segmenter("grabcut"),
         scenes,
         protocol,
         sample_ids=scenes.ids(),
@@ -114,7 +117,7 @@ def test_the_same_prompts_get_the_same_scores() -> None:
     pd.testing.assert_frame_equal(
         ours[[*key, "prompt_hash"]], theirs[[*key, "prompt_hash"]], check_dtype=False
     )
-    # another processor rounds otherwise: a pixel or two at a mask's border
+    # another processor or release of OpenCV may round otherwise: a pixel or two at a border
     assert np.abs(ours["value"] - theirs["value"]).max() < 0.02
 
 

@@ -14,19 +14,16 @@ from segment_anything.build_sam import sam_model_registry
 from torch import Tensor
 from torch.nn import functional
 
-from samrobust.datasets.coco import build_coco
 from samrobust.errors import CheckpointError, SegmenterError, UnknownNameError
-from samrobust.evaluation.loop import Evaluated, LoopOptions
-from samrobust.protocol import load_protocol
 from samrobust.segmenters.hq_modules import HqParts, early_features
-from samrobust.segmenters.hq_sam import WEIGHTS, HqSam, build_hq_sam
+from samrobust.segmenters.hq_sam import HqSam, build_hq_sam
 from samrobust.segmenters.nano import build_sam_nano
 from samrobust.segmenters.published import file_sha256
 from samrobust.segmenters.sam import Sam, build_sam
 from samrobust.segmenters.sam_decoder import CANDIDATES, SINGLE
 from samrobust.segmenters.weights import State, split_hq
-from samrobust.types import DatasetOptions, Frame, HqOutput, Image, PromptBatch, SegmenterOptions
-from tests.conftest import Shell, evaluate_one, held_out_ids
+from samrobust.types import Frame, HqOutput, Image, PromptBatch, SegmenterOptions
+from tests.conftest import Shell
 from tests.sam_weights import (
     NARROW_VIT,
     PATCH,
@@ -368,40 +365,6 @@ def test_what_cannot_be_built_is_said_in_one_line(options: SegmenterOptions, mes
     with pytest.raises((SegmenterError, UnknownNameError)) as caught:
         build_hq_sam(options)
     assert message in str(caught.value)
-
-
-def test_without_parts_for_nano_it_says_how_to_train_them(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setattr("samrobust.segmenters.hq_sam.WEIGHTS", tmp_path / "none.safetensors")
-    with pytest.raises(CheckpointError) as caught:
-        build_hq_sam(SegmenterOptions("nano"))
-    assert "'samrobust train hq-sam " in str(caught.value)
-
-
-@pytest.mark.skipif(not WEIGHTS.exists(), reason="the package has no parts for sam-nano yet")
-def test_the_package_carries_parts_for_its_own_sam_nano() -> None:
-    hq = build_hq_sam(SegmenterOptions("nano", output="hq"))
-    assert hq.info.label == "hq-sam nano"
-    assert hq.info.settings["base"] == "sam-nano"
-    assert WEIGHTS.stat().st_size < 2**20
-
-
-@pytest.mark.skipif(not WEIGHTS.exists(), reason="the package has no parts for sam-nano yet")
-def test_on_photographs_of_people_the_borders_gain_a_little(photographs: Path) -> None:
-    dataset = build_coco(DatasetOptions(photographs / "pennfudan", "train"))
-    held_out = held_out_ids(photographs, "pennfudan")[:8]
-    means = []
-    for segmenter in (
-        build_sam_nano(SegmenterOptions()),
-        build_hq_sam(SegmenterOptions("nano", output="hq")),
-    ):
-        results = evaluate_one(
-            segmenter, dataset, load_protocol("gt-box"), sample_ids=held_out, options=LoopOptions()
-        )
-        scores = [x for each in results if isinstance(each, Evaluated) for x in each.scores]
-        means.append(np.mean([x.value for x in scores if x.metric == "boundary-iou"]))
-    assert means[1] > means[0]  # on these eight; a tie over all 26 photographs (README)
 
 
 def test_an_output_is_for_an_hq_sam_alone(shell: Shell) -> None:

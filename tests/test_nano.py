@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from segment_anything.modeling.sam import Sam as SamModel
 from segment_anything.modeling.transformer import Attention
 from segment_anything.predictor import SamPredictor
-from torch import Tensor
+from torch import Tensor, nn
 
 from samrobust.errors import CheckpointError, SegmenterError, TrainingError
 from samrobust.segmenters import build_segmenter
@@ -23,6 +23,7 @@ from samrobust.segmenters.nano import (
     nano_model,
     set_side,
 )
+from samrobust.segmenters.nano_encoder import NanoEncoder
 from samrobust.segmenters.published import file_sha256
 from samrobust.segmenters.sam import Sam, SamOptions
 from samrobust.segmenters.weights import fill_model, load_tensors
@@ -73,7 +74,7 @@ def test_masks_have_the_size_of_the_image_at_every_side(side: int, image: Image)
         prediction = sam.predict(embedding, random_prompts(SIZE_HW, 2, 1, boxes=False))
         logits, _ = sam.logits(embedding, random_prompts(SIZE_HW, 2, 1, boxes=False))
     assert prediction.masks.shape == (2, 1, *SIZE_HW)
-    assert logits.shape == (2, 1, side // 2, side // 2)
+    assert logits.shape == (2, 1, side // 4, side // 4)
 
 
 def test_weights_do_not_depend_on_the_side(image: Image) -> None:
@@ -105,15 +106,19 @@ def theirs(predictor: SamPredictor, prompts: PromptBatch, multimask: bool) -> Pr
     return Prediction(masks, quality)
 
 
-@pytest.mark.parametrize("decoder", ["fast", "stock"])
-def test_masks_are_those_of_sam_predictor(model: SamModel, image: Image, decoder: str) -> None:
-    predictor = SamPredictor(model)
-    predictor.set_image(image)
-    chosen = SamOptions(attention="stock", decoder="fast" if decoder == "fast" else "stock")
-    sam = Sam(model, chosen)
+def test_without_finer_features_masks_are_those_of_sam_predictor(image: Image) -> None:
+    model = random_nano()
+    encoder = cast(NanoEncoder, model.image_encoder)
+    for layer in (encoder.doubled_once, encoder.doubled_twice):
+        for parameter in layer.parameters():
+            nn.init.zeros_(parameter)
+    sam = Sam(model, SamOptions(attention="stock"))
     with torch.inference_mode():
         (embedding,) = sam.encode([image])
+    predictor = SamPredictor(model)
+    predictor.set_image(image)
     assert torch.equal(embedding.features, predictor.features)
+    predictor.features = embedding.features[:, :CHANNELS]
     areas = []
     for (boxes, n_points), multimask in itertools.product(STRUCTURES, (False, True)):
         prompts = random_prompts(SIZE_HW, 2, n_points, boxes=boxes)

@@ -19,13 +19,24 @@ def encoder() -> NanoEncoder:
 
 
 @pytest.mark.parametrize("side", [256, 128, 64])
-def test_a_position_of_the_embedding_is_8_pixels_at_every_side(
+def test_a_position_of_the_embedding_is_16_pixels_at_every_side(
     encoder: NanoEncoder, side: int
 ) -> None:
     with torch.inference_mode():
         features = encoder(normalised(2, side))
-    assert features.shape == (2, CHANNELS, side // 8, side // 8)
+    assert features.shape == (2, 4 * CHANNELS, side // 16, side // 16)
     assert features.is_contiguous()
+
+
+def test_finer_features_see_what_is_near(encoder: NanoEncoder) -> None:
+    images = normalised(1, 128)
+    changed = images.clone()
+    changed[..., 64:68, 64:68] += 5
+    with torch.inference_mode():
+        change = (encoder(changed) - encoder(images)).abs()
+    for channels in (slice(CHANNELS, 2 * CHANNELS), slice(2 * CHANNELS, None)):
+        place = int(change[0, channels].amax(dim=0).argmax())
+        assert divmod(place, 8) in {(3, 3), (3, 4), (4, 3), (4, 4)}
 
 
 def test_no_image_changes_the_embedding_of_another(encoder: NanoEncoder) -> None:
@@ -48,11 +59,11 @@ def test_features_keep_their_size_through_an_untrained_trunk(encoder: NanoEncode
             assert 0.2 < x.std() < 5
 
 
-def test_the_first_stage_is_the_early_feature(encoder: NanoEncoder) -> None:
+def test_the_second_stage_is_the_early_feature(encoder: NanoEncoder) -> None:
     with torch.inference_mode():
-        early = encoder.stages[0](encoder.stem(normalised(1, 64)))
-    assert early.shape == (1, encoder.early_channels, 16, 16)
-    assert encoder.early_share == 16 / (64 / 8)
+        early = encoder.stages[1](encoder.stages[0](encoder.stem(normalised(1, 64))))
+    assert early.shape == (1, encoder.early_channels, 8, 8)
+    assert encoder.early_share == 8 / (64 / 16)
 
 
 @pytest.mark.parametrize(("kernel", "stride"), [(3, 1), (5, 1), (3, 2), (5, 2)])

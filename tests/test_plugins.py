@@ -1,3 +1,4 @@
+from dataclasses import replace
 from typing import Any, get_args
 
 import numpy as np
@@ -6,9 +7,11 @@ import torch
 from scipy import ndimage
 from segment_anything.modeling.transformer import Attention
 from torch import Tensor
+from torch.nn import functional
 
+from samrobust.errors import SegmenterError
 from samrobust.files import convert
-from samrobust.segmenters.plugin_settings import PluginSettings, Position
+from samrobust.segmenters.plugin_settings import OffsetRange, PluginSettings, Position
 from samrobust.segmenters.sam_decoder import Mixture
 from samrobust.segmenters.stable_plugins import (
     DeformableSampling,
@@ -22,7 +25,18 @@ from samrobust.segmenters.stable_plugins import (
 )
 
 N, H, W, C = 3, 5, 7, 16
-RANGE = 0.5
+WIDE = PluginSettings(offset_range=0.5)
+GROUPS = 4
+OPTIONS = [
+    PluginSettings(),
+    PluginSettings(amplitude="none"),
+    PluginSettings(samples="plain"),
+    PluginSettings(samples="plain", amplitude="none"),
+    PluginSettings(offset_range="cell"),
+    PluginSettings(offset_range="unlimited"),
+    PluginSettings(groups=GROUPS),
+    PluginSettings(groups=C, amplitude="none", offset_range="unlimited"),
+]
 
 
 def tokens(seed: int, *shape: int) -> Tensor:
@@ -37,7 +51,7 @@ def grid() -> Tensor:
 def made_up(settings: PluginSettings | None = None) -> Plugin:
     """Return a plugin that has learned something, in float64."""
     torch.manual_seed(0)
-    plugin = Plugin(C, settings or PluginSettings(offset_range=RANGE)).double()
+    plugin = Plugin(C, settings or WIDE).double()
     with torch.no_grad():
         for weight in plugin.parameters():
             weight.add_(0.3 * torch.randn_like(weight))
@@ -70,6 +84,11 @@ def test_at_256_channels_they_have_82085_parameters() -> None:
         (256, PluginSettings(layers=(1, 2)), 164_170),
         (128, PluginSettings(), 22_613),
         (128, PluginSettings(routing=False), 20_483),
+        (256, PluginSettings(amplitude="none"), 65_792 + 6_656 + 512 + 514 + 8_354),
+        (256, PluginSettings(amplitude="none", routing=False), 73_474),
+        (256, PluginSettings(samples="plain", offset_range="unlimited"), 82_085),
+        (256, PluginSettings(groups=8), 82_085 + 7 * 771),
+        (256, PluginSettings(groups=8, amplitude="none"), 81_828 + 7 * 514),
     ],
 )
 def test_parameters_of_other_plugins(channels: int, settings: PluginSettings, n: int) -> None:
@@ -81,7 +100,7 @@ def test_sampling_is_scipys_and_ends_at_the_border(grid: Tensor) -> None:
     locations = (2 * torch.rand(N, H, W, 2, dtype=torch.float64) - 0.5) * size_xy
     assert bool((locations < 0).any())
     assert bool((locations > size_xy - 1).any())
-    found = sample_bilinear(grid, locations)
+    found = sample_bilinear(grid, locations[..., None, :])
     x, y = locations.numpy().transpose(3, 0, 1, 2)
     wanted = np.empty(grid.shape)
     for n in range(N):
@@ -96,18 +115,35 @@ def test_regular_locations_sample_the_grid_itself(grid: Tensor) -> None:
     regular = regular_locations(grid)
     assert regular.shape == (H, W, 2)
     assert regular[2, 5].tolist() == [5, 2]
-    assert torch.equal(sample_bilinear(grid, regular.expand(N, -1, -1, -1)), grid)
+    assert torch.equal(sample_bilinear(grid, regular[:, :, None].expand(N, -1, -1, -1, -1)), grid)
 
 
-def test_untrained_sampling_returns_its_input(grid: Tensor) -> None:
-    samples = DeformableSampling(C, offset_range=RANGE).double()(grid)
+@pytest.mark.parametrize("n_groups", [1, 2, C])
+def test_each_group_of_channels_is_sampled_as_by_torch_at_its_own_locations(
+    grid: Tensor, n_groups: int
+) -> None:
+    last_xy = torch.tensor([W - 1, H - 1])
+    locations = torch.rand(N, H, W, n_groups, 2, dtype=torch.float64) * last_xy
+    amplitude = torch.rand(N, H, W, n_groups, dtype=torch.float64)
+    found = sample_bilinear(grid, locations, amplitude).chunk(n_groups, dim=-1)
+    for group, channels in enumerate(grid.permute(0, 3, 1, 2).chunk(n_groups, dim=1)):
+        places = 2 * locations[..., group, :] / last_xy - 1
+        wanted = functional.grid_sample(channels, places, align_corners=True)
+        wanted = wanted.permute(0, 2, 3, 1) * amplitude[..., group, None]
+        torch.testing.assert_close(found[group], wanted)
+
+
+@pytest.mark.parametrize("settings", OPTIONS)
+def test_untrained_sampling_returns_its_input(grid: Tensor, settings: PluginSettings) -> None:
+    samples = DeformableSampling(C, settings).double()(grid)
     assert torch.equal(samples.features, grid)
-    assert torch.equal(samples.locations, regular_locations(grid).expand(N, -1, -1, -1))
-    assert torch.equal(samples.amplitude, torch.ones_like(samples.amplitude))
+    regular = regular_locations(grid)[:, :, None].expand(N, -1, -1, settings.groups, -1)
+    assert torch.equal(samples.locations, regular)
+    assert torch.equal(samples.amplitude, torch.ones(N, H, W, settings.groups).double())
 
 
 def test_offsets_are_in_positions_along_x_and_y(grid: Tensor) -> None:
-    dsp = DeformableSampling(C, offset_range=1.0).double()
+    dsp = DeformableSampling(C, PluginSettings(offset_range=1.0)).double()
     with torch.no_grad():  # R tanh(z / R) is 2 along x and -1 along y
         dsp.move.bias[0] = W * np.arctanh(2 / W)
         dsp.move.bias[1] = H * np.arctanh(-1 / H)
@@ -116,29 +152,87 @@ def test_offsets_are_in_positions_along_x_and_y(grid: Tensor) -> None:
     torch.testing.assert_close(samples.features[:, 0, -1], grid[:, 0, -1])  # the border's
 
 
-def test_no_offset_is_beyond_its_range(grid: Tensor) -> None:
-    dsp = DeformableSampling(C, offset_range=0.25).double()
+@pytest.mark.parametrize(("offset_range", "farthest"), [(0.25, [W / 4, H / 4]), ("cell", [1, 1])])
+@pytest.mark.parametrize("n_groups", [1, GROUPS])
+def test_no_offset_is_beyond_its_range(
+    grid: Tensor, n_groups: int, offset_range: OffsetRange, farthest: list[float]
+) -> None:
+    settings = PluginSettings(offset_range=offset_range, groups=n_groups)
+    dsp = DeformableSampling(C, settings).double()
     torch.nn.init.normal_(dsp.move.weight, std=1e3)
     samples = dsp(grid)
-    farthest = (samples.locations - regular_locations(grid)).abs().amax((0, 1, 2))
-    torch.testing.assert_close(farthest, torch.tensor([W / 4, H / 4], dtype=torch.float64))
+    moved = (samples.locations - regular_locations(grid)[:, :, None]).abs().amax((0, 1, 2))
+    wanted = torch.tensor(farthest, dtype=torch.float64).expand(n_groups, -1)
+    torch.testing.assert_close(moved, wanted)
     assert float(samples.amplitude.detach().min()) >= 0
     assert float(samples.amplitude.detach().max()) <= 2
 
 
-def test_the_amplitude_multiplies_what_is_sampled(grid: Tensor) -> None:
-    dsp = made_up().dsp
+def test_unlimited_offsets_are_plain_positions_and_end_at_the_border(grid: Tensor) -> None:
+    settings = PluginSettings(offset_range="unlimited", amplitude="none", samples="plain")
+    dsp = DeformableSampling(C, settings).double()
+    with torch.no_grad():
+        dsp.move.bias.copy_(torch.tensor([W - 2.5, -2]))
     samples = dsp(grid)
-    plain = sample_bilinear(dsp.project(grid), samples.locations)
-    assert samples.amplitude.shape == (N, H, W, 1)
-    torch.testing.assert_close(samples.features, plain * samples.amplitude)
+    last_xy = torch.tensor([W - 1, H - 1])
+    wanted = (regular_locations(grid) + torch.tensor([W - 2.5, -2])).clamp(0 * last_xy, last_xy)
+    assert torch.equal(samples.locations[..., 0, :], wanted.expand(N, -1, -1, -1))
+    torch.testing.assert_close(
+        samples.features.permute(0, 3, 1, 2),
+        functional.grid_sample(
+            grid.permute(0, 3, 1, 2),
+            (2 * wanted / last_xy - 1).expand(N, -1, -1, -1),
+            align_corners=True,
+        ),
+    )
+
+
+@pytest.mark.parametrize("settings", OPTIONS)
+def test_what_is_sampled_and_multiplied_is_as_the_settings_say(
+    grid: Tensor, settings: PluginSettings
+) -> None:
+    dsp = made_up(settings).dsp
+    samples = dsp(grid)
+    n_groups = settings.groups
+    assert samples.locations.shape == (N, H, W, n_groups, 2)
+    assert samples.amplitude.shape == (N, H, W, n_groups)
+    assert bool((samples.amplitude == 1).all()) == (settings.amplitude == "none")
+    sampled = grid if settings.samples == "plain" else dsp.project(grid)
+    wanted = np.empty(grid.shape)
+    for n, c in np.ndindex(N, C):
+        group = c // (C // n_groups)
+        x, y = samples.locations[n, ..., group, :].detach().numpy().transpose(2, 0, 1)
+        wanted[n, ..., c] = samples.amplitude[n, ..., group].detach().numpy() * (
+            ndimage.map_coordinates(
+                sampled[n, ..., c].detach().numpy(), [y, x], order=1, mode="nearest"
+            )
+        )
+    np.testing.assert_allclose(samples.features.detach().numpy(), wanted, rtol=0, atol=1e-12)
+
+
+def test_alike_groups_are_one_group(grid: Tensor) -> None:
+    one = made_up(PluginSettings()).dsp
+    many = made_up(PluginSettings(groups=GROUPS)).dsp
+    state = one.state_dict()
+    for name in ("move.weight", "move.bias"):
+        state[name] = torch.cat([state[name]] * GROUPS)
+    many.load_state_dict(state)
+    torch.testing.assert_close(many(grid).features, one(grid).features)
+
+
+def test_groups_that_do_not_divide_the_channels_are_refused() -> None:
+    with pytest.raises(SegmenterError) as caught:
+        Plugins(C, PluginSettings(groups=3))
+    assert str(caught.value) == (
+        "plugins cannot have 3 groups of 16 channels; allowed: divisors of the number of channels"
+    )
 
 
 def test_an_offset_depends_on_the_5_x_5_tokens_around_it(grid: Tensor) -> None:
     dsp = made_up().dsp
     changed = grid.clone()
     changed[0, 1, 2] += 1
-    moved = (dsp(grid).locations != dsp(changed).locations).any(-1)
+    moved = (dsp(grid).locations != dsp(changed).locations).any(-1)[..., 0]
     expected = torch.zeros(N, H, W, dtype=torch.bool)
     expected[0, 0:4, 0:5] = True
     assert torch.equal(moved, expected)
@@ -168,10 +262,11 @@ def test_routing_weights_sum_to_one_and_follow_the_token() -> None:
 
 @pytest.mark.parametrize("routing", [True, False])
 @pytest.mark.parametrize("position", get_args(Position))
+@pytest.mark.parametrize("settings", OPTIONS)
 def test_untrained_plugins_return_what_they_are_given(
-    grid: Tensor, routing: bool, position: Position
+    grid: Tensor, settings: PluginSettings, routing: bool, position: Position
 ) -> None:
-    plugin = Plugin(C, PluginSettings(routing=routing, position=position)).double()
+    plugin = Plugin(C, replace(settings, routing=routing, position=position)).double()
     keys = grid + tokens(1, 1, H, W, C)
     found = read(plugin, keys, grid, tokens(2, N, C))
     for ours, given in zip(found, (keys, grid), strict=True):
@@ -197,8 +292,11 @@ def test_without_routing_the_deformed_features_are_read_alone(grid: Tensor) -> N
     torch.testing.assert_close(keys, values + position)
 
 
-def test_a_position_that_moves_is_sampled_and_mixed_as_the_features(grid: Tensor) -> None:
-    plugin = made_up(PluginSettings(position="moves"))
+@pytest.mark.parametrize("n_groups", [1, GROUPS])
+def test_a_position_that_moves_is_sampled_and_mixed_as_the_features(
+    grid: Tensor, n_groups: int
+) -> None:
+    plugin = made_up(PluginSettings(position="moves", groups=n_groups))
     position, token = tokens(1, N, H, W, C), tokens(2, N, C)
     keys, values = read(plugin, grid + position, grid, token)
     share = plugin.share(token)[:, None, None, None]
@@ -208,8 +306,11 @@ def test_a_position_that_moves_is_sampled_and_mixed_as_the_features(grid: Tensor
 
 @pytest.mark.parametrize("routing", [True, False])
 @pytest.mark.parametrize("position", get_args(Position))
-def test_a_shared_image_is_the_image_repeated(routing: bool, position: Position) -> None:
-    plugin = made_up(PluginSettings(routing=routing, position=position))
+@pytest.mark.parametrize("settings", OPTIONS)
+def test_a_shared_image_is_the_image_repeated(
+    settings: PluginSettings, routing: bool, position: Position
+) -> None:
+    plugin = made_up(replace(settings, routing=routing, position=position))
     image, token = tokens(0, 1, H, W, C), tokens(2, N, C)
     keys = image + tokens(1, 1, H, W, C)
     shared = read(plugin, keys, image, token)
@@ -231,14 +332,18 @@ def test_a_plugged_attention_reads_calibrated_keys_and_values(grid: Tensor) -> N
     assert not torch.allclose(found, attention(q, k, v))
 
 
-def test_gradients_are_those_of_finite_differences() -> None:
-    plugin = made_up()
+@pytest.mark.parametrize("settings", [WIDE, *OPTIONS[1:]])
+@pytest.mark.parametrize("position", get_args(Position))
+def test_gradients_are_those_of_finite_differences(
+    settings: PluginSettings, position: Position
+) -> None:
+    plugin = made_up(replace(settings, position=position))
     image, token = tokens(0, 1, 3, 4, C), tokens(2, 2, C)
-    position = tokens(1, 1, 3, 4, C)
+    encoding = tokens(1, 1, 3, 4, C)
     names, weights = zip(*plugin.named_parameters(), strict=True)
 
     def calibrated(*weights: Tensor) -> tuple[Tensor, Tensor]:
-        given = (image + position, image, token)
+        given = (image + encoding, image, token)
         found: Mixture = torch.func.functional_call(
             plugin, dict(zip(names, weights, strict=True)), given
         )
@@ -258,7 +363,21 @@ def test_gradients_are_those_of_finite_differences() -> None:
         ({"layers": ["2"]}, "plugins: row 1 of 'layers' must be a whole number, got '2'"),
         ({"offset_range": 0.0}, "plugins: offset_range must be above 0, got 0.0"),
         ({"offset_range": 2}, "plugins: offset_range must be at most 1, got 2"),
+        (
+            {"offset_range": "1/4"},
+            "plugins: offset_range: unknown value '1/4'. Known: cell, unlimited or a number",
+        ),
+        ({"offset_range": [1]}, "plugins: offset_range must be a number or text, got [1]"),
         ({"position": "runs"}, "plugins: position: unknown value 'runs'. Known: moves, stays"),
+        (
+            {"amplitude": "projection"},
+            "plugins: amplitude: unknown value 'projection'. Known: map, none",
+        ),
+        (
+            {"samples": "x*"},
+            "plugins: samples: unknown value 'x*'. Known: plain, projected",
+        ),
+        ({"groups": 0}, "plugins: groups must be at least 1, got 0"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(wrong: dict[str, Any], message: str) -> None:
@@ -271,3 +390,16 @@ def test_a_list_of_layers_is_taken_as_files_have_it() -> None:
     settings = convert({"layers": [1, 3]}, PluginSettings, where="plugins")
     assert settings == PluginSettings(layers=(1, 3))
     assert list(Plugins(C, settings)) == ["1", "3"]
+
+
+def test_settings_of_version_0_1_0_are_described_as_then() -> None:
+    assert PluginSettings((1, 2), routing=False, position="moves").described == {
+        "layers": (1, 2),
+        "routing": False,
+        "offset_range": 0.25,
+        "position": "moves",
+    }
+    for settings in OPTIONS[1:]:
+        described = settings.described
+        assert described != OPTIONS[0].described
+        assert PluginSettings(**described) == settings

@@ -47,7 +47,6 @@ CHANGES = [
     "photographs",
     "plain",
     "robust-prompts",
-    "sam-nano-further",
     "whole-masks",
 ]
 

@@ -87,9 +87,8 @@ def test_all_shipped_segmenters_take_exported_prompts_of_photographs(
     protocol = with_trials(load_protocol("human-box"), 2)
     protocol = with_conditions(protocol, ["exact-box", "human-box-p90", "human-box"])
     again = exported(dataset, protocol, tmp_path / "prompts.parquet")
-    variants = {"hq-sam": "nano"}
-    names = ["box-fill", "ellipse", "grabcut", "sam-nano", "stable-sam", "hq-sam"]
-    segmenters = [build_segmenter(name, variant=variants.get(name, "")) for name in names]
+    names = ["box-fill", "ellipse", "grabcut", "sam-nano", "stable-sam"]
+    segmenters = [build_segmenter(name) for name in names]
     found = evaluate(segmenters, dataset, [protocol, again], results=tmp_path / "results")
     for drawn, read in zip(found[: len(names)], found[len(names) :], strict=True):
         assert drawn.manifest.segmenter == read.manifest.segmenter

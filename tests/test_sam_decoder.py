@@ -9,7 +9,6 @@ from segment_anything.modeling.sam import Sam as SamModel
 from segment_anything.modeling.transformer import TwoWayTransformer
 from torch import Tensor, nn
 
-from samrobust.segmenters.nano_encoder import SpatialBlock, with_spatial_blocks
 from samrobust.segmenters.sam_decoder import (
     ALL_MASKS,
     CANDIDATES,
@@ -17,6 +16,8 @@ from samrobust.segmenters.sam_decoder import (
     SINGLE,
     FastDecoder,
     StockDecoder,
+    nested,
+    unflatten,
 )
 from tests.sam_weights import randomise, small_sam
 
@@ -45,14 +46,10 @@ class DecoderOnly(SamModel):
         )
 
 
-@pytest.fixture(params=["SAM's upscaling", "with spatial blocks"])
-def model(request: pytest.FixtureRequest) -> SamModel:
+@pytest.fixture
+def model() -> SamModel:
     torch.manual_seed(0)
-    model = DecoderOnly()
-    if request.param == "with spatial blocks":
-        decoder = model.mask_decoder
-        decoder.output_upscaling = with_spatial_blocks(decoder.output_upscaling)
-    randomise(model)
+    model = randomise(DecoderOnly())
     model.prompt_encoder.no_mask_embed.double()
     model.mask_decoder.double()
     return model
@@ -115,24 +112,35 @@ def test_rounding_in_float32_is_that_of_stock() -> None:
         assert (found - stock).norm() / stock.norm() < 1e-5
 
 
-def test_spatial_blocks_begin_as_the_identity() -> None:
-    torch.manual_seed(0)
-    upscaling = DecoderOnly().mask_decoder.output_upscaling
-    longer = with_spatial_blocks(upscaling)
-    assert [type(module) for module in longer].count(SpatialBlock) == 4
-    image = torch.randn(2, CHANNELS, *GRID)
-    assert torch.equal(longer(image), upscaling(image))
+@pytest.mark.parametrize("doublings", [1, 2])
+def test_nested_features_lie_where_the_decoder_doubles(doublings: int) -> None:
+    scale = 2**doublings
+    maps = torch.randn(2, 3, scale * GRID[0], scale * GRID[1])
+    found = nested(maps, doublings)
+    assert found.shape == (2, 3 * scale**2, *GRID)
+    if doublings == 2:
+        pixels = found.flatten(2).mT.reshape(2, -1, 3)
+        assert torch.equal(unflatten(pixels.mT, torch.Size(GRID)), maps)
+    else:
+        for y, x in itertools.product(range(2), range(2)):
+            assert torch.equal(found[:, 3 * (2 * y + x) :][:, :3], maps[..., y::2, x::2])
 
 
-def test_a_spatial_block_sees_two_positions_far() -> None:
-    torch.manual_seed(0)
-    block = SpatialBlock(8)
-    nn.init.normal_(block.mix.weight)
-    image = torch.randn(1, 8, 9, 9)
-    changed = image.clone()
-    changed[..., 4, 4] += 1
+def test_finer_features_join_the_pixels_after_each_doubling(model: SamModel) -> None:
+    features, prompts = features_and_prompts(3, 2)
+    height, width = GRID
+    once = torch.randn(1, CHANNELS // 4, 2 * height, 2 * width, dtype=torch.float64)
+    twice = torch.randn(1, CHANNELS // 8, 4 * height, 4 * width, dtype=torch.float64)
+    finer = torch.cat([features, nested(once, 1), nested(twice, 2)], dim=1)
+    convolutions = model.mask_decoder.output_upscaling
+    maps = {0: once, 3: twice}
     with torch.no_grad():
-        differs = (block(changed) != block(image)).any(dim=1)[0]
-    wanted = torch.zeros(9, 9, dtype=torch.bool)
-    wanted[2:7, 2:7] = True
-    assert torch.equal(differs, wanted)
+        found, quality = FastDecoder(model)(finer, prompts, masks=CANDIDATES)
+        for (
+            place,
+            each,
+        ) in maps.items():  # segment_anything's own convolutions, with sums after them
+            convolutions[place].register_forward_hook(lambda _m, _i, out, each=each: out + each)
+        wanted, wanted_quality = StockDecoder(model)(features, prompts, masks=CANDIDATES)
+    torch.testing.assert_close(found, wanted, rtol=1e-11, atol=1e-11)
+    torch.testing.assert_close(quality, wanted_quality, rtol=1e-11, atol=1e-11)

@@ -1,6 +1,5 @@
 import copy
 import itertools
-import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -17,10 +16,10 @@ from torch import Tensor
 from samrobust.errors import CheckpointError, SegmenterError
 from samrobust.segmenters.frames import input_scale
 from samrobust.segmenters.nano import nano_model
-from samrobust.segmenters.plugin_settings import PluginSettings, Position
+from samrobust.segmenters.plugin_settings import PluginSettings
 from samrobust.segmenters.sam import Sam, SamEmbedding, SamOptions
 from samrobust.segmenters.sam_decoder import ALL_MASKS, DecoderKind
-from samrobust.segmenters.stable_plugins import PluggedAttention, Plugins
+from samrobust.segmenters.stable_plugins import PluggedAttention, Plugin, Plugins
 from samrobust.segmenters.stable_sam import Reading, StableSam, load_stable_sam
 from samrobust.training.checkpoints import save_weights
 from samrobust.training.recipe import load_recipe
@@ -42,6 +41,17 @@ def nano(side: int = 96) -> SamModel:
     torch.manual_seed(0)
     return randomise(nano_model(side)).eval()
 
+
+LATER_OPTIONS = [
+    PluginSettings(amplitude="none"),
+    PluginSettings(samples="plain"),
+    PluginSettings(samples="plain", amplitude="none"),
+    PluginSettings(offset_range="cell"),
+    PluginSettings(offset_range="unlimited"),
+    PluginSettings(groups=2),
+    PluginSettings(layers=(1, 2, 3), groups=4, position="moves"),
+]
+"""What version 0.1.0 did not have, each alone; the last with what it had."""
 
 MODELS = {"sam": small_sam, "sam-nano": nano}
 
@@ -92,8 +102,10 @@ def differing(ours: Prediction, theirs: Prediction) -> float:
     return float((ours.masks != theirs.masks).double().mean())
 
 
-@pytest.mark.parametrize("decoder", DECODERS)
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    ("name", "decoder"),
+    [("sam", "fast"), ("sam", "stock"), ("sam-nano", "fast")],  # which the stock one cannot decode
+)
 def test_untrained_it_is_sam(name: str, decoder: DecoderKind) -> None:
     sam = base(MODELS[name](), decoder)
     stable = StableSam(copy.deepcopy(sam))
@@ -116,6 +128,7 @@ def test_untrained_it_is_sam(name: str, decoder: DecoderKind) -> None:
         PluginSettings(layers=(3,)),
         PluginSettings(layers=(1, 2, 3), routing=False),
         PluginSettings(layers=(1, 2, 3), position="moves"),
+        *LATER_OPTIONS,
     ],
 )
 def test_untrained_it_is_sam_at_any_layers(settings: PluginSettings) -> None:
@@ -148,6 +161,7 @@ def test_untrained_it_is_sam_nano_on_a_real_photograph(photographs: Path) -> Non
         PluginSettings(routing=False),
         PluginSettings(layers=(1,), routing=False),
         PluginSettings(layers=(1, 2, 3), position="moves"),
+        *LATER_OPTIONS,
     ],
 )
 def test_fast_and_stock_decoders_have_the_same_plugins(settings: PluginSettings, n: int) -> None:
@@ -165,7 +179,18 @@ def test_fast_and_stock_decoders_have_the_same_plugins(settings: PluginSettings,
         assert float((found - without).norm() / without.norm()) > 1e-2
 
 
-def test_layers_and_routing_make_different_segmenters() -> None:
+@pytest.mark.parametrize("decoder", DECODERS)
+@pytest.mark.parametrize("settings", LATER_OPTIONS)
+def test_untrained_plugins_change_no_bit(settings: PluginSettings, decoder: DecoderKind) -> None:
+    mixing = StableSam(base(decoder=decoder), Plugins(CHANNELS, settings))
+    unmoved = StableSam(base(decoder=decoder), Plugins(CHANNELS, PluginSettings(settings.layers)))
+    for boxes, n_points in STRUCTURES:
+        ours = all_logits(mixing, (91, 40), boxes, n_points)
+        theirs = all_logits(unmoved, (91, 40), boxes, n_points)
+        assert all(torch.equal(one, other) for one, other in zip(ours, theirs, strict=True))
+
+
+def test_each_setting_makes_a_different_segmenter() -> None:
     choices = [
         PluginSettings(),
         PluginSettings(routing=False),
@@ -173,6 +198,7 @@ def test_layers_and_routing_make_different_segmenters() -> None:
         PluginSettings(layers=(3,)),
         PluginSettings(position="moves"),
         PluginSettings(offset_range=0.05),
+        *LATER_OPTIONS,
     ]
     found = [all_logits(learned(base(), choice), SIZES_HW[0], True, 0)[0] for choice in choices]
     for one, other in itertools.combinations(found, 2):
@@ -180,10 +206,13 @@ def test_layers_and_routing_make_different_segmenters() -> None:
 
 
 @pytest.mark.parametrize("decoder", DECODERS)
-def test_training_changes_the_plugins_and_nothing_of_sam(decoder: DecoderKind) -> None:
+@pytest.mark.parametrize("settings", [PluginSettings(), *LATER_OPTIONS])
+def test_training_changes_the_plugins_and_nothing_of_sam(
+    settings: PluginSettings, decoder: DecoderKind
+) -> None:
     sam = base(decoder=decoder)
     before = {name: weight.clone() for name, weight in sam.model.state_dict().items()}
-    stable = StableSam(sam)
+    stable = StableSam(sam, Plugins(CHANNELS, settings))
     untrained = {name: weight.clone() for name, weight in stable.plugins.state_dict().items()}
     (embedding,) = stable.encode([random_image(SIZES_HW[0])])
     prompts = random_prompts(SIZES_HW[0], 3, 2, boxes=True)
@@ -252,6 +281,10 @@ def test_info_names_the_base_and_the_settings() -> None:
     )
     assert StableSam(base(), name="stable-sam-dsp").info.label == "stable-sam-dsp vit_b"
     assert StableSam(base()).info.settings["routing"] == "drp"
+    later = PluginSettings(amplitude="none", samples="plain", offset_range="cell", groups=4)
+    added = {"amplitude": "none", "samples": "plain", "offset_range": "cell", "groups": 4}
+    stable = StableSam(base(), Plugins(CHANNELS, later))
+    assert stable.info.settings == {**StableSam(base()).info.settings, **added}
 
 
 def test_a_layer_that_is_not_there_is_said_and_nothing_is_changed() -> None:
@@ -279,12 +312,15 @@ def save(stable: StableSam, path: Path, about: Mapping[str, str] | None = None) 
     return path
 
 
-@pytest.mark.parametrize("position", ["stays", "moves"])
-@pytest.mark.parametrize("routing", [True, False])
-def test_what_is_loaded_is_what_was_saved(
-    tmp_path: Path, routing: bool, position: Position
-) -> None:
-    settings = PluginSettings((1, 2), routing, offset_range=0.125, position=position)
+@pytest.mark.parametrize(
+    "settings",
+    [
+        PluginSettings((1, 2), offset_range=0.125),
+        PluginSettings((1, 2), routing=False, offset_range=0.125, position="moves"),
+        *LATER_OPTIONS,
+    ],
+)
+def test_what_is_loaded_is_what_was_saved(tmp_path: Path, settings: PluginSettings) -> None:
     stable = learned(base(), settings)
     path = save(stable, tmp_path / "plugins.safetensors")
     loaded = load_stable_sam(base(), path)
@@ -307,7 +343,8 @@ def test_a_file_holds_the_plugins_alone_in_less_than_a_megabyte(tmp_path: Path) 
     assert header["kind"] == "stable-sam-plugins"
     assert (header["base-name"], header["base-variant"]) == ("sam", "vit_b")
     assert header["base-sha256"] == SHA256
-    assert json.loads(header["settings"])["layers"] == [2]
+    settings = '{"layers": [2], "offset_range": 0.25, "position": "stays", "routing": true}'
+    assert header["settings"] == settings  # as version 0.1.0 wrote it
 
 
 @pytest.mark.parametrize(
@@ -332,7 +369,10 @@ def test_a_file_holds_the_plugins_alone_in_less_than_a_megabyte(tmp_path: Path) 
         ),
         (
             {"settings": '{"offset_range": "1/4"}'},
-            "its header cannot be read: plugins: offset_range must be a number, got '1/4'",
+            (
+                "its header cannot be read: plugins: offset_range: unknown value '1/4'. Known: "
+                "cell, unlimited or a number"
+            ),
         ),
         (
             {"settings": "2"},
@@ -421,6 +461,28 @@ def test_readings_say_what_was_learned_and_leave_nothing_behind(decoder: Decoder
         assert float((reading.locations - reading.regular).abs().max()) > 1
     assert torch.equal(all_logits(stable, SIZES_HW[0], True, 2)[0], before)
     assert not any(module._forward_pre_hooks for module in stable.base.model.modules())
+
+
+def test_a_reading_is_at_the_mean_of_the_groups() -> None:
+    stable = learned(base(), PluginSettings(groups=4))
+    readings, embedding, _ = read(stable, SIZES_HW[0])
+    plugin = stable.plugins["2"]
+    assert isinstance(plugin, Plugin)
+    seen: list[Tensor] = []
+    with torch.inference_mode():
+        plugin.register_forward_pre_hook(lambda _m, inputs: seen.append(inputs[1]))
+        prompts = random_prompts(SIZES_HW[0], 3, 2, boxes=True)
+        stable.logits(embedding, prompts)
+        samples = plugin.dsp(seen[0])
+    assert float(samples.locations.std(dim=-2).max()) > 0.1
+    torch.testing.assert_close(readings[2].amplitude, samples.amplitude.mean(-1))
+    shift = samples.locations.mean(-2) - torch.stack(
+        torch.meshgrid(torch.arange(8.0), torch.arange(8.0), indexing="xy"), dim=-1
+    )
+    stride_xy = readings[2].regular[1, 1] - readings[2].regular[0, 0]
+    torch.testing.assert_close(
+        readings[2].locations, readings[2].regular + stride_xy * shift, rtol=1e-4, atol=1e-3
+    )
 
 
 def test_without_routing_a_reading_is_of_the_deformed_features_alone() -> None:

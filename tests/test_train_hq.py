@@ -93,16 +93,6 @@ def test_a_loaded_file_is_called_by_its_name(trained: Path) -> None:
     assert "scenes" in info.trained_on
 
 
-def test_parts_of_the_package_are_the_variant_nano(
-    trained: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("samrobust.segmenters.hq_sam.WEIGHTS", trained)
-    packaged = build_hq_sam(SegmenterOptions("nano", output="hq"))
-    assert packaged.info.label == "hq-sam nano"
-    named = build_hq_sam(SegmenterOptions(checkpoint=trained, output="hq"))
-    assert torch.equal(answers(packaged), answers(named))
-
-
 def test_sam_stays_as_it_was(trained: Path) -> None:
     before = build_sam_nano(SegmenterOptions()).model.state_dict()
     after = build_hq_sam(SegmenterOptions(checkpoint=trained)).base.model.state_dict()

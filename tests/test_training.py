@@ -15,7 +15,7 @@ from torch import Tensor
 
 from samrobust.errors import TrainingError
 from samrobust.geometry import SMALL_AREA
-from samrobust.segmenters.nano import build_sam_nano
+from samrobust.segmenters.nano import MASK_STRIDE, build_sam_nano
 from samrobust.segmenters.published import file_sha256
 from samrobust.segmenters.weights import load_header, load_tensors
 from samrobust.training import loop
@@ -210,7 +210,9 @@ def test_the_learning_rate_rises_in_a_line_and_falls_by_half_a_cosine() -> None:
 def test_losses_in_bfloat16_are_near_those_in_float32() -> None:
     recipe = tiny_recipe()
     data = open_data(recipe, None)
-    examples = [ExampleDraws(recipe, data.pools, 256)[8, slot] for slot in range(2)]
+    examples = [
+        ExampleDraws(recipe, data.pools, 256, stride=MASK_STRIDE)[8, slot] for slot in range(2)
+    ]
     wide, narrow = (
         build_trainee(recipe, TraineeOptions(dtype=dtype))
         .losses(examples, recipe.phases[-1])["single"]
@@ -226,7 +228,7 @@ def test_shares_of_a_step_have_the_mean_loss_and_gradient_of_the_whole(step: int
     recipe = replace(recipe, phases=tuple(replace(each, images=4) for each in recipe.phases))
     phase, _ = recipe.phase_at(step)
     trainee = build_trainee(recipe, TraineeOptions())
-    draws = ExampleDraws(recipe, open_data(recipe, None).pools, trainee.side)
+    draws = ExampleDraws(recipe, open_data(recipe, None).pools, trainee.side, stride=trainee.stride)
     examples = [draws[step, slot] for slot in range(4)]
 
     def gradients(share: Sequence[Example]) -> tuple[dict[str, Tensor], Tensor]:
@@ -503,7 +505,7 @@ def test_the_former_name_of_scale_steps_still_works_and_says_the_new_one(shell: 
         ("sam-nano --recipe none.toml", "none.toml: cannot be read: No such file"),
         (
             "sam-nano --recipe sam-nano --recipe photographs",
-            "needs --data-root: the folder that contains coco128, bsds500,",
+            "needs --data-root: the folder that contains coco128, coco_more, bsds500,",
         ),
         (f"sam-nano --recipe {TINY} --dtype float16", "dtype must be float32 or bfloat16"),
         (f"sam-nano --recipe {TINY} --dtype float64", "unknown dtype 'float64'"),

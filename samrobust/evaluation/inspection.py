@@ -37,7 +37,8 @@ class MaskReading:
     Attributes:
         mask: (H, W) bool.
         iou: of the mask with the target.
-        places: (P, 2) xy of the positions inside the image, in pixels of the image.
+        places: (P, 2) xy of the positions inside the image, in pixels of the image; of plugins with
+            groups of channels, the mean over these.
         shares: (P,), attention at each position; positions outside the image are left out, so the
             sum is at most 1.
     """

@@ -230,7 +230,6 @@ ROWS: Mapping[str, SegmenterEntry] = {
                 n_parameters=10_256_964,
             ),
         },
-        packaged={"nano": "hq-sam.safetensors"},
         trained_on=("SA-1B", *HQSEG_44K),
     ),
     "stable-sam": SegmenterEntry(

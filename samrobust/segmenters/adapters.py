@@ -3,18 +3,19 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from samrobust.errors import CheckpointError, SegmenterError
 from samrobust.provenance import origins_of_training
 from samrobust.registry import known
 from samrobust.segmenters import ROWS, SEGMENTERS
 from samrobust.segmenters.published import file_sha256
-from samrobust.segmenters.sam import Sam, SamOptions
+from samrobust.segmenters.sam import Sam
 from samrobust.segmenters.weights import fill_model, load_header, load_tensors
 from samrobust.types import SegmenterInfo, SegmenterOptions
 
@@ -169,9 +170,6 @@ def tuned_part(base: Sam, name: str) -> nn.Module:
     Args:
         base: a SAM; its decoder gets the updates of LORA.
         name: DECODER, TOKENS or LORA.
-
-    Raises:
-        SegmenterError: LORA needs peft, which is not installed.
     """
     if name == LORA:
         return LoraUpdates(base)
@@ -193,7 +191,7 @@ def build_tuned(options: SegmenterOptions, *, name: str) -> Sam:
         name: DECODER, TOKENS or LORA.
 
     Raises:
-        SegmenterError: no file is named, or LORA needs peft, which is not installed.
+        SegmenterError: no file is named.
         CheckpointError: the file is missing, damaged, of another kind, base or size.
     """
     path = options.checkpoint
@@ -222,52 +220,43 @@ build_lora_tuned = partial(build_tuned, name=LORA)
 class LoraUpdates(nn.ModuleDict):
     """The low-rank updates of a SAM's mask decoder, by the layer that each is added to.
 
-    Args:
-        base: its decoder's layers are replaced by some that add their updates, 0 at first.
+    They are parametrizations of the layers' weights, which every decoder reads with the update.
 
-    Raises:
-        SegmenterError: peft is not installed.
+    Args:
+        base: its decoder's layers get updates, 0 at first.
     """
 
     def __init__(self, base: Sam) -> None:
         super().__init__()
-        if find_spec("peft") is None:
-            raise SegmenterError(
-                f"{LORA} needs peft; install it with pip install 'samrobust[lora]'"
-            )
-        from peft import LoraConfig, inject_adapter_in_model
-
-        config = LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=list(TARGETS))
-        decoder = inject_adapter_in_model(config, base.model.mask_decoder)
-        self._layers: dict[str, Any] = {
-            name.replace(".", "-"): layer
-            for name, layer in decoder.named_modules()
-            if hasattr(layer, "lora_A")
-        }
-        for name, layer in self._layers.items():
-            (first,), (second,) = layer.lora_A.values(), layer.lora_B.values()
-            self[name] = nn.ModuleList([first, second])
+        self._layers: list[nn.Linear] = []
+        for name, layer in list(base.model.mask_decoder.named_modules()):
+            if isinstance(layer, nn.Linear) and name.rpartition(".")[2] in TARGETS:
+                self[name.replace(".", "-")] = update = _update(layer)
+                parametrize.register_parametrization(layer, "weight", _Added(update))
+                self._layers.append(layer)
 
     def merge(self) -> None:
         """Add the updates to the weights; from then on they cost nothing."""
-        for layer in self._layers.values():
-            layer.merge()
+        for layer in self._layers:
+            parametrize.remove_parametrizations(layer, "weight", leave_parametrized=True)
 
 
-def add_lora(base: Sam) -> tuple[Sam, LoraUpdates]:
-    """Return a SAM with untrained updates, whose masks are still the base's, and the updates.
+class _Added(nn.Module):
+    """A weight with its low-rank update."""
 
-    It runs segment_anything's own decoder: the fast one reads weights, past the updates.
+    def __init__(self, update: nn.ModuleList) -> None:
+        super().__init__()
+        self.update = update
 
-    Args:
-        base: taken over.
+    def forward(self, weight: Tensor) -> Tensor:
+        first, second = (cast(nn.Linear, each).weight for each in self.update)
+        return torch.addmm(weight, second, first, alpha=ALPHA / RANK)
 
-    Raises:
-        SegmenterError: peft is not installed.
-    """
-    updates, info = LoraUpdates(base), base.info
-    frame = info.frame or "longest-side"
-    sam = Sam(base.model, SamOptions(frame, attention="stock", decoder="stock"))
-    sam.info = replace(info, settings={**info.settings, "decoder": "stock"})
-    sam.info = adapted_info(sam, LORA)
-    return sam, updates
+
+def _update(layer: nn.Linear) -> nn.ModuleList:
+    """Return an update of 0: a random matrix, then one of zeros (Hu et al. 2022, sec. 4.1)."""
+    device = layer.weight.device
+    first = nn.Linear(layer.in_features, RANK, bias=False, device=device)
+    second = nn.Linear(RANK, layer.out_features, bias=False, device=device)
+    nn.init.zeros_(second.weight)
+    return nn.ModuleList([first, second])

@@ -87,10 +87,11 @@ class HqParts(nn.Module):
         """Return (B, C/8, 4h, 4w), the part of the HQ feature that depends on the image alone.
 
         Args:
-            features: (B, C, h, w), the embedding.
+            features: (B, C, h, w), the embedding; more channels are unread.
             early: (B, C', s h, s w), early features of the encoder, s = `early_share`.
         """
-        fused: Tensor = self.embedding_encoder(features) + self.compress_vit_feat(early)
+        embedding = features[:, : self.hf_token.embedding_dim]
+        fused: Tensor = self.embedding_encoder(embedding) + self.compress_vit_feat(early)
         return fused
 
 
@@ -126,7 +127,7 @@ class HqDecoder:
         fast, outputs = self._fast, _output_tokens(self._decoder, self._parts)
         queries, image = fast.attend(features, prompts, outputs, n_read=len(outputs))
         grid_hw = features.shape[-2:]
-        pixels = fast.upscale(image, grid_hw)  # N x 16L x C/8
+        pixels = fast.upscale(image, features)  # N x 16L x C/8
         sam = unflatten(fast.kernels(queries, masks) @ pixels.mT, grid_hw)
         kernel = self._parts.hf_mlp(queries[:, _N_SAM_OUTPUTS])  # N x C/8
         hq = _hq_logits(self._parts, unflatten(pixels.mT, grid_hw), details, kernel)

@@ -8,7 +8,7 @@ import torch
 from segment_anything.build_sam import sam_model_registry
 from torch import Tensor
 
-from samrobust.errors import CheckpointError, SegmenterError
+from samrobust.errors import SegmenterError
 from samrobust.registry import known, one_of
 from samrobust.segmenters import ROWS
 from samrobust.segmenters.adapters import adapted_info, describe_base, open_part
@@ -35,10 +35,6 @@ from samrobust.segmenters.weights import (
 from samrobust.types import HqOutput, Image, Prediction, PromptBatch, SegmenterOptions
 
 NAME = "hq-sam"
-NANO_VARIANT = "nano"
-"""The variant on SAM-nano, whose parts come with the package."""
-WEIGHTS = Path(__file__).parent / "weights" / "hq-sam.safetensors"
-"""Parts for SAM-nano, trained with `samrobust train hq-sam` (docs/models)."""
 KIND = "hq-sam-parts"
 """What the header of a file of parts says that it is."""
 MOBILE = "mobile-sam"
@@ -209,9 +205,8 @@ def load_hq_sam(base: Sam, path: Path, *, output: HqOutput = DEFAULT_OUTPUT) -> 
 def build_hq_sam(options: SegmenterOptions) -> HqSam:
     """Return an official HQ-SAM, or a SAM with parts that training wrote.
 
-    Without a checkpoint the variant says which: one of the official ones, fetched once, or "nano",
-    with the parts of the package. A user's own parts are told apart by their file's name, which
-    stands as the variant.
+    Without a checkpoint the variant says which of the official ones, fetched once. A user's own
+    parts are told apart by their file's name, which stands as the variant.
 
     Raises:
         UnknownNameError: the variant or output is not one of HQ-SAM's.
@@ -219,23 +214,9 @@ def build_hq_sam(options: SegmenterOptions) -> HqSam:
         CheckpointError: the weights cannot be had, or are of another model.
     """
     output: HqOutput = one_of(HqOutput, options.output or DEFAULT_OUTPUT, kind="output of hq-sam")
-    if options.checkpoint is None and options.variant == NANO_VARIANT:
-        return _on_nano(options, output)
     if options.checkpoint is not None and is_safetensors(options.checkpoint):
         return _with_parts(options.checkpoint, options, output)
     return _official(options, output)
-
-
-def _on_nano(options: SegmenterOptions, output: HqOutput) -> HqSam:
-    if not WEIGHTS.exists():
-        raise CheckpointError(
-            f"{NAME} {NANO_VARIANT}: the package has no parts for it yet; train some with "
-            "'samrobust train hq-sam --recipe robust --recipe plain --recipe photographs "
-            "--data-root DATA', and name the file with --checkpoint"
-        )
-    found = _with_parts(WEIGHTS, replace(options, variant=""), output)
-    found.info = replace(found.info, variant=NANO_VARIANT)
-    return found
 
 
 def _with_parts(path: Path, options: SegmenterOptions, output: HqOutput) -> HqSam:
@@ -246,8 +227,7 @@ def _with_parts(path: Path, options: SegmenterOptions, output: HqOutput) -> HqSa
 
 
 def _official(options: SegmenterOptions, output: HqOutput) -> HqSam:
-    variants = [*HQ_CHECKPOINTS, NANO_VARIANT] if options.checkpoint is None else HQ_CHECKPOINTS
-    variant = known(options.variant or "vit_b", variants, kind=f"variant of {NAME}")
+    variant = known(options.variant or "vit_b", HQ_CHECKPOINTS, kind=f"variant of {NAME}")
     if options.base_checkpoint is not None:
         raise SegmenterError(
             f"{NAME} {variant} is a whole model: --base-checkpoint {options.base_checkpoint} is "

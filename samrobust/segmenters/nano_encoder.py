@@ -1,5 +1,6 @@
-"""SAM-nano's own layers: its image encoder, and the blocks in its decoder's upscaling."""
+"""SAM-nano's image encoder."""
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -8,14 +9,12 @@ from segment_anything.modeling.common import LayerNorm2d
 from torch import Tensor, nn
 from torch.nn import functional
 
+from samrobust.segmenters.sam_decoder import nested
+
 STEM_WIDTH = 32
 GROUPS = 8
 RESIDUAL = 0.2
 """Of a residual branch at the start, against what it is added to."""
-KERNEL = 5
-"""Side of what a block sees."""
-BLOCKS = 2
-"""Before each of the two doublings."""
 
 
 @dataclass(frozen=True)
@@ -49,17 +48,18 @@ by 1.1 and deeper by 1.2, without squeeze and excitation, without the last convo
 
 
 class NanoEncoder(nn.Module):
-    """Image features at stride 8: EfficientNet-Lite2 as a trunk, fused from coarse to fine.
+    """Image features at stride 16, and finer ones: EfficientNet-Lite2 as a trunk, fused top down.
 
-    The trunk's four stages are fused from the coarsest up (Lin et al. 2017, FPN); the finest
-    joins with its 2x2 positions in one, so that masks finer than the grid can be drawn.
+    The trunk's stages are fused from the coarsest up (Lin et al. 2017, FPN). What the fused stages
+    of strides 8 and 4 see joins the pixels of the decoder, so that masks finer than the grid can be
+    drawn; it is computed once an image, not once a prompt.
 
     Args:
         side: pixels of the square input, a multiple of 32.
-        channels: C of the embedding.
+        channels: C of the decoder.
 
     Attributes:
-        early_channels: of the first stage's output.
+        early_channels: of the second stage's output.
         early_share: positions of it along each side for one of the embedding.
     """
 
@@ -85,22 +85,28 @@ class NanoEncoder(nn.Module):
                 widths.append(row.width)
             self.stages.append(nn.Sequential(*blocks))
         last = [rows[-1].width for rows in STAGES]
-        self.early_channels = last[0]
-        self.finest = nn.Sequential(
-            nn.Conv2d(last[0], channels, 2, stride=2), nn.GroupNorm(GROUPS, channels)
-        )
+        self.early_channels = last[1]
+        fused = [channels // 4, channels // 2, channels, channels]  # channels at strides 4 to 32
         self.laterals = nn.ModuleList(
-            nn.Sequential(Pointwise(width, channels), nn.GroupNorm(GROUPS, channels))
-            for width in last[1:]
+            nn.Sequential(Pointwise(width, inside), nn.GroupNorm(GROUPS, inside))
+            for width, inside in zip(last, fused, strict=True)
         )
-        self.fuse = nn.ModuleList(NanoBlock(channels) for _ in self.laterals)
+        self.fuse = nn.ModuleList(NanoBlock(inside) for inside in fused)
+        self.descend = nn.ModuleList(
+            Pointwise(above, inside) for inside, above in itertools.pairwise(fused)
+        )
+        self.finest = nn.Sequential(
+            nn.Conv2d(last[1], channels, 2, stride=2), nn.GroupNorm(GROUPS, channels)
+        )
         self.neck = LayerNorm2d(channels)
+        self.doubled_once = Pointwise(fused[1], channels // 4)
+        self.doubled_twice = Pointwise(fused[0], channels // 8)
         self.apply(_start)
 
     @property
     def early(self) -> nn.Module:
-        """Return the layer whose output is an HQ-SAM's early features: the first stage."""
-        return self.stages[0]
+        """Return the layer whose output is an HQ-SAM's early features: the second stage."""
+        return self.stages[1]
 
     @property
     def trunk(self) -> Sequence[nn.Module]:
@@ -108,7 +114,7 @@ class NanoEncoder(nn.Module):
         return self.stem, self.stages
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return the embeddings (B, C, side / 8, side / 8) of normalised images (B, 3, side, side).
+        """Return the embeddings (B, 4C, side / 16, side / 16) of images (B, 3, side, side).
 
         Sides may differ from the encoder's own, for training on small images.
         """
@@ -117,19 +123,14 @@ class NanoEncoder(nn.Module):
         for stage in self.stages:
             x = stage(x)
             stages.append(x)
-        finest, *coarser = stages
-        context: Tensor | None = None
-        for lateral, fuse, features in zip(
-            reversed(self.laterals), reversed(self.fuse), reversed(coarser), strict=True
-        ):
-            fused = lateral(features)
-            if context is not None:
-                fused = fused + functional.interpolate(context, scale_factor=2.0, mode="nearest")
-            if features is coarser[0]:
-                fused = fused + self.finest(finest)
-            context = fuse(fused)
-        embedding: Tensor = self.neck(context)
-        return embedding.contiguous()
+        fused = [lateral(x) for lateral, x in zip(self.laterals, stages, strict=True)]
+        fused[2] = fused[2] + self.finest(stages[1])
+        fused[3] = self.fuse[3](fused[3])
+        for n in (2, 1, 0):
+            above = functional.interpolate(self.descend[n](fused[n + 1]), scale_factor=2.0)
+            fused[n] = self.fuse[n](fused[n] + above)
+        finer = nested(self.doubled_once(fused[1]), 1), nested(self.doubled_twice(fused[0]), 2)
+        return torch.cat([self.neck(fused[2]), *finer], dim=1)
 
 
 class SameConv(nn.Conv2d):
@@ -208,41 +209,6 @@ class NanoBlock(nn.Module):
         """Return (B, width, h, w) of the same."""
         y: Tensor = self.mix(functional.gelu(self.norm(self.spatial(x))))
         return x + y
-
-
-def with_spatial_blocks(upscaling: nn.Sequential) -> nn.Sequential:
-    """Return the upscaling of a mask decoder, its modules shared, with blocks before it doubles."""
-    modules: list[nn.Module] = []
-    for module in upscaling:
-        if isinstance(module, nn.ConvTranspose2d):
-            modules += [SpatialBlock(module.in_channels) for _ in range(BLOCKS)]
-        modules.append(module)
-    return nn.Sequential(*modules)
-
-
-class SpatialBlock(nn.Module):
-    """A residual block: depthwise convolution, layer norm, 1x1, GELU, 1x1.
-
-    The order is ConvNeXt's (Liu et al. 2022), which is wider inside. It begins as the identity.
-
-    Args:
-        width: channels in and out.
-    """
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.depthwise = nn.Conv2d(width, width, KERNEL, padding=KERNEL // 2, groups=width)
-        self.norm = nn.LayerNorm(width)
-        self.widen = nn.Linear(width, width)
-        self.mix = nn.Linear(width, width)
-        nn.init.zeros_(self.mix.weight)
-        nn.init.zeros_(self.mix.bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return (N, width, h, w) of the same."""
-        near = self.norm(self.depthwise(x).movedim(1, -1))
-        y: Tensor = self.mix(functional.gelu(self.widen(near)))
-        return x + y.movedim(-1, 1)
 
 
 def _start(module: nn.Module) -> None:

@@ -106,14 +106,15 @@ class FastDecoder:
         """Return the logits (N, M, 4h, 4w) and qualities (N, M) of N prompts of one image.
 
         Args:
-            features: (1, C, h, w), the image's embedding.
+            features: (1, C, h, w), the image's embedding; channels beyond C are finer features,
+                see `nested`.
             prompts: (N, P, C), P tokens a prompt from the prompt encoder.
             masks: which M of the decoder's four.
         """
         decoder = self._decoder
         outputs = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
         queries, image = self.attend(features, prompts, outputs, n_read=1 + masks.stop)
-        pixels = self.upscale(image, features.shape[-2:])
+        pixels = self.upscale(image, features)
         logits = self.kernels(queries, masks) @ pixels.mT  # N x M x 16L
         return unflatten(logits, features.shape[-2:]), self.qualities(queries, masks)
 
@@ -123,21 +124,29 @@ class FastDecoder:
         """Return the first tokens (N, n_read, C) and the image (N, L, C) after the transformer.
 
         Args:
-            features: (1, C, h, w), the image's embedding, of L positions.
+            features: (1, C, h, w), the image's embedding, of L positions; more channels are unread.
             prompts: (N, P, C).
             outputs: (O, C), the output tokens, which come before those of the prompt.
             n_read: how many tokens are wanted; they alone read the image in the end.
         """
         tokens = torch.cat([outputs.expand(len(prompts), -1, -1), prompts], dim=1)  # N x T x C
-        image = _flatten(features) + self._no_mask.weight  # 1 x L x C, after a layer N x L x C
+        width = self._decoder.transformer_dim
+        image = _flatten(features[:, :width]) + self._no_mask.weight  # 1 x L x C, later N x L x C
         queries = tokens
         for layer in self._transformer.layers:
             queries, image = self._attend(cast(TwoWayAttentionBlock, layer), queries, image, tokens)
         return self._read_image(queries, image, tokens, slice(0, n_read)), image
 
-    def upscale(self, image: Tensor, grid_hw: torch.Size) -> Tensor:
-        """Return (N, 16L, C/8), the pixels of (N, L, C), in the order that `unflatten` undoes."""
-        return _upscale(self._decoder.output_upscaling, image, grid_hw)
+    def upscale(self, image: Tensor, features: Tensor) -> Tensor:
+        """Return (N, 16L, C/8), the pixels of an image, in the order that `unflatten` undoes.
+
+        Args:
+            image: (N, L, C), after the transformer.
+            features: (1, C, h, w), the image's embedding; of more channels, those beyond C join the
+                doubled pixels.
+        """
+        finer = _flatten(features[:, self._decoder.transformer_dim :])
+        return _upscale(self._decoder.output_upscaling, image, finer)
 
     def kernels(self, queries: Tensor, masks: range) -> Tensor:
         """Return (N, M, C/8), what pixels are multiplied by, of the wanted masks' tokens."""
@@ -311,6 +320,23 @@ def unflatten(pixels: Tensor, grid_hw: torch.Size) -> Tensor:
     return nested.permute(0, 1, 2, 4, 6, 3, 5, 7).reshape(n, m, 4 * height, 4 * width)
 
 
+def nested(features: Tensor, doublings: int) -> Tensor:
+    """Return (B, 4^d C', h, w) of (B, C', 2^d h, 2^d w), in the order that `unflatten` undoes.
+
+    An encoder appends such finer features to the C channels of its embedding, for one doubling and
+    then two: they are added to a decoder's pixels after as many, as in SAM 2 (Ravi et al. 2024).
+
+    Args:
+        features: of an image, as many channels as the decoder's pixels have there: C/4, C/8.
+        doublings: d, 1 or 2.
+    """
+    for _ in range(doublings):
+        b, c, height, width = features.shape
+        blocks = features.view(b, c, height // 2, 2, width // 2, 2)
+        features = blocks.permute(0, 3, 5, 1, 2, 4).reshape(b, 4 * c, height // 2, width // 2)
+    return features
+
+
 def _tokens_to_parts(attention: Attention, queries: Tensor, mixture: Mixture) -> Tensor:
     """Return (N, T, C), what tokens of N prompts take from features that these mix, each its way.
 
@@ -335,32 +361,28 @@ def _tokens_to_parts(attention: Attention, queries: Tensor, mixture: Mixture) ->
     return out
 
 
-def _upscale(upscaling: nn.Sequential, image: Tensor, grid_hw: torch.Size) -> Tensor:
-    """Return (N, 16L, C/8): each position as 2 x 2 of 2 x 2 pixels, channels last."""
+def _upscale(upscaling: nn.Sequential, image: Tensor, finer: Tensor) -> Tensor:
+    """Return (N, 16L, C/8): each position as 2 x 2 of 2 x 2 pixels, channels last.
+
+    Args:
+        upscaling: of a decoder.
+        image: (N, L, C).
+        finer: (1, L, 3C), of the pixels after one and two doublings; (1, L, 0) for none.
+    """
     pixels = image
     for module in upscaling:
         if isinstance(module, nn.ConvTranspose2d):
             pixels = _double(module, pixels)
+            if finer.shape[-1]:
+                width = pixels[0].numel() // image.shape[1]
+                pixels = pixels + finer[..., :width].reshape(1, *pixels.shape[1:])
+                finer = finer[..., width:]
         elif isinstance(module, LayerNorm2d):
             weight, bias = module.weight, module.bias
             pixels = functional.layer_norm(pixels, weight.shape, weight, bias, module.eps)
-        elif isinstance(module, nn.GELU):
-            pixels = module(pixels)
-        else:  # its positions may see their neighbours
-            pixels = _in_grid(module, pixels, grid_hw)
+        else:
+            pixels = module(pixels)  # an activation
     return pixels
-
-
-def _in_grid(module: nn.Module, pixels: Tensor, grid_hw: torch.Size) -> Tensor:
-    """Return what a module makes of pixels (N, L, C), or of (N, 4L, C), where L is once doubled."""
-    n, length, width = pixels.shape
-    height, across = grid_hw
-    doubled = math.isqrt(length // (height * across))  # 1 or 2
-    nested = pixels.view(n, height, across, doubled, doubled, width).transpose(2, 3)
-    grid = nested.reshape(n, doubled * height, doubled * across, width).movedim(-1, 1)
-    seen: Tensor = module(grid).movedim(1, -1)
-    seen = seen.reshape(n, height, doubled, across, doubled, width)
-    return seen.transpose(2, 3).reshape(n, length, width)
 
 
 def _double(convolution: nn.ConvTranspose2d, x: Tensor) -> Tensor:

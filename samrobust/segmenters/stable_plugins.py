@@ -13,6 +13,7 @@ from segment_anything.modeling.transformer import Attention
 from torch import Tensor, nn
 from torch.nn import functional
 
+from samrobust.errors import SegmenterError
 from samrobust.segmenters.plugin_settings import PluginSettings, Position
 from samrobust.segmenters.sam_decoder import Mixture
 
@@ -28,12 +29,12 @@ with several masks too, as all tokens read the same features."""
 
 @dataclass(frozen=True)
 class Samples:
-    """Where and how strongly DSP samples a grid.
+    """Where and how strongly DSP samples a grid, with G groups of channels.
 
     Attributes:
-        features: (N, h, w, C), x* at the locations, times the amplitude.
-        locations: (N, h, w, 2) xy in positions of the grid: p + offset.
-        amplitude: (N, h, w, 1) in (0, 2).
+        features: (N, h, w, C), what is sampled at the locations, times the amplitude.
+        locations: (N, h, w, G, 2) xy in positions of the grid: p + offset.
+        amplitude: (N, h, w, G) in (0, 2); 1 where there is none.
     """
 
     features: Tensor
@@ -42,45 +43,72 @@ class Samples:
 
 
 class DeformableSampling(nn.Module):
-    """DSP: reads, for each position p of the grid, transformed features at p + offset.
+    """DSP: reads, for each position p of the grid, features at p + offset.
 
     x* is a 1x1 convolution of the image tokens; a 5x5 depthwise convolution of x* with layer norm
-    and GELU, and another 1x1 convolution, give the offsets and the amplitude; x* is sampled
-    bilinearly (docs/sources/stable-sam.md, "Architecture"). Untrained it returns its input.
+    and GELU, and another 1x1 convolution, give the offsets (docs/sources/stable-sam.md,
+    "Architecture"). Sampled bilinearly is x*, or, as in the paper's first figure, the tokens
+    themselves. Untrained it returns its input.
 
-    Ours: x* starts as the identity and the last convolution as zeros; convolutions have biases;
-    the norm is over channels. An offset is R tanh(z / R) positions, with R the offset range: a
-    plain number of positions while it is small. An amplitude is 2 sigmoid(z), so that none is 0
-    or negative. Samples beyond the grid's border are those of the border.
+    Ours: the last convolution starts as zeros, and x*, where it is sampled, as the identity;
+    convolutions have biases; the norm is over channels. An offset of range R is R tanh(z / R)
+    positions: a plain number of positions while it is small; an unlimited one is z, and its
+    location is clamped to the grid. An amplitude, where there is one, is another number of the last
+    convolution: 2 sigmoid(z), so that none is 0 or negative. With groups, the last convolution has
+    as many times the numbers, each read from all channels (DAT: from those of the group). Samples
+    beyond the grid's border are those of the border.
 
     Args:
         channels: C.
-        offset_range: see `PluginSettings`.
+        settings: how it is made.
+
+    Raises:
+        SegmenterError: the groups do not divide the channels.
     """
 
-    def __init__(self, channels: int, *, offset_range: float) -> None:
+    def __init__(self, channels: int, settings: PluginSettings) -> None:
         super().__init__()
+        if channels % settings.groups:
+            raise SegmenterError(
+                f"plugins cannot have {settings.groups} groups of {channels} channels; "
+                "allowed: divisors of the number of channels"
+            )
+        self.settings = settings
         # 1x1 convolutions are linear: channels come last, as in the decoder's tokens
         self.project = nn.Linear(channels, channels)
         self.spatial = nn.Conv2d(channels, channels, KERNEL, padding=KERNEL // 2, groups=channels)
         self.norm = nn.LayerNorm(channels)
-        self.move = nn.Linear(channels, 3)
-        self.offset_range = offset_range
-        nn.init.eye_(self.project.weight)
-        nn.init.zeros_(self.project.bias)
+        n_moves = 3 if settings.amplitude == "map" else 2
+        self.move = nn.Linear(channels, n_moves * settings.groups)
+        if settings.samples == "projected":
+            nn.init.eye_(self.project.weight)
+            nn.init.zeros_(self.project.bias)
         nn.init.zeros_(self.move.weight)
         nn.init.zeros_(self.move.bias)
 
     def forward(self, x: Tensor) -> Samples:
         """Return the samples of image tokens (N, h, w, C)."""
-        x = self.project(x)
-        context = self.spatial(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)  # N x h x w x C
-        moves = self.move(functional.gelu(self.norm(context)))  # N x h x w x 3
-        size_xy = moves.new_tensor([x.shape[2], x.shape[1]])
-        reach = self.offset_range * size_xy
-        locations = regular_locations(x) + reach * torch.tanh(moves[..., :2] / reach)
-        amplitude = 2 * torch.sigmoid(moves[..., 2:])
-        return Samples(sample_bilinear(x, locations, amplitude), locations, amplitude)
+        projected = self.project(x)
+        context = self.spatial(projected.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)  # N x h x w x C
+        moves = self.move(functional.gelu(self.norm(context)))
+        moves = moves.unflatten(-1, (self.settings.groups, -1))  # N x h x w x G x (2 or 3)
+        locations = self._locations(x, moves[..., :2])
+        if self.settings.amplitude == "map":
+            amplitude = 2 * torch.sigmoid(moves[..., 2])
+        else:
+            amplitude = moves.new_ones(moves.shape[:-1])
+        sampled = projected if self.settings.samples == "projected" else x
+        return Samples(sample_bilinear(sampled, locations, amplitude), locations, amplitude)
+
+    def _locations(self, grid: Tensor, moves: Tensor) -> Tensor:
+        """Return (N, h, w, G, 2), where a grid (N, h, w, C) is sampled; moves are likewise."""
+        regular = regular_locations(grid)[:, :, None]
+        size_xy = moves.new_tensor([grid.shape[2], grid.shape[1]])
+        offset_range = self.settings.offset_range
+        if offset_range == "unlimited":
+            return (regular + moves).clamp(torch.zeros_like(size_xy), size_xy - 1)
+        reach = torch.ones_like(size_xy) if offset_range == "cell" else offset_range * size_xy
+        return regular + reach * torch.tanh(moves / reach)
 
 
 class DynamicRouting(nn.Module):
@@ -118,16 +146,20 @@ class Plugin(nn.Module):
     Untrained, the mixture is the keys and values that it is given, bit by bit.
 
     Ours: keys and values read the same mixture; the positional encoding, where it moves, is
-    sampled and mixed as the features are, without their amplitude and their 1x1 convolution.
+    sampled (each group of its channels where the features of the group are) and mixed as the
+    features are, without their amplitude and their 1x1 convolution.
 
     Args:
         channels: C.
         settings: how it is made; its layers do not matter here.
+
+    Raises:
+        SegmenterError: the groups do not divide the channels.
     """
 
     def __init__(self, channels: int, settings: PluginSettings) -> None:
         super().__init__()
-        self.dsp = DeformableSampling(channels, offset_range=settings.offset_range)
+        self.dsp = DeformableSampling(channels, settings)
         self.drp = DynamicRouting(channels) if settings.routing else None
         self.position: Position = settings.position
 
@@ -202,6 +234,9 @@ class Plugins(nn.ModuleDict):
         channels: C.
         settings: how they are made; default: as the paper, and our own choices.
 
+    Raises:
+        SegmenterError: the groups do not divide the channels.
+
     Example:
         >>> n_parameters(Plugins(256))
         82085
@@ -233,23 +268,29 @@ def sample_bilinear(grid: Tensor, locations: Tensor, amplitude: Tensor | float =
 
     Args:
         grid: the features; at least 2 x 2.
-        locations: (N, h, w, 2) xy as `regular_locations`; beyond the border, the border's count.
-        amplitude: (N, h, w, 1), multiplies the result.
+        locations: (N, h, w, G, 2) xy as `regular_locations`, for each of G groups of channels that
+            follow each other; beyond the border, the border's count.
+        amplitude: (N, h, w, G), multiplies the result.
     """
     n, height, width, channels = grid.shape
+    groups = locations.shape[-2]
     last_xy = locations.new_tensor([width - 1, height - 1])
     inside = locations.clamp(torch.zeros_like(last_xy), last_xy)
     first_xy = torch.minimum(inside.detach().floor(), last_xy - 1)
-    near = inside - first_xy  # N x h x w x 2, in [0, 1]
-    of_x, of_y = torch.stack([1 - near, near], dim=-1).unbind(dim=-2)  # N x h x w x 2 neighbours
-    weights = (of_y * amplitude)[..., None] * of_x[..., None, :]  # N x h x w x 2 x 2
+    near = inside - first_xy  # N x h x w x G x 2, in [0, 1]
+    of_x, of_y = torch.stack([1 - near, near], dim=-1).unbind(
+        dim=-2
+    )  # N x h x w x G x 2 neighbours
+    amplitude = amplitude[..., None] if isinstance(amplitude, Tensor) else amplitude
+    weights = (of_y * amplitude)[..., None] * of_x[..., None, :]  # N x h x w x G x 2 x 2
     column, row = first_xy.long().unbind(dim=-1)
-    image = torch.arange(n, device=grid.device).view(n, 1, 1)
+    image = torch.arange(n, device=grid.device).view(n, 1, 1, 1)
     first = (image * height + row) * width + column
-    rows = first[..., None] + first.new_tensor([0, 1, width, width + 1])
+    positions = first[..., None] + first.new_tensor([0, 1, width, width + 1])
+    rows = positions * groups + torch.arange(groups, device=grid.device)[:, None]
     sampled = functional.embedding_bag(
         rows.view(-1, 4),
-        grid.reshape(-1, channels),
+        grid.reshape(-1, channels // groups),  # a row a position and group
         mode="sum",
         per_sample_weights=weights.view(-1, 4),
     )

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import cast
@@ -48,8 +48,9 @@ class Reading:
     Attributes:
         regular: (h, w, 2) xy of the grid's positions, in pixels of the original image; those in
             the padding of the square input are outside of it.
-        locations: (N, h, w, 2) xy likewise: where the deformed features are sampled instead.
-        amplitude: (N, h, w), what they are multiplied by.
+        locations: (N, h, w, 2) xy likewise: where the deformed features are sampled instead; the
+            mean over groups of channels, where these have their own.
+        amplitude: (N, h, w), what they are multiplied by; likewise.
         routing: (N, 2), weights of deformed and regular features; (1, 0) without DRP.
         token: (N, C), the output token that the router sees.
         attention: (N, h, w), the share of each position in what the output token reads, mean over
@@ -103,11 +104,10 @@ class StableSam:
             base,
             name,
             checkpoint_sha256,
-            {
+            settings.described
+            | {
                 "layers": " ".join(map(str, settings.layers)),
                 "routing": "drp" if settings.routing else "none",
-                "offset_range": settings.offset_range,
-                "position": settings.position,
             },
         )
 
@@ -118,7 +118,7 @@ class StableSam:
         Write one with `samrobust.training.checkpoints.save_weights`, of `plugins.state_dict()`, in
         float32, with this as `about`.
         """
-        settings = json.dumps(asdict(self.plugins.settings), sort_keys=True)
+        settings = json.dumps(self.plugins.settings.described, sort_keys=True)
         return {**describe_base(KIND, self.base), "settings": settings}
 
     @property
@@ -287,8 +287,8 @@ def _reading(
     to_pixels = partial(_to_pixels, embedding=embedding, stride=side / keys.shape[1])
     return Reading(
         regular=to_pixels(regular_locations(keys)),
-        locations=to_pixels(samples.locations).expand(n, -1, -1, -1),
-        amplitude=samples.amplitude[..., 0].expand(n, -1, -1),
+        locations=to_pixels(samples.locations.mean(dim=-2)).expand(n, -1, -1, -1),
+        amplitude=samples.amplitude.mean(dim=-1).expand(n, -1, -1),
         routing=torch.stack([share, 1 - share], dim=1),
         token=token,
         attention=_shares(attention.attention, token, keys_read.view(-1, *keys.shape[1:])),

@@ -16,7 +16,6 @@ from samrobust.segmenters.adapters import (
     LORA,
     TOKENS,
     adapted_info,
-    add_lora,
     build_base,
     tuned_header,
     tuned_part,
@@ -139,29 +138,18 @@ def hq_sam(recipe: Recipe, options: TraineeOptions) -> TunedTrainee:
     return TunedTrainee(recipe, base, hq, hq.parts, hq.header)
 
 
-def lora_tuned(recipe: Recipe, options: TraineeOptions) -> TunedTrainee:
-    """Return a SAM with low-rank updates in its mask decoder; only these are trained.
-
-    Raises:
-        SegmenterError: peft is not installed.
-    """
-    base = _open(recipe, options)
-    header = tuned_header(base, LORA)
-    torch.manual_seed(recipe.seed)
-    sam, updates = add_lora(base)
-    return TunedTrainee(recipe, sam, sam, updates, header)
-
-
 def tuned(recipe: Recipe, options: TraineeOptions, *, part: str) -> TunedTrainee:
-    """Return a SAM of which one part is trained: its mask decoder or its mask tokens."""
+    """Return a SAM of which one part is trained: its mask decoder, mask tokens, or updates."""
     base = _open(recipe, options)
     header = tuned_header(base, part)
+    torch.manual_seed(recipe.seed)
     base.info = adapted_info(base, part)
     return TunedTrainee(recipe, base, base, tuned_part(base, part), header)
 
 
 decoder_tuned = partial(tuned, part=DECODER)
 token_tuned = partial(tuned, part=TOKENS)
+lora_tuned = partial(tuned, part=LORA)
 
 
 def _open(recipe: Recipe, options: TraineeOptions) -> Sam:

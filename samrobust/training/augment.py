@@ -6,6 +6,7 @@ from functools import partial
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 
 from samrobust.training.recipe import Augmentation
 from samrobust.types import Floats, Image, Instance, Mask, Sample
@@ -88,10 +89,13 @@ def paste_object(
     return pasted.astype(np.uint8), [covered, *(other & ~covered for other in masks)]
 
 
-def shrink_mask(mask: Mask, size_hw: tuple[int, int], side: int, *, stride: int = 2) -> Mask:
-    """Return the (side, side) bool mask in the grid of a decoder's logits.
+def shrink_mask(
+    mask: Mask, size_hw: tuple[int, int], side: int, *, stride: int
+) -> npt.NDArray[np.float32]:
+    """Return (side, side) float32, a mask in the grid of a decoder's logits.
 
-    A position is foreground if more than half of its area is.
+    Each position is the fraction of its area that is foreground: logits that are trained on it, not
+    on whether it is the larger part, tell after enlarging where between two positions a border is.
 
     Args:
         mask: (H, W) bool.
@@ -99,12 +103,10 @@ def shrink_mask(mask: Mask, size_hw: tuple[int, int], side: int, *, stride: int 
         side: of the grid.
         stride: pixels of the encoder's input per position of the grid.
     """
-    values = mask.astype(np.uint8) * 255
-    resized = cv2.resize(values, size_hw[::-1], interpolation=cv2.INTER_AREA)
-    square = np.zeros((stride * side, stride * side), np.uint8)
+    resized = cv2.resize(mask.astype(np.float32), size_hw[::-1], interpolation=cv2.INTER_AREA)
+    square = np.zeros((stride * side, stride * side), np.float32)
     square[: size_hw[0], : size_hw[1]] = resized
-    shrunk: Mask = cv2.resize(square, (side, side), interpolation=cv2.INTER_AREA) > 127
-    return shrunk
+    return np.asarray(cv2.resize(square, (side, side), interpolation=cv2.INTER_AREA), np.float32)
 
 
 def draw_ellipses(rng: np.random.Generator, count: int, side: int) -> Sample:

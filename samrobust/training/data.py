@@ -46,7 +46,8 @@ def open_data(recipe: Recipe, root: Path | None) -> TrainingData:
     pools, held_out, keys = [], [], []
     for row in recipe.data:
         if row.folder and root is None:
-            folders = ", ".join(source.folder for source in recipe.data if source.folder)
+            named = dict.fromkeys(source.folder for source in recipe.data if source.folder)
+            folders = ", ".join(named)
             raise RecipeError(
                 f"recipe '{recipe.name}' needs --data-root: the folder that contains {folders}"
             )

@@ -42,7 +42,8 @@ class Example:
         size_hw: of the crop; prompts are in its pixels.
         input_size_hw: of the crop in the encoder's input.
         prompts: N prompts of each kind.
-        targets: (N, 4h', 4w') bool, the masks in the grid of the decoder's logits.
+        targets: (N, 4h', 4w') float32, the masks in the grid of the decoder's logits: the fraction
+            of each position's area that is foreground.
         stride: pixels of the encoder's input per position of that grid.
         key: step, and slot within the step.
         sample_id: of its image, for messages.
@@ -83,9 +84,7 @@ class ExampleDraws:
         stride: see `Example`.
     """
 
-    def __init__(
-        self, recipe: Recipe, pools: Sequence[Pool], side: int, *, stride: int = 2
-    ) -> None:
+    def __init__(self, recipe: Recipe, pools: Sequence[Pool], side: int, *, stride: int) -> None:
         self._recipe = recipe
         self._pools = pools
         self._side = side

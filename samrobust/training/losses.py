@@ -21,6 +21,8 @@ OVERSAMPLING = 3
 """Random candidates per point at which masks are compared."""
 UNCERTAIN_FRACTION = 0.75
 """Of the points, the fraction at which the mask is least certain."""
+FOREGROUND_FRACTION = 0.5
+"""Of a position's area: above it the position counts as foreground where a yes or no is needed."""
 SMOOTH = 1.0
 """Pixels added to both sides of the Dice ratio, so that empty masks have a gradient."""
 
@@ -150,7 +152,7 @@ def prompt_losses(
         logits: (N, 4, H, W), the single mask first; (N, 1, H, W) if neither candidates nor
             qualities have a weight.
         quality: (N, 4) or (N, 1).
-        targets: (N, H, W) bool.
+        targets: (N, H, W), in [0, 1].
         weights: of the losses.
         points: (N, Q, 2), from `draw_points`, for each prompt; None to compare masks at all
             positions.
@@ -170,7 +172,8 @@ def prompt_losses(
     if weights.candidate:
         losses["candidate"] = weights.candidate * losses["candidate"]
     if weights.quality:
-        squared = functional.mse_loss(quality, _ious(logits, targets), reduction="none").mean(dim=1)
+        true = _ious(logits, targets > FOREGROUND_FRACTION)
+        squared = functional.mse_loss(quality, true, reduction="none").mean(dim=1)
         losses["quality"] = weights.quality * squared
     return losses
 
@@ -263,7 +266,7 @@ def with_corrections(
     """
     stride = example.stride
     height, width = (-(-extent // stride) for extent in example.input_size_hw)  # without padding
-    targets = example.targets[:, :height, :width].numpy()
+    targets = example.targets[:, :height, :width].numpy() > FOREGROUND_FRACTION
     wrong = (logits[:, :height, :width] > 0).cpu().numpy() != targets
     points, labels = [], []
     for target, errors in zip(targets, wrong, strict=True):

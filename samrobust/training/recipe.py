@@ -277,7 +277,7 @@ def recipe_summary(name: str) -> str:
 
 def describe_recipe(recipe: Recipe) -> dict[str, Any]:
     """Return a recipe as plain JSON values, for the header of weights files."""
-    table = dataclasses.asdict(recipe)
+    table = dataclasses.asdict(recipe) | {"plugins": recipe.plugins.described}
     for row, source in zip(table["prompts"], recipe.prompts, strict=True):
         row["degradation"] = dataclasses.asdict(source.degradation)  # type: ignore[call-overload]
     return table

@@ -130,12 +130,14 @@ class NanoTrainee:
         return features
 
     def _noise(self, examples: Sequence[Example]) -> Tensor:
-        """Return (B, C, h, w) noise in place of the features of images."""
+        """Return (B, 4C, h, w), noise in place of the features of images; the finer ones are 0."""
         noise = []
         for example in examples:
             rng = keyed_generator("noise", self._recipe.seed, *example.key)
             grid_hw = (extent // STRIDE for extent in example.input_size_hw)
-            noise.append(NOISE * rng.standard_normal((CHANNELS, *grid_hw), np.float32))
+            drawn = rng.standard_normal((CHANNELS, *grid_hw), np.float32)
+            finer = ((0, 3 * CHANNELS), (0, 0), (0, 0))
+            noise.append(np.pad(NOISE * drawn, finer))
         return torch.from_numpy(np.stack(noise)).to(self._model.device)
 
 
