@@ -15,7 +15,6 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.utils.data import DataLoader
 
 from samrobust.datasets.coco import encode_mask
@@ -35,7 +34,7 @@ from samrobust.evaluation.prompts import (
 )
 from samrobust.evaluation.search import search_prompts
 from samrobust.metrics import load_metric
-from samrobust.metrics.overlap import DILATION_RATIO
+from samrobust.metrics.overlap import DILATION_RATIO, packing_shared
 from samrobust.runs.manifest import (
     Detected,
     DetectionRow,
@@ -447,11 +446,9 @@ class _Scorer:
                 n_prompts += len(found.quality) if found.draws.space is None else 0
                 if selector is not None and image is None:  # it shows the photograph as stored
                     selector.add(found.draws, found.masks[MASK_THRESHOLD], found.target)
-                for metric in self._metrics:
-                    masks = found.masks[metric.threshold]
-                    scores.extend(
-                        _scores(sample.sample_id, found.draws, metric, masks, found.target)
-                    )
+                with packing_shared():
+                    for metric in self._metrics:
+                        scores.extend(_scores(sample.sample_id, found, metric))
                 qualities.extend(_qualities(sample.sample_id, found))
             if image is None and self._detections is not None:
                 detected = _detected(predict, drawn, self._detections)
@@ -523,16 +520,16 @@ def _selected(
         yield found.selected
 
 
-def _scores(
-    sample_id: str, draws: Draws, metric: Metric, masks: Tensor, target: Tensor
-) -> list[Score]:
+def _scores(sample_id: str, found: Selected, metric: Metric) -> list[Score]:
+    draws, masks = found.draws, found.masks[metric.threshold]
+
     def score(trial: int, value: float, prompts: str) -> Score:
         where = (sample_id, draws.instance.instance_id, draws.condition.name)
         return Score(*where, trial, metric.name, value, prompts)
 
     if metric.over_trials and len(masks) < 2:
         return []
-    scored = metric.fn(masks, target)
+    scored = metric.fn(masks, found.target)
     wanted = (1,) if metric.over_trials else (len(masks),)
     if tuple(scored.shape) != wanted:
         shape = tuple(scored.shape)

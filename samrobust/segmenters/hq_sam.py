@@ -158,11 +158,29 @@ class HqSam:
             SegmenterError: the embedding is not one of an HQ-SAM, or the base does not take the
                 prompts' logits.
         """
+        tokens, dense = self.embed_prompts(embedding, prompts), self.base.embed_masks(prompts)
+        return self.decode(embedding, tokens, masks=masks, dense=dense)
+
+    def embed_prompts(self, embedding: SamEmbedding, prompts: PromptBatch) -> Tensor:
+        """Return the tokens (N, P, C) of prompts: those of the base."""
+        return self.base.embed_prompts(embedding, prompts)
+
+    def decode(
+        self,
+        embedding: SamEmbedding,
+        tokens: Tensor,
+        *,
+        masks: range = SINGLE,
+        dense: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Return what `logits` does, of tokens (N, P, C); see `Sam.decode`.
+
+        Raises:
+            SegmenterError: the embedding is not one of an HQ-SAM.
+        """
         if not isinstance(embedding, HqEmbedding):
             raise SegmenterError(f"{NAME} needs embeddings of its own, got a SAM's")
         with torch.autocast(self.base.model.device.type, enabled=False):
-            tokens = self.base.embed_prompts(embedding, prompts)
-            dense = self.base.embed_masks(prompts)
             sam, quality, hq = self._decode(
                 embedding.features, embedding.details, tokens, masks=masks, dense=dense
             )

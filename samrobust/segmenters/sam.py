@@ -1,7 +1,8 @@
 """Segment Anything (Kirillov et al. 2023) as a segmenter: one image, many prompts, no state."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -63,6 +64,9 @@ class SamEmbedding:
     features: Tensor
     size_hw: tuple[int, int]
     input_size_hw: tuple[int, int]
+
+
+E = TypeVar("E", bound=SamEmbedding)
 
 
 @dataclass(frozen=True)
@@ -204,15 +208,27 @@ class Sam:
 
         `masks` are the wanted ones of the decoder's four.
 
-        Autocast is off: in bfloat16 a point moves by more than a pixel (docs/sources/performance.md
-        6).
-
         Raises:
             SegmenterError: it takes no mask prompts, or not of this size.
         """
+        tokens, dense = self.embed_prompts(embedding, prompts), self.embed_masks(prompts)
+        return self.decode(embedding, tokens, masks=masks, dense=dense)
+
+    def decode(
+        self,
+        embedding: SamEmbedding,
+        tokens: Tensor,
+        *,
+        masks: range = SINGLE,
+        dense: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Return what `logits` does, of tokens (N, P, C) from `embed_prompts`.
+
+        The embedding may be one that `one_per_prompt` made, unless the decoder is the stock one.
+        `dense` is what `embed_masks` returned. Autocast is off: in bfloat16 a point moves by more
+        than a pixel (docs/sources/performance.md 6).
+        """
         with torch.autocast(self.model.device.type, enabled=False):
-            tokens = self.embed_prompts(embedding, prompts)
-            dense = self.embed_masks(prompts)
             return self._decode(embedding.features, tokens, masks=masks, dense=dense)
 
     def to_masks(
@@ -259,7 +275,11 @@ class Sam:
         return [SamEmbedding(row, *each) for row, each in zip(rows, sizes, strict=True)]
 
     def embed_prompts(self, embedding: SamEmbedding, prompts: PromptBatch) -> Tensor:
-        """Return (N, P, C), the tokens of points and box corners."""
+        """Return (N, P, C), the tokens of points and box corners.
+
+        Autocast is off: in bfloat16 a point moves by more than a pixel (docs/sources/performance.md
+        6).
+        """
         scale = input_scale(embedding.size_hw, embedding.input_size_hw)
         device = self.model.device
         boxes = None
@@ -268,7 +288,8 @@ class Sam:
             boxes = to_device(xyxy, device)
         points = to_device(torch.tensor(prompts.points * scale, dtype=torch.float32), device)
         labels = to_device(torch.tensor(prompts.labels), device)
-        return prompt_tokens(self.model.prompt_encoder, boxes, points, labels)
+        with torch.autocast(device.type, enabled=False):
+            return prompt_tokens(self.model.prompt_encoder, boxes, points, labels)
 
     def embed_masks(self, prompts: PromptBatch) -> Tensor | None:
         """Return (N, C, h, w) of the prompts' logits, None where they have none.
@@ -289,8 +310,31 @@ class Sam:
                 f"{self.info.label} takes logits of {wanted}, got {width}x{height}"
             )
         logits = to_device(torch.tensor(prompts.logits), self.model.device)
-        dense: Tensor = encoder.mask_downscaling(logits[:, None])
+        with torch.autocast(self.model.device.type, enabled=False):
+            dense: Tensor = encoder.mask_downscaling(logits[:, None])
         return dense
+
+
+def one_per_prompt(embeddings: Sequence[E], counts: Sequence[int]) -> E:
+    """Return an embedding whose tensors have a row for each prompt of several images.
+
+    So prompts of several images are decoded together. What depends on the image alone is then
+    computed for each prompt, which gradients of many images are worth.
+
+    Args:
+        embeddings: of one image each; where all are the same one, it is returned as it is.
+        counts: of each image's prompts.
+    """
+    first = embeddings[0]
+    if all(embedding is first for embedding in embeddings):
+        return first
+    rows: dict[str, Any] = {}
+    for name in (field.name for field in fields(first)):
+        tensors = [getattr(embedding, name) for embedding in embeddings]
+        if isinstance(tensors[0], Tensor):
+            repeats = torch.tensor(counts, device=tensors[0].device)
+            rows[name] = torch.cat(tensors).repeat_interleave(repeats, 0, output_size=sum(counts))
+    return replace(first, **rows)
 
 
 def build_sam(options: SegmenterOptions) -> Sam:

@@ -82,7 +82,8 @@ class FastDecoder:
 
     What depends on the image alone is computed once for all prompts; attention between few tokens
     and many image positions projects the tokens instead of the image; upscaling is two matrix
-    products; what the wanted masks do not need is left out.
+    products; what the wanted masks do not need is left out. Features of N rows are those of an
+    image for each prompt.
 
     Weights are read at each call and gradients flow to them. Only the positional encoding of the
     image is kept, which SAM never trains.
