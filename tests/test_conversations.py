@@ -348,5 +348,5 @@ def test_segmenters_without_points_are_refused(tmp_path: Path) -> None:
 
 def test_clicks_are_not_written_as_prompts(tmp_path: Path, dataset: MemoryDataset) -> None:
     protocol = protocol_of(tmp_path, CLICKS)
-    with pytest.raises(ProtocolError, match="talk: where clicks go depends on a segmenter's"):
+    with pytest.raises(ProtocolError, match="has clicks that depend on a segmenter's"):
         list(drawn_rows(dataset, replace(protocol), dataset.ids()))
