@@ -48,7 +48,8 @@ WEIGHT = 0.1
 """Of the log-likelihood of the box."""
 SEARCHES = {
     "search": WorstBox(),
-    "search, as many decodes as 50 steps": WorstBox(draws=17, rounds=4, parents=4, children=2),
+    "search of 50": WorstBox(draws=17, rounds=4, parents=4, children=2),
+    "search of 12": WorstBox(draws=7, rounds=2, parents=1, children=2),
 }
 
 

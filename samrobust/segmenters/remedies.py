@@ -285,7 +285,10 @@ class ElasticBox(_SeesOnce):
         answer = segmenter.predict(seen.embedding, prompts)
         if prompts.boxes is None:
             return answer
-        features = functional.normalize(seen.embedding.features[0].flatten(1), dim=0)  # C x L
+        width = sam.model.mask_decoder.transformer_dim  # channels beyond are of finer features
+        features = functional.normalize(
+            seen.embedding.features[0, :width].flatten(1), dim=0
+        )  # C x L
         grid_hw = seen.embedding.features.shape[-2:]
         inside = _on_grid(answer.masks, seen.embedding.input_size_hw, sam, grid_hw)  # N x L
         mean = functional.normalize(inside @ features.T, dim=1)
