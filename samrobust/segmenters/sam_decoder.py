@@ -367,7 +367,8 @@ def _upscale(upscaling: nn.Sequential, image: Tensor, finer: Tensor) -> Tensor:
     Args:
         upscaling: of a decoder.
         image: (N, L, C).
-        finer: (1, L, 3C), of the pixels after one and two doublings; (1, L, 0) for none.
+        finer: (1, L, 3C), of the pixels after one and two doublings, or (N, L, 3C), of an image for
+            each prompt; (1, L, 0) for none.
     """
     pixels = image
     for module in upscaling:
@@ -375,7 +376,7 @@ def _upscale(upscaling: nn.Sequential, image: Tensor, finer: Tensor) -> Tensor:
             pixels = _double(module, pixels)
             if finer.shape[-1]:
                 width = pixels[0].numel() // image.shape[1]
-                pixels = pixels + finer[..., :width].reshape(1, *pixels.shape[1:])
+                pixels = pixels + finer[..., :width].reshape(len(finer), *pixels.shape[1:])
                 finer = finer[..., width:]
         elif isinstance(module, LayerNorm2d):
             weight, bias = module.weight, module.bias
