@@ -388,8 +388,8 @@ def _upscale(upscaling: nn.Sequential, image: Tensor, finer: Tensor) -> Tensor:
     Args:
         upscaling: of a decoder.
         image: (N, L, C).
-        finer: (1, L, 3C) or (N, L, 3C), of the pixels after one and two doublings; (1, L, 0) for
-            none.
+        finer: (1, L, 3C), of the pixels after one and two doublings, or (N, L, 3C), of an image for
+            each prompt; (1, L, 0) for none.
     """
     pixels = image
     for module in upscaling:
