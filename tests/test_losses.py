@@ -19,10 +19,10 @@ from samrobust.segmenters.stable_sam import StableSam
 from samrobust.training import losses as losses_module
 from samrobust.training.examples import Example
 from samrobust.training.losses import (
+    count_corrections,
     dice_loss,
     draw_points,
     example_losses,
-    count_corrections,
     mask_loss,
     pixel_loss,
     uncertain_points,
