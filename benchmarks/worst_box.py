@@ -49,7 +49,7 @@ WEIGHT = 0.1
 SEARCHES = {
     "search": WorstBox(),
     "search of 50": WorstBox(draws=17, rounds=4, parents=4, children=2),
-    "search of 12": WorstBox(draws=7, rounds=2, parents=1, children=2),
+    "search of 9": WorstBox(draws=6, rounds=1, parents=1, children=2),
 }
 
 
