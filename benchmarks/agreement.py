@@ -52,8 +52,9 @@ FLIPPED, FLIPPED_REDUCED = 1e-3, 5e-2
 """Allowed share of the pixels of masks, likewise."""
 SIZES_HW = ((41, 67), (90, 33), (1, 9), (HEIGHT, WIDTH))
 """Of the masks whose words are compared."""
-SPARE_BYTES = 2**26
-"""Of memory that the check of an out-of-memory leaves; its prompts do not fit in one batch."""
+SPARE_BYTES = {"cpu": 2**24, "cuda": 2**26}
+"""Of memory that the check of an out-of-memory leaves; its prompts do not fit in one batch. Blocks
+of a GPU's memory are larger, and a CPU's process has free ones."""
 MANY_PROMPTS = 512
 """Per forward pass, if memory allows: all of an image."""
 
@@ -262,10 +263,11 @@ def out_of_memory(pair: _Pair, scene: _Scene) -> Found:
     """
     segmenter = pair.there
     segmenter.encode([scene.image])  # what a library needs for itself, it then has
-    with little_memory(segmenter.device.type, SPARE_BYTES):
+    spare = SPARE_BYTES[segmenter.device.type]
+    with little_memory(segmenter.device.type, spare):
         found = scores(pair, scene, LoopOptions(batch_size=MANY_PROMPTS))
     if not found.note:
-        raise RuntimeError(f"{len(scene.prompts)} prompts fit into {SPARE_BYTES >> 20} MiB")
+        raise RuntimeError(f"{len(scene.prompts)} prompts fit into {spare >> 20} MiB")
     return found
 
 
