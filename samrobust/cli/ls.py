@@ -75,7 +75,7 @@ def _print_segmenters(rows: list[tuple[str, str]]) -> None:
 def segmenter_lines(row: SegmenterEntry) -> Iterator[str]:
     """Yield a line for all models of a built-in segmenter, then one line per model."""
     kinds = {"box": "boxes", "points": "points", "mask": "masks"}
-    prompts = " and ".join(kinds[kind] for kind in row.prompts)
+    prompts = ", ".join(kinds[kind] for kind in row.prompts)
     yield f"prompts {prompts}; licence {row.licence}"
     for variant, checkpoint in row.checkpoints.items():
         place = "in" if (cache_folder() / checkpoint.file_name).exists() else "not in"
