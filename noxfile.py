@@ -9,7 +9,7 @@ import nox
 
 nox.needs_version = ">=2025.2.9"
 nox.options.default_venv_backend = "uv|virtualenv"
-nox.options.sessions = ["lint", "types", "tests", "docs", "smoke"]
+nox.options.sessions = ["lint", "types", "tests", "docs", "gpu_dry_run", "smoke"]
 
 PROJECT = nox.project.load_toml("pyproject.toml")
 CODE = ("samrobust", "tests", "benchmarks", "noxfile.py")
@@ -67,6 +67,14 @@ def nightly(session: nox.Session) -> None:
 def docs(session: nox.Session) -> None:
     """Build the documentation; a warning is an error."""
     session.run("mkdocs", "build", "--strict", "--site-dir", str(session.cache_dir / "site"))
+
+
+@check
+def gpu_dry_run(session: nox.Session) -> None:
+    """Run what measures a GPU on the CPU, as small as it goes, so that it never breaks."""
+    out = str(session.cache_dir / "gpu")
+    dry = ("--device", "cpu", "--tiny", "--minutes", "30")
+    session.run("python", "-m", "benchmarks.gpu", *dry, "--out", out)
 
 
 @nox.session

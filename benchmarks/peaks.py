@@ -1,5 +1,6 @@
 """What a device can do at most, measured: products of matrices and copies of memory."""
 
+import resource
 import time
 from collections.abc import Callable
 
@@ -33,6 +34,13 @@ def memory_peak(device: str) -> float:
     target = torch.empty_like(source)
     best = min(_seconds(device, lambda: target.copy_(source)) for _ in range(REPEATS))
     return 2 * COPIED_BYTES / best
+
+
+def peak_gib(device: str) -> float:
+    """Return the most memory that this process has had, in GiB: of the device, or its own."""
+    if device == "cpu":
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    return torch.cuda.max_memory_allocated(device) / 2**30
 
 
 def _seconds(device: str, work: Callable[[], object]) -> float:

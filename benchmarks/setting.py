@@ -8,7 +8,7 @@ from segment_anything.modeling.sam import Sam as SamModel
 
 from benchmarks.photograph import DrawnPhotograph
 from samrobust.protocol import load_protocol, with_trials
-from samrobust.segmenters.nano import NAME, build_sam_nano
+from samrobust.segmenters.nano import CHANNELS, NAME, build_sam_nano
 from samrobust.segmenters.sam import Sam, build_sam
 from samrobust.types import EncoderDtype, EvalProtocol, SegmenterOptions
 
@@ -51,9 +51,11 @@ class Setting:
         return build_sam(replace(options, variant=self.variant, checkpoint=weights))
 
     def stock(self) -> SamModel:
-        """Return the model as segment-anything runs it."""
+        """Return the model as segment-anything runs it: SAM-nano without its finer features."""
         if self.variant == NAME:
-            return build_sam_nano(SegmenterOptions(device=self.device)).model
+            nano = build_sam_nano(SegmenterOptions(device=self.device)).model
+            nano.image_encoder.register_forward_hook(lambda _, __, made: made[:, :CHANNELS])
+            return nano
         build = sam_model_registry[self.variant]
         model: SamModel = build(checkpoint=self.weights)  # type: ignore[no-untyped-call]
         return model.to(self.device)

@@ -59,7 +59,7 @@ def compare(
         raise typer.BadParameter(str(error)) from error
     figures: dict[str, Any] = {
         "torch": torch.__version__,
-        "peaks": _peaks(device, kind),
+        "peaks": peaks_of(device, kind),
         "rows": [],
     }
     with tempfile.TemporaryDirectory() as folder:
@@ -73,25 +73,31 @@ def compare(
             measured: dict[str, list[Figures]] = {"careful": [], "samrobust": []}
             for _ in range(repeats):
                 for way, runs in measured.items():
-                    runs.append(json.loads(_in_a_process(way, setting)))
-            work = json.loads(_in_a_process("work", setting))
-            row = _row(setting, measured, work, figures["peaks"])
+                    runs.append(json.loads(in_a_process(way, setting)))
+            work = json.loads(in_a_process("work", setting))
+            row = row_of(setting, measured, work, figures["peaks"])
             figures["rows"].append(row)
             _print(row)
             if with_profile:
-                print(_in_a_process("operations", setting))
+                print(in_a_process("operations", setting))
     if out is not None:
         out.write_text(json.dumps(figures, indent=2) + "\n")
 
 
-def _peaks(device: str, dtype: EncoderDtype) -> Figures:
+def peaks_of(device: str, dtype: EncoderDtype) -> Figures:
     """Return FLOP/s of products by dtype, and bytes/s of copies."""
     names: list[str] = ["float32", dtype]
     products = {name: matrix_peak(device, getattr(torch, name)) for name in dict.fromkeys(names)}
     return {**products, "copy": memory_peak(device)}
 
 
-def _in_a_process(way: str, setting: Setting) -> str:
+def in_a_process(way: str, setting: Setting, *, seconds: float | None = None) -> str:
+    """Return what `benchmarks.ways` prints.
+
+    Raises:
+        TimeoutExpired: it takes more than so many seconds.
+        CalledProcessError: it fails.
+    """
     settings = {} if way == "careful" else {"OMP_WAIT_POLICY": "PASSIVE"}
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.ways", way, json.dumps(asdict(setting))],
@@ -99,11 +105,12 @@ def _in_a_process(way: str, setting: Setting) -> str:
         stdout=subprocess.PIPE,
         check=True,
         text=True,
+        timeout=seconds,
     )
     return done.stdout
 
 
-def _row(
+def row_of(
     setting: Setting,
     measured: Mapping[str, list[Figures]],
     work: Mapping[str, Figures],
@@ -147,7 +154,16 @@ def _limits(part: str, work: Figures, setting: Setting, peaks: Figures) -> Figur
 
 
 def _print(row: Mapping[str, Any]) -> None:
-    """Print a row of the figures as a table; limits as the share of them that is reached."""
+    """Print a row of the figures."""
+    title, header, rows = table_of(row)
+    print_table(title, header, rows)
+    memory = ", ".join(f"{way} {gib:.2f}" for way, gib in row["peak_gib"].items())
+    print(f"busy {row['busy']:.0%}; peak memory in GiB: {memory}")
+    print(f"drawing a prompt: {1e6 * row['draw_a_prompt']:.0f} us of CPU time")
+
+
+def table_of(row: Mapping[str, Any]) -> tuple[str, list[str], list[list[str]]]:
+    """Return title, header and rows of the figures; limits as the share that is reached."""
     rows = []
     for part, found in row["parts"].items():
         pair = found["samrobust"], found["careful"]
@@ -156,10 +172,7 @@ def _print(row: Mapping[str, Any]) -> None:
         rows.append([part, found["unit"], *rates, f"{found['ratio']:.1f}", *shares])
     title = f"{row['variant']} in {row['dtype']} on {row['device']}, {row['prompts']} prompts"
     header = ["", "unit", "samrobust", "careful", "ratio", "of FLOP limit", "of byte limit"]
-    print_table(title, header, rows)
-    memory = ", ".join(f"{way} {gib:.2f}" for way, gib in row["peak_gib"].items())
-    print(f"busy {row['busy']:.0%}; peak memory in GiB: {memory}")
-    print(f"drawing a prompt: {1e6 * row['draw_a_prompt']:.0f} us of CPU time")
+    return title, header, rows
 
 
 _SHARES = ("of_flop_limit", "of_byte_limit")

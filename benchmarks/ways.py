@@ -2,21 +2,22 @@
 
     python -m benchmarks.ways WAY SETTING
 
-WAY is careful, samrobust, work or operations; SETTING a `benchmarks.setting.Setting` as JSON.
+WAY is careful, batched, re-encoding, samrobust, work or operations; SETTING a
+`benchmarks.setting.Setting` as JSON.
 """
 
 import json
-import resource
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
-import torch
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.careful import careful_loop
-from benchmarks.peaks import settle
+from benchmarks.careful import Loop, batched_loop, careful_loop, re_encoding_loop
+from benchmarks.peaks import peak_gib, settle
 from benchmarks.setting import HEIGHT, WIDTH, Figures, Setting
 from benchmarks.watch import Clock, Tally, watched
 from samrobust.evaluation.loop import Evaluated, Job, LoopOptions, score_images
@@ -28,12 +29,12 @@ from samrobust.types import Dataset, Segmenter
 MOST_OPERATIONS = 15
 
 
-def careful(setting: Setting) -> Figures:
-    """Return seconds of the careful loop, and its peak memory."""
+def theirs(loop: Loop, setting: Setting) -> Figures:
+    """Return seconds of a loop over segment-anything's predictor, and its peak memory."""
     protocol = setting.protocol(setting.trials)
     photographs = setting.photographs(1)
-    found = careful_loop(setting.stock(), photographs, protocol, device=setting.device)
-    return {**found, "peak_gib": _peak_gib(setting.device)}
+    found = loop(setting.stock(), photographs, protocol, device=setting.device)
+    return {**found, "peak_gib": peak_gib(setting.device)}
 
 
 def ours(setting: Setting) -> Figures:
@@ -63,7 +64,7 @@ def ours(setting: Setting) -> Figures:
         "images": setting.images,
         "prompts": n_prompts,
         "busy": busy,
-        "peak_gib": _peak_gib(setting.device),
+        "peak_gib": peak_gib(setting.device),
         "draw_a_prompt": drawing_seconds(setting),
     }
 
@@ -110,7 +111,14 @@ def operations(setting: Setting) -> str:
 
 def main(way: str, setting: str) -> None:
     """Measure one way once, and print it as JSON; the operations as a table."""
-    ways = {"careful": careful, "samrobust": ours, "work": work, "operations": operations}
+    ways: dict[str, Callable[[Setting], Figures | dict[str, Figures] | str]] = {
+        "careful": partial(theirs, careful_loop),
+        "batched": partial(theirs, batched_loop),
+        "re-encoding": partial(theirs, re_encoding_loop),
+        "samrobust": ours,
+        "work": work,
+        "operations": operations,
+    }
     found = ways[way](Setting(**json.loads(setting)))
     print(found if isinstance(found, str) else json.dumps(found))
 
@@ -130,12 +138,6 @@ def _evaluate(segmenter: Segmenter[Any], photographs: Dataset, setting: Setting)
     jobs = [Job(segmenter, protocol, photographs.ids())]
     results = score_images(photographs, jobs, options)
     return sum(result.n_prompts for _, result in results if isinstance(result, Evaluated))
-
-
-def _peak_gib(device: str) -> float:
-    if device == "cpu":
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    return torch.cuda.max_memory_allocated(device) / 2**30
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from samrobust.datasets import DATASETS, GROUPS
 from samrobust.degradations import CORRUPTIONS, DEGRADATIONS, SEARCHES
 from samrobust.degradations.human import median_percentile
 from samrobust.metrics import METRICS
-from samrobust.protocol import load_protocol
+from samrobust.protocol import condition_name, load_protocol
 from samrobust.segmenters import REMEDIES, ROWS
 from samrobust.types import Condition
 
@@ -90,9 +90,9 @@ def _protocols() -> Iterator[str]:
     loaded = [tomllib.loads(path.read_text()) for path in sorted(PROTOCOLS.glob("*.toml"))]
     for protocol in loaded:
         names = ", ".join(
-            f"`{condition.name}`{_percentile(condition)}"
+            f"`{condition_name(condition)}`{_percentile(condition)}"
             for condition in load_protocol(protocol["name"]).conditions
-            if condition.image is None
+            if condition.image is None and (condition.turn is None or condition.turn.is_first)
         )
         if "images" in protocol:
             names += f"; each also on {len(protocol['images'])} corruptions of the image"

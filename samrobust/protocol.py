@@ -12,6 +12,7 @@ from typing import Annotated, Any, TypeVar, get_type_hints
 from msgspec import Meta
 
 from samrobust.degradations import CORRUPTIONS, DEGRADATIONS, SEARCHES
+from samrobust.degradations.clicks import Click
 from samrobust.errors import ProtocolError
 from samrobust.files import convert, errors_at, read_toml, shown
 from samrobust.metrics import METRICS
@@ -23,19 +24,29 @@ from samrobust.types import (
     Detections,
     EvalProtocol,
     ImageCondition,
+    Interaction,
     Recording,
     Reported,
     Search,
     Selection,
+    Turn,
 )
 
 T = TypeVar("T")
 
 RECORDED = "recorded"
 """Kind of the conditions whose prompts are from a file, in place of a degradation's name."""
+CLICK = "click"
+"""Kind of the conditions whose conversation starts with a click."""
 MAX_CONDITIONS = 1_000
 MAX_TRIALS = 1_000
 """Per condition: the masks of all trials of an object are in memory at once."""
+MAX_CLICKS = 20
+"""Of a conversation (RITM, docs/sources/peers.md 1.3)."""
+NOC_AT = (80, 85, 90, 95)
+"""IoU in percent that clicks are counted to."""
+CLICK_METRICS = (*(f"noc-{at}" for at in NOC_AT), *(f"nof-{at}" for at in NOC_AT), "click-auc")
+"""Of whole conversations, by which papers report them; NoF as a fraction of the objects."""
 MAX_PROMPTS = 20_000
 """Per object, over all conditions: the prompts of all objects of an image are in memory at once."""
 
@@ -65,6 +76,7 @@ class _ConditionKeys:
     degradation: str
     trials: Annotated[int, Meta(ge=1, le=MAX_TRIALS)]
     level: float | None = None
+    interaction: Interaction | None = None
 
 
 @dataclass(frozen=True)
@@ -138,7 +150,7 @@ def with_trials(protocol: EvalProtocol, trials: int) -> EvalProtocol:
     if trials > MAX_TRIALS:
         raise ProtocolError(f"trials must be at most {MAX_TRIALS}, got {trials}")
     conditions = tuple(
-        dataclasses.replace(condition, trials=trials if condition.degradation.is_random else 1)
+        dataclasses.replace(condition, trials=trials if condition.is_random else 1)
         for condition in protocol.conditions
     )
     with errors_at(f"protocol {protocol.name}, {trials} trials", ProtocolError):
@@ -149,13 +161,25 @@ def with_trials(protocol: EvalProtocol, trials: int) -> EvalProtocol:
 def with_conditions(protocol: EvalProtocol, names: Sequence[str]) -> EvalProtocol:
     """Return the protocol with only the named conditions, in the protocol's order.
 
+    A conversation is named as in the protocol's file, and comes with all of its conditions.
+
     Raises:
         UnknownNameError: the protocol has no condition of that name.
     """
+    named = [condition_name(condition) for condition in protocol.conditions]
     for name in names:
-        known(name, [condition.name for condition in protocol.conditions], kind="condition")
-    chosen = tuple(condition for condition in protocol.conditions if condition.name in names)
+        known(name, dict.fromkeys(named), kind="condition")
+    chosen = tuple(
+        condition
+        for condition, name in zip(protocol.conditions, named, strict=True)
+        if name in names
+    )
     return dataclasses.replace(protocol, conditions=chosen)
+
+
+def condition_name(condition: Condition) -> str:
+    """Return the name of a condition in the protocol's file; of a turn, its conversation's."""
+    return condition.name if condition.turn is None else condition.turn.conversation
 
 
 def on_stored_images(protocol: EvalProtocol) -> EvalProtocol:
@@ -192,6 +216,7 @@ def describe_protocol(protocol: EvalProtocol) -> dict[str, Any]:
                 "parameters": _parameters(condition.degradation),
                 "trials": condition.trials,
                 "level": condition.level,
+                **({} if condition.turn is None else {"turn": dataclasses.asdict(condition.turn)}),
                 **_describe_image(condition.image),
             }
             for condition in protocol.conditions
@@ -284,14 +309,12 @@ def _with_parameters(registry: Registry[type[T]], kind: str, parameters: Mapping
 def _build(table: Mapping[str, Any]) -> EvalProtocol:
     file = convert(table, _ProtocolFile, where="the protocol")
     conditions = tuple(
-        _condition(row, number, file.trials) for number, row in enumerate(file.conditions, start=1)
+        condition
+        for number, row in enumerate(file.conditions, start=1)
+        for condition in _conditions(row, number, file.trials)
     )
     images = [_image(row, number) for number, row in enumerate(file.images, start=1)]
-    conditions += tuple(
-        dataclasses.replace(condition, name=f"{image.name}/{condition.name}", image=image)
-        for image in images
-        for condition in conditions
-    )
+    conditions += tuple(_on_image(condition, image) for image in images for condition in conditions)
     if len(conditions) > MAX_CONDITIONS:
         raise ValueError(
             f"{len(conditions)} conditions of images and prompts, at most {MAX_CONDITIONS} are "
@@ -310,9 +333,10 @@ def _build(table: Mapping[str, Any]) -> EvalProtocol:
             raise ValueError(f"{key} {shown(twice[0])} is listed twice")
     for row in file.reported:
         known(row.condition, names, kind="condition in reported")
-        known(row.metric, METRICS.names(), kind="metric in reported")
-        if not 0 <= row.value <= 1:
-            raise ValueError(f"a reported value must be in [0, 1], got {row.value}")
+        known(row.metric, (*METRICS.names(), *CLICK_METRICS), kind="metric in reported")
+        most = MAX_CLICKS if row.metric.startswith("noc-") else 1
+        if not 0 <= row.value <= most:
+            raise ValueError(f"a reported value must be in [0, {most}], got {row.value}")
     return EvalProtocol(
         name=file.name,
         version=file.version,
@@ -326,21 +350,78 @@ def _build(table: Mapping[str, Any]) -> EvalProtocol:
     )
 
 
-def _condition(row: Mapping[str, Any], number: int, default_trials: int) -> Condition:
+def _conditions(row: Mapping[str, Any], number: int, default_trials: int) -> list[Condition]:
+    """Return the condition of a TOML table, or one for each turn of its conversation."""
     name = row.get("name")
     where = f"condition {shown(name)}" if name else f"row {number} of 'conditions'"
     if "search" in row:
-        return _searched(row, where=where)
-    keys, degradation = degradation_of_row(
-        {"trials": default_trials, **row}, _ConditionKeys, where=where
-    )
-    return Condition(
-        name=keys.name,
-        degradation=degradation,
-        kind=keys.degradation,
-        trials=keys.trials if degradation.is_random else 1,
-        level=keys.level,
-    )
+        return [_searched(row, where=where)]
+    row = {"trials": default_trials, **row}
+    if "interaction" in row and "degradation" not in row:
+        with errors_at(where):
+            click = click_of(_interaction(row["interaction"]))
+        row |= {"degradation": CLICK, **dataclasses.asdict(click)}
+    keys, degradation = degradation_of_row(row, _ConditionKeys, where=where)
+    condition = Condition(keys.name, degradation, keys.degradation, keys.trials, keys.level)
+    if keys.interaction is None:
+        return [dataclasses.replace(condition, trials=keys.trials if condition.is_random else 1)]
+    with errors_at(where):
+        return _turns(condition, _interaction(row["interaction"]))
+
+
+def _turns(condition: Condition, interaction: Interaction) -> list[Condition]:
+    """Return the conditions of a conversation: one after each click, and before where it can be."""
+    starts_with_click = condition.kind == CLICK
+    if not starts_with_click and condition.degradation.gives != {"box"}:
+        kinds = " and ".join(sorted(condition.degradation.gives))
+        raise ValueError(
+            "an interaction starts with a box, or without a degradation with a click, got "
+            f"'{condition.kind}', which gives {kinds}"
+        )
+    if condition.level is not None:
+        raise ValueError("the level of an interaction is its number of clicks; leave it out")
+    first = int(starts_with_click)
+    turns = [
+        dataclasses.replace(
+            condition,
+            name=f"{condition.name}@{n_clicks}",
+            level=float(n_clicks),
+            turn=Turn(condition.name, n_clicks, n_clicks == first, interaction),
+        )
+        for n_clicks in range(first, interaction.clicks + 1)
+    ]
+    return [
+        dataclasses.replace(turn, trials=turn.trials if turn.is_random else 1) for turn in turns
+    ]
+
+
+def _interaction(table: object) -> Interaction:
+    """Return the checked interaction of a TOML table; numbers stay as the file writes them."""
+    where = "interaction"
+    interaction = convert(table, Interaction, where=where)
+    if not 1 <= interaction.clicks <= MAX_CLICKS:
+        raise ValueError(
+            f"{where}: clicks must be a whole number from 1 to {MAX_CLICKS}, "
+            f"got {interaction.clicks}"
+        )
+    with errors_at(where):
+        click_of(interaction)
+    return interaction
+
+
+def click_of(interaction: Interaction) -> Click:
+    """Return where the clicks of a conversation are placed."""
+    return Click(interaction.policy, interaction.gamma, interaction.group)
+
+
+def _on_image(condition: Condition, image: ImageCondition) -> Condition:
+    """Return a condition, or a turn of a conversation, on a corrupted image."""
+    turn = condition.turn
+    if turn is not None:
+        conversation = f"{image.name}/{turn.conversation}"
+        turn = dataclasses.replace(turn, conversation=conversation)
+    name = f"{image.name}/{condition.name}"
+    return dataclasses.replace(condition, name=name, image=image, turn=turn)
 
 
 def _searched(row: Mapping[str, Any], *, where: str) -> Condition:

@@ -49,7 +49,8 @@ def prompt_hash(prompt: Prompt) -> str:
     """Return a hash of a prompt, 16 hex digits; equal only for bitwise equal prompts."""
     box = b"" if prompt.box is None else prompt.box.astype("<f4").tobytes()
     points = prompt.points.astype("<f4").tobytes() + prompt.labels.astype("<i4").tobytes()
-    return hashlib.sha256(b"box" + box + b"points" + points).hexdigest()[:16]
+    logits = b"" if prompt.logits is None else b"mask" + prompt.logits.astype("<f4").tobytes()
+    return hashlib.sha256(b"box" + box + b"points" + points + logits).hexdigest()[:16]
 
 
 def combined_hash(hashes: Sequence[str]) -> str:

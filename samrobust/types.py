@@ -15,13 +15,18 @@ if TYPE_CHECKING:
 Mask = npt.NDArray[np.bool_]
 Image = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float64]
-PromptKind = Literal["box", "points"]
+PromptKind = Literal["box", "points", "mask"]
 Selection = Literal["single", "best-quality", "oracle"]
 Frame = Literal["longest-side", "squash"]
 Keep = Literal["none", "worst", "all"]
 """Which masks of an evaluation are stored."""
 
+ClickPolicy = Literal["deepest", "sampled", "groups"]
+"""Where a corrective click is placed; see `samrobust.degradations.clicks.Click`."""
+
 FOREGROUND, BACKGROUND = 1, 0
+NO_POINT = -1
+"""Label of what is no point, in a batch whose prompts have different numbers of points."""
 
 
 def _check(name: str, array: npt.NDArray[Any], dtype: type, shape: tuple[int | None, ...]) -> None:
@@ -95,19 +100,23 @@ class Sample:
 
 @dataclass(frozen=True)
 class Prompt:
-    """A prompt for one object: a box, points or both.
+    """A prompt for one object: a box, points or both, and perhaps the answer to an earlier prompt.
 
     Attributes:
         box: (4,) float32 xyxy, inclusive pixel indices, or None.
         points: (K, 2) float32 xy.
         labels: (K,) int32, 1 foreground, 0 background.
+        logits: (h, w) float32 of an earlier answer (`Prediction.logits`), or None.
     """
 
     box: npt.NDArray[np.float32] | None = None
     points: npt.NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 2), np.float32))
     labels: npt.NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, np.int32))
+    logits: npt.NDArray[np.float32] | None = None
 
     def __post_init__(self) -> None:
+        if self.logits is not None:
+            _check("logits", self.logits, np.float32, (None, None))
         if self.box is not None:
             _check("box", self.box, np.float32, (4,))
             if not (self.box[:2] <= self.box[2:]).all():
@@ -128,11 +137,14 @@ class PromptBatch:
         boxes: (N, 4) float32, or None.
         points: (N, K, 2) float32.
         labels: (N, K) int32.
+        logits: (N, h, w) float32 of earlier answers, or None. Only segmenters whose `info.prompts`
+            has "mask" take them.
     """
 
     boxes: npt.NDArray[np.float32] | None
     points: npt.NDArray[np.float32]
     labels: npt.NDArray[np.int32]
+    logits: npt.NDArray[np.float32] | None = None
 
     def __post_init__(self) -> None:
         n = len(self.points)
@@ -140,6 +152,8 @@ class PromptBatch:
             _check("boxes", self.boxes, np.float32, (n, 4))
         _check("points", self.points, np.float32, (n, None, 2))
         _check("labels", self.labels, np.int32, self.points.shape[:2])
+        if self.logits is not None:
+            _check("logits", self.logits, np.float32, (n, None, None))
         if n == 0:
             raise ValueError("a prompt batch needs at least one prompt")
 
@@ -150,42 +164,49 @@ class PromptBatch:
     def __getitem__(self, rows: slice) -> "PromptBatch":
         """Return the prompts of a slice."""
         boxes = None if self.boxes is None else self.boxes[rows]
-        return PromptBatch(boxes, self.points[rows], self.labels[rows])
+        logits = None if self.logits is None else self.logits[rows]
+        return PromptBatch(boxes, self.points[rows], self.labels[rows], logits)
 
     def split(self) -> list[Prompt]:
         """Return the prompts one by one: what `stack` makes a batch of."""
         boxes = [None] * len(self) if self.boxes is None else self.boxes
-        return [Prompt(*each) for each in zip(boxes, self.points, self.labels, strict=True)]
+        logits = [None] * len(self) if self.logits is None else self.logits
+        return [Prompt(*each) for each in zip(boxes, self.points, self.labels, logits, strict=True)]
 
     @property
-    def structure(self) -> tuple[bool, int]:
-        """Return (has boxes, K); batches with the same structure can be joined."""
-        return self.boxes is not None, self.points.shape[1]
+    def structure(self) -> tuple[bool, int, bool]:
+        """Return (has boxes, K, has logits); batches with the same structure can be joined."""
+        return self.boxes is not None, self.points.shape[1], self.logits is not None
 
     @classmethod
     def stack(cls, prompts: Sequence[Prompt]) -> "PromptBatch":
         """Return prompts of the same structure as a batch, in their order.
 
         Raises:
-            ValueError: only some have a box, or they differ in K.
+            ValueError: only some have a box or logits, or they differ in K.
         """
         boxes = [prompt.box for prompt in prompts if prompt.box is not None]
-        if len(boxes) not in (0, len(prompts)) or len({len(p.points) for p in prompts}) != 1:
+        logits = [prompt.logits for prompt in prompts if prompt.logits is not None]
+        some = {len(boxes), len(logits)} - {0, len(prompts)}
+        if some or len({len(p.points) for p in prompts}) != 1:
             raise ValueError("prompts of one batch must share a structure")
         return cls(
             np.stack(boxes) if boxes else None,
             np.stack([prompt.points for prompt in prompts]),
             np.stack([prompt.labels for prompt in prompts]),
+            np.stack(logits) if logits else None,
         )
 
     @classmethod
     def join(cls, batches: Sequence["PromptBatch"]) -> "PromptBatch":
         """Return batches of the same structure as one batch, in their order."""
         boxes = [batch.boxes for batch in batches if batch.boxes is not None]
+        logits = [batch.logits for batch in batches if batch.logits is not None]
         return cls(
             np.concatenate(boxes) if boxes else None,
             np.concatenate([batch.points for batch in batches]),
             np.concatenate([batch.labels for batch in batches]),
+            np.concatenate(logits) if logits else None,
         )
 
 
@@ -198,10 +219,13 @@ class Prediction:
         quality: (N, M) float32, the model's estimate of each candidate's IoU; 0 if a model has no
             such estimate (M must then be 1), NaN if its logits are not finite (an evaluation then
             fails on this image).
+        logits: (N, M, h, w) float32 in the segmenter's own frame and size, which later prompts of
+            the same image may hold; None from a segmenter that takes none.
     """
 
     masks: "torch.Tensor"
     quality: "torch.Tensor"
+    logits: "torch.Tensor | None" = None
 
     def __post_init__(self) -> None:
         if self.masks.ndim != 4 or self.quality.shape != self.masks.shape[:2]:
@@ -209,6 +233,9 @@ class Prediction:
                 f"masks must be (N, M, H, W) and quality (N, M), got shapes "
                 f"{tuple(self.masks.shape)} and {tuple(self.quality.shape)}"
             )
+        logits = self.logits
+        if logits is not None and (logits.ndim != 4 or logits.shape[:2] != self.quality.shape):
+            raise ValueError(f"logits must be (N, M, h, w), got shape {tuple(logits.shape)}")
 
 
 @dataclass(frozen=True)
@@ -217,7 +244,7 @@ class SegmenterInfo:
 
     Attributes:
         name: as registered ("sam").
-        prompts: kinds of prompt that it accepts.
+        prompts: kinds of prompt that it accepts; "mask" stands for logits of an earlier answer.
         variant: of the model ("vit_b"), "" if there is only one.
         frame: how images are resized for the model, None if it works on the original image.
         dtype: of the image encoder.
@@ -645,6 +672,45 @@ class Metric:
 
 
 @dataclass(frozen=True)
+class Interaction:
+    """How a conversation about an object goes on: one click after the other corrects the answer.
+
+    Attributes:
+        policy: where clicks are placed.
+        gamma: see `samrobust.degradations.clicks.Click`.
+        group: likewise.
+        clicks: their number, the first one counted where the conversation starts with a click.
+        feedback: whether a segmenter that takes mask prompts gets the logits of its last answer.
+        first: which candidate of the first answer counts; None for the protocol's selection, by
+            which all later answers go.
+    """
+
+    policy: ClickPolicy = "deepest"
+    gamma: float = 1.0
+    group: int = 0
+    clicks: int = 20
+    feedback: bool = True
+    first: Selection | None = None
+
+
+@dataclass(frozen=True)
+class Turn:
+    """The place of a condition in a conversation, of which each answer is a condition.
+
+    Attributes:
+        conversation: name of the condition in the protocol file.
+        n_clicks: that were made so far; 0 for a box alone.
+        is_first: whether its prompt is that of the degradation.
+        interaction: how the conversation goes on.
+    """
+
+    conversation: str
+    n_clicks: int
+    is_first: bool
+    interaction: Interaction
+
+
+@dataclass(frozen=True)
 class ImageCondition:
     """One row of a protocol's images: a corruption.
 
@@ -672,6 +738,7 @@ class Condition:
         trials: prompts per object; 1 if the degradation is not random, and the most that an object
             has if they were recorded.
         level: position on the axis of a plot (noise level, number of points), None for none.
+        turn: its place in a conversation, None outside of one.
         image: how the image is corrupted, None for the image as it is stored.
     """
 
@@ -680,7 +747,21 @@ class Condition:
     kind: str
     trials: int
     level: float | None = None
+    turn: Turn | None = None
     image: ImageCondition | None = None
+
+    @property
+    def is_random(self) -> bool:
+        """Return whether two trials can differ."""
+        clicks_at_random = self.turn is not None and self.turn.interaction.policy != "deepest"
+        return self.degradation.is_random or clicks_at_random
+
+    @property
+    def gives(self) -> frozenset[PromptKind]:
+        """Return the kinds of prompt that a segmenter must accept."""
+        if self.turn is None:
+            return self.degradation.gives
+        return self.degradation.gives | {"points"}
 
 
 @dataclass(frozen=True)
@@ -691,8 +772,9 @@ class Reported:
         segmenter: as the paper names it.
         dataset: data set or group that it was measured on.
         condition: condition of the protocol that corresponds to it.
-        metric: "iou", "boundary-iou" or "stability".
-        value: in [0, 1].
+        metric: "iou", "boundary-iou" or "stability"; of a conversation, with the condition of its
+            last click, also those of `samrobust.protocol.CLICK_METRICS`.
+        value: in [0, 1], or a number of clicks.
         source: paper and table.
     """
 

@@ -1,13 +1,16 @@
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from samrobust.degradations.clicks import Click
+from samrobust.errors import RecipeError
 from samrobust.training.examples import Example
-from samrobust.training.losses import is_corrected, with_corrections
-from samrobust.training.recipe import Recipe
+from samrobust.training.losses import count_corrections, with_corrections
+from samrobust.training.recipe import CorrectiveClicks, Recipe, describe_recipe, load_recipe
 from samrobust.types import BACKGROUND, FOREGROUND, PromptBatch
 from tests.conftest import blobs
 from tests.trainings import tiny_recipe
@@ -88,7 +91,7 @@ def test_the_prompts_themselves_stay() -> None:
     for boxes in (True, False):
         given = example(*FRAMES[0], boxes=boxes)
         found = corrected(given, wrong_logits(given))
-        assert found.structure == (boxes, 3)
+        assert found.structure == (boxes, 3, False)
         np.testing.assert_array_equal(found.points[:, :2], given.prompts[0].points)
         np.testing.assert_array_equal(found.labels[:, :2], given.prompts[0].labels)
         if boxes:
@@ -148,7 +151,7 @@ def test_where_masks_are_four_times_as_coarse_the_point_is_in_its_place_too() ->
 
 def _share(recipe: Recipe, corrections: float) -> float:
     chosen = replace(recipe, corrections=corrections)
-    return float(np.mean([is_corrected(chosen, step) for step in range(2000)]))
+    return float(np.mean([count_corrections(chosen, step) for step in range(2000)]))
 
 
 def test_the_share_of_corrected_steps_is_that_of_the_recipe() -> None:
@@ -156,3 +159,39 @@ def test_the_share_of_corrected_steps_is_that_of_the_recipe() -> None:
     assert _share(recipe, 0.0) == 0
     assert _share(recipe, 1.0) == 1
     assert _share(recipe, 0.3) == pytest.approx(0.3, abs=0.04)
+
+
+@pytest.mark.parametrize(("size_hw", "input_hw"), FRAMES)
+def test_clicks_go_where_a_conversation_puts_them(
+    size_hw: tuple[int, int], input_hw: tuple[int, int]
+) -> None:
+    given = example(size_hw, input_hw)
+    logits, rng = wrong_logits(given), np.random.default_rng(0)
+    height, width = (-(-extent // 2) for extent in input_hw)
+    prompts = given.prompts[0]
+    clicked: list[list[int]] = [[] for _ in range(4)]
+    for _ in range(3):
+        prompts = with_corrections(given, prompts, logits, rng, Click())
+        for n, (y, x) in enumerate(places(given, prompts)):
+            target = given.targets[n, :height, :width].numpy()
+            answer = (logits[n, :height, :width] > 0).numpy()
+            before = (prompts.points[n, :2] + 0.5) * np.array(input_hw[::-1]) / size_hw[::-1] / 2
+            at_first = [int(v) * width + int(u) for u, v in np.floor(before)]
+            wanted = Click().correct(target, answer, [*at_first, *clicked[n]], rng)
+            assert wanted == (y * width + x, int(prompts.labels[n, -1]))
+            clicked[n].append(y * width + x)
+
+
+def test_a_recipe_says_how_many_clicks_there_are_at_most(tmp_path: Path) -> None:
+    file = tmp_path / "clicks.toml"
+    file.write_text('corrections = 0.5\n[clicks]\nmost = 3\npolicy = "sampled"\ngamma = 2.0\n')
+    recipe = load_recipe("robust", str(file))
+    assert recipe.clicks == CorrectiveClicks(3, "sampled", 2.0)
+    counts = [count_corrections(recipe, step) for step in range(2000)]
+    shares = np.bincount(counts) / len(counts)
+    assert shares == pytest.approx([0.5, 1 / 6, 1 / 6, 1 / 6], abs=0.04)
+    assert describe_recipe(recipe)["clicks"] == {"most": 3, "policy": "sampled", "gamma": 2.0}
+    assert "clicks" not in describe_recipe(load_recipe("robust"))
+    file.write_text("[clicks]\ngamma = 2.0\n")
+    with pytest.raises(RecipeError, match="policy 'deepest' has no gamma"):
+        load_recipe("robust", str(file))

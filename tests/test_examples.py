@@ -108,7 +108,7 @@ def test_prompts_lie_inside_the_crop(drawn: list[Example]) -> None:
         for xy in points:
             assert (xy >= 0).all()
             assert (xy <= last_xy).all()
-    assert structures == {(True, 0), (False, 3)}
+    assert structures == {(True, 0, False), (False, 3, False)}
 
 
 def test_the_box_of_a_target_is_the_box_of_its_prompt() -> None:

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -203,6 +204,34 @@ def test_masks_are_those_of_the_library(
     assert 0.02 < sum(areas) / len(areas) < 0.98  # or the comparison would say nothing
 
 
+@pytest.mark.parametrize("family", FOLDERS)
+def test_masks_that_are_fed_back_are_those_of_the_library_one_by_one(
+    folders: dict[str, Path], family: str
+) -> None:
+    image = random_image(SIZE_HW)
+    segmenter = build_transformers(SegmenterOptions(checkpoint=folders[family]))
+    with torch.inference_mode():
+        (embedding,) = segmenter.encode([image])
+    for boxes, n_points in STRUCTURES:
+        plain = random_prompts(SIZE_HW, 3, n_points, boxes=boxes)
+        with torch.inference_mode():
+            first = segmenter.predict(embedding, plain)
+            assert first.logits is not None
+            fed = replace(plain, logits=first.logits[:, 0].numpy())
+            found = segmenter.predict(embedding, fed)
+        assert not torch.equal(found.masks, first.masks)
+        for n in range(3):
+            masks, _ = by_library(
+                family,
+                folders[family],
+                image,
+                plain[n : n + 1],
+                multimask_output=False,
+                input_masks=first.logits[n : n + 1],
+            )
+            assert (found.masks[n] != masks[0]).double().mean() < 1e-3
+
+
 def test_it_says_what_it_is(folders: dict[str, Path]) -> None:
     infos = {
         family: build_transformers(SegmenterOptions(checkpoint=folder)).info
@@ -211,7 +240,7 @@ def test_it_says_what_it_is(folders: dict[str, Path]) -> None:
     assert {family: info.label for family, info in infos.items()} == {
         family: f"transformers {family}" for family in FOLDERS
     }
-    assert all(info.prompts == {"box", "points"} for info in infos.values())
+    assert all(info.prompts == {"box", "points", "mask"} for info in infos.values())
     assert [info.frame for info in infos.values()] == ["longest-side", "longest-side", None]
     assert len({info.checkpoint_sha256 for info in infos.values()}) == 3
     assert infos["sam_hq"].settings["output"] == "sum"

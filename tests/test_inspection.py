@@ -187,4 +187,4 @@ def test_bad_input_of_the_draw_commands_is_one_line(shell: Shell) -> None:
     message = shell.refuses("draw", "reading", *scenes, "--checkpoint", "none.safetensors")
     assert message == "none.safetensors: there is no such checkpoint"
     message = shell.refuses("draw", "reading", *scenes, "--layer", "4")
-    assert message == "stable-sam: has no plugin at layer 4; its plugins are at 1, 2, 3"
+    assert message == "stable-sam: has no plugin at layer 4; its plugins are at 2"

@@ -3,13 +3,36 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.ops import sigmoid_focal_loss
 
+from samrobust.seeding import keyed_generator
+from samrobust.segmenters.hq_modules import untrained_parts
+from samrobust.segmenters.hq_sam import HqSam
+from samrobust.segmenters.nano import CHANNELS, MASK_STRIDE, SIDE, build_sam_nano
+from samrobust.segmenters.plugin_settings import PluginSettings
+from samrobust.segmenters.sam import Sam, SamEmbedding
+from samrobust.segmenters.sam_decoder import ALL_MASKS, SINGLE
+from samrobust.segmenters.stable_plugins import Plugins
+from samrobust.segmenters.stable_sam import StableSam
 from samrobust.training import losses as losses_module
-from samrobust.training.losses import dice_loss, mask_loss, pixel_loss, uncertain_points
-from samrobust.training.recipe import LossWeights
+from samrobust.training.examples import Example
+from samrobust.training.losses import (
+    count_corrections,
+    dice_loss,
+    draw_points,
+    example_losses,
+    mask_loss,
+    pixel_loss,
+    uncertain_points,
+    with_corrections,
+)
+from samrobust.training.recipe import LossWeights, Recipe
+from samrobust.types import SegmenterOptions
+from tests.conftest import blobs
+from tests.sam_weights import random_prompts
+from tests.trainings import tiny_recipe
 
 SIZE_HW = (21, 34)
 
@@ -26,9 +49,12 @@ def made(n: int = 3, *, masks: int = 4) -> tuple[Tensor, Tensor, Tensor]:
 def prompt_losses(
     logits: Tensor, quality: Tensor, targets: Tensor, weights: LossWeights, seed: int = 0
 ) -> dict[str, Tensor]:
-    """Return the losses with points of a seed."""
-    rng = np.random.default_rng(seed)
-    return losses_module.prompt_losses(logits, quality, targets, weights, rng)
+    """Return the losses, with points of a seed where they are compared at some positions."""
+    points = None
+    if weights.sampled:
+        drawn = draw_points(targets.shape[1:], weights.sampled, np.random.default_rng(seed))
+        points = drawn.expand(len(targets), -1, -1)
+    return losses_module.prompt_losses(logits, quality, targets, weights, points)
 
 
 def test_dice_is_that_of_plain_sums() -> None:
@@ -178,7 +204,8 @@ def test_what_has_no_weight_is_left_out() -> None:
 
 def test_points_lie_where_the_mask_is_unsure_and_a_quarter_anywhere() -> None:
     x = torch.linspace(-20, 20, 64).expand(1, 1, 48, 64)  # sure but for the middle columns
-    points = uncertain_points(x, 0.5, np.random.default_rng(0))
+    drawn = draw_points((48, 64), 0.5, np.random.default_rng(0))
+    points = uncertain_points(x, drawn[None])
     assert points.shape == (1, 1, 24**2, 2)
     assert points.abs().max() <= 1
     unsure, sure = points[0, 0, :432, 0].abs(), points[0, 0, 432:, 0].abs()
@@ -213,3 +240,110 @@ def test_a_sampled_loss_teaches_masks_of_odd_sides_and_repeats() -> None:
     assert logits.grad is not None
     assert bool(logits.grad[:, 0].any())
     assert bool(logits.grad.isfinite().all())
+
+
+def one_by_one(
+    segmenter: Sam | StableSam | HqSam, embedded: list[tuple[Example, SamEmbedding]], recipe: Recipe
+) -> dict[str, Tensor]:
+    """Return the mean losses by a call of the decoder for each image, kind of prompts and round."""
+    masks = ALL_MASKS if recipe.loss.candidate or recipe.loss.quality else SINGLE
+    found: list[dict[str, Tensor]] = []
+    for example, embedding in embedded:
+        points_rng = keyed_generator("points", recipe.seed, *example.key)
+        correct_rng = keyed_generator("correct", recipe.seed, *example.key)
+        for kind in example.prompts:
+            prompts = kind
+            for corrections_left in (1, 0):
+                points = None
+                if recipe.loss.sampled:
+                    size_hw = example.targets.shape[1:]
+                    drawn = draw_points(size_hw, recipe.loss.sampled, points_rng)
+                    points = drawn.expand(len(prompts), -1, -1)
+                logits, quality = segmenter.logits(embedding, prompts, masks=masks)
+                losses = losses_module.prompt_losses(
+                    logits, quality, example.targets, recipe.loss, points
+                )
+                found.append({name: loss.mean() for name, loss in losses.items()})
+                if corrections_left:
+                    answer = logits[:, 0].detach()
+                    prompts = with_corrections(example, prompts, answer, correct_rng)
+    return {name: torch.stack([each[name] for each in found]).mean() for name in found[0]}
+
+
+@pytest.mark.parametrize(
+    ("model", "sampled"),
+    [
+        ("sam-nano", 0.0),
+        ("sam-nano", 0.25),
+        ("stable-sam", 0.25),
+        ("stable-sam at layer 1", 0.0),
+        ("hq-sam", 0.25),
+    ],
+)
+def test_images_decoded_together_have_the_losses_and_gradients_of_one_by_one(
+    model: str, sampled: float
+) -> None:
+    base = build_sam_nano(SegmenterOptions())
+    segmenter: Sam | StableSam | HqSam = base
+    learned: nn.Module = base.model.mask_decoder
+    torch.manual_seed(0)
+    weights = LossWeights(sampled=sampled)
+    if model.startswith("stable-sam"):
+        layers = (1, 2) if model.endswith("1") else (2,)
+        learned = plugins = Plugins(CHANNELS, PluginSettings(layers=layers))
+        for parameter in plugins.parameters():
+            nn.init.normal_(parameter, std=0.1)
+        segmenter = StableSam(base, plugins)
+    elif model == "hq-sam":
+        weights = replace(weights, candidate=0.0, quality=0.0)
+        learned = parts = untrained_parts(base.model)
+        segmenter = HqSam(base, parts)
+    learned.requires_grad_(True)
+    recipe = replace(tiny_recipe(), loss=weights, corrections=1.0)
+    embedded = _three_examples(segmenter)
+    assert count_corrections(recipe, embedded[0][0].key[0])
+    losses: list[dict[str, Tensor]] = []
+    gradients: list[Tensor] = []
+    for way in (one_by_one, example_losses):
+        learned.zero_grad()
+        losses.append(way(segmenter, embedded, recipe))
+        torch.stack(list(losses[-1].values())).sum().backward()  # type: ignore[no-untyped-call]
+        of_each = [torch.zeros_like(x) if x.grad is None else x.grad for x in learned.parameters()]
+        gradients.append(torch.cat([gradient.flatten() for gradient in of_each]))
+    assert losses[0].keys() == losses[1].keys()
+    for name, loss in losses[0].items():
+        torch.testing.assert_close(losses[1][name], loss, rtol=2e-5, atol=1e-6)
+    apart = (gradients[1] - gradients[0]).norm() / gradients[0].norm()
+    assert gradients[0].norm() > 0
+    assert apart < 1e-3
+
+
+@torch.no_grad()
+def _three_examples(segmenter: Sam | StableSam | HqSam) -> list[tuple[Example, SamEmbedding]]:
+    """Return images of odd shapes, of one to three objects, with boxes, points and both."""
+    side = SIDE // MASK_STRIDE
+    examples = []
+    for slot, (size_hw, n) in enumerate([((61, 133), 3), ((119, 47), 1), ((75, 75), 2)]):
+        rng = np.random.default_rng(slot)
+        image = rng.integers(0, 256, (*size_hw, 3), dtype=np.uint8)
+        embedding = segmenter.encode([image])[0]
+        kinds = tuple(
+            random_prompts(size_hw, n, points, boxes=boxes)
+            for points, boxes in [(0, True), (1, False), (1 + slot, True)]
+        )
+        targets = torch.zeros(n, side, side, dtype=torch.bool)
+        height, width = (extent // MASK_STRIDE for extent in embedding.input_size_hw)
+        for target in targets:
+            target[:height, :width] = torch.from_numpy(blobs(rng, (height, width)))
+        example = Example(
+            torch.zeros(3, *embedding.input_size_hw, dtype=torch.uint8),
+            size_hw,
+            embedding.input_size_hw,
+            kinds,
+            targets,
+            MASK_STRIDE,
+            (5, slot),
+            str(slot),
+        )
+        examples.append((example, embedding))
+    return examples

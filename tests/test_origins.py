@@ -104,7 +104,7 @@ def test_lines_say_what_is_in_the_cache(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path))
     (tmp_path / "sam_hq_vit_l.pth").touch()
     lines = list(segmenter_lines(ROWS["hq-sam"]))
-    assert lines[0] == "prompts boxes and points; licence Apache-2.0"
+    assert lines[0] == "prompts boxes, points, masks; licence Apache-2.0"
     assert lines[1].startswith(
         "vit_b 94.8 M parameters; sam_hq_vit_b.pth, 379 MB, not in the cache; trained on SA-1B, "
     )
@@ -113,7 +113,7 @@ def test_lines_say_what_is_in_the_cache(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_lines_of_packaged_files_are_read_from_them() -> None:
     _, line = segmenter_lines(ROWS["stable-sam"])
-    assert line.startswith("67,839 parameters; stable-sam.safetensors, ")
+    assert line.startswith("22,613 parameters; stable-sam.safetensors, ")
     assert "scenes" in line
 
 

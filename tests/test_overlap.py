@@ -5,7 +5,9 @@ import pytest
 import torch
 from pycocotools import mask as rle
 
+from samrobust.metrics import METRICS, load_metric, overlap
 from samrobust.metrics.bits import (
+    Words,
     count_bits,
     count_with_torch,
     erode_bits,
@@ -13,7 +15,7 @@ from samrobust.metrics.bits import (
     pack_with_numpy,
     pack_with_torch,
 )
-from samrobust.metrics.overlap import boundary_iou, boundary_width, iou
+from samrobust.metrics.overlap import boundary_iou, boundary_width, iou, packing_shared
 from samrobust.types import Mask
 from tests.conftest import blobs
 
@@ -105,3 +107,27 @@ def test_empty_cases_are_one_and_zero() -> None:
 def test_the_band_is_two_percent_of_the_diagonal_and_at_least_a_pixel() -> None:
     sizes = [(512, 512), (1024, 1024), (2160, 3840), (3000, 4000), (2, 2)]
     assert [boundary_width(*size) for size in sizes] == [14, 29, 88, 100, 1]
+
+
+def test_metrics_that_share_packed_masks_score_the_same_and_pack_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    packed = []
+
+    def counted(masks: torch.Tensor, *, margin: int) -> Words:
+        packed.append(masks)
+        return pack_masks(masks, margin=margin)
+
+    monkeypatch.setattr(overlap, "pack_masks", counted)
+    masks = torch.from_numpy(_masks((90, 133), 4))
+    pairs = [(masks[:4], masks[0]), (masks[2:], masks[0]), (masks[:4], masks[3])]
+    metrics = [load_metric(name).fn for name in METRICS.names()]
+    alone = [[fn(*pair).tolist() for fn in metrics] for pair in pairs]
+    assert len(packed) == 2 * len(pairs) * len(metrics)
+    packed.clear()
+    with packing_shared():
+        assert [[fn(*pair).tolist() for fn in metrics] for pair in pairs] == alone
+        assert [[fn(*pair).tolist() for fn in metrics] for pair in pairs] == alone
+    assert len(packed) == 2 * len(pairs)
+    iou(*pairs[0])
+    assert len(packed) == 2 * len(pairs) + 2

@@ -54,6 +54,9 @@ def test_packaged_protocols_are_what_they_are_called() -> None:
         "stable-sam-table": 1 + 4 * 20,
         "hq-sam-noise": 1 + 2 * 20,
         "corruption-grid": 46 * (1 + 3 * 4),
+        "clicks": 20,
+        "click-groups": 10 * 20,
+        "clicks-from-noisy-box": 11 * (1 + 3 + 3),
     }
     assert set(packaged_protocols()) == set(expected)
     for name, n_prompts in expected.items():

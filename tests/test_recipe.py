@@ -9,6 +9,7 @@ import pytest
 from samrobust.errors import RecipeError, UnknownNameError
 from samrobust.training.models import TRAINEES, default_recipe
 from samrobust.training.recipe import (
+    CorrectiveClicks,
     LossWeights,
     Phase,
     Recipe,
@@ -320,7 +321,9 @@ def test_the_hash_does_not_change_with_how_a_file_is_written(tmp_path: Path) -> 
 def test_a_described_recipe_is_json_and_says_all() -> None:
     recipe = tiny_recipe()
     described = json.loads(json.dumps(describe_recipe(recipe)))
-    assert set(described) == {field.name for field in dataclasses.fields(recipe)}
+    assert {*described, "clicks"} == {field.name for field in dataclasses.fields(recipe)}
+    with_clicks = describe_recipe(dataclasses.replace(recipe, clicks=CorrectiveClicks()))
+    assert set(with_clicks) == {*described, "clicks"}
     assert described["prompts"][0] == {
         "weight": 2,
         "kind": "box-noise",

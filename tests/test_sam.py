@@ -256,7 +256,7 @@ def test_an_overflow_is_an_error_and_not_a_mask(image: Image) -> None:
 
 
 def test_info_says_what_can_change_a_score(fast: Sam, stock: Sam) -> None:
-    assert fast.info.prompts == {"box", "points"}
+    assert fast.info.prompts == {"box", "points", "mask"}
     assert fast.info.multimask
     assert fast.info.frame == "longest-side"
     assert fast.info.settings == {

@@ -125,7 +125,7 @@ def test_the_name_says_what_it_is_and_changes_with_all_that_can_change_a_number(
     same = replace(MANIFEST, command="again", created="later", reported=[{"value": 1}])
     assert run_name(same) == name
     changes: list[dict[str, Any]] = [
-        {"protocol": {"name": "noisy-box", "sha256": "q"}},
+        {"protocol": {**MANIFEST.protocol, "sha256": "q"}},
         {"limit": 3},
         {"trials": 3},
         {"device": "cuda"},

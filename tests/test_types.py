@@ -50,7 +50,7 @@ def test_a_prompt_is_neither_empty_nor_inverted_nor_mislabelled() -> None:
 def test_prompts_of_one_structure_stack_and_others_do_not() -> None:
     point = Prompt(points=np.zeros((1, 2), np.float32), labels=np.ones(1, np.int32))
     batch = PromptBatch.stack([Prompt(box=BOX), Prompt(box=BOX + 1)])
-    assert batch.structure == (True, 0)
+    assert batch.structure == (True, 0, False)
     assert len(PromptBatch.join([batch, batch[1:]])) == 3
     with pytest.raises(ValueError, match="must share a structure"):
         PromptBatch.stack([Prompt(box=BOX), point])

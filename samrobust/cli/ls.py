@@ -74,8 +74,8 @@ def _print_segmenters(rows: list[tuple[str, str]]) -> None:
 
 def segmenter_lines(row: SegmenterEntry) -> Iterator[str]:
     """Yield a line for all models of a built-in segmenter, then one line per model."""
-    kinds = {"box": "boxes", "points": "points"}
-    prompts = " and ".join(kinds[kind] for kind in row.prompts)
+    kinds = {"box": "boxes", "points": "points", "mask": "masks"}
+    prompts = ", ".join(kinds[kind] for kind in row.prompts)
     yield f"prompts {prompts}; licence {row.licence}"
     for variant, checkpoint in row.checkpoints.items():
         place = "in" if (cache_folder() / checkpoint.file_name).exists() else "not in"
@@ -169,14 +169,18 @@ def _protocol_row(name: str) -> tuple[str, str]:
 
     protocol = load_protocol(name)
     prompts = sum(condition.trials for condition in protocol.conditions)
-    found = [median_percentile(condition.degradation) for condition in protocol.conditions]
+    found = [
+        median_percentile(condition.degradation)
+        for condition in protocol.conditions
+        if condition.turn is None or condition.turn.is_first
+    ]
     percentiles = [f"{value:.0f}" for value in found if value is not None]
     human = f"; median boxes at human percentiles {', '.join(percentiles)}" if percentiles else ""
     searches = [
         each.degradation for each in protocol.conditions if isinstance(each.degradation, Search)
     ]
     asked = f", searched among {max(each.n_asked for each in searches)}" if searches else ""
-    gives = {kind for condition in protocol.conditions for kind in condition.degradation.gives}
+    gives = {kind for condition in protocol.conditions for kind in condition.gives}
     return name, (
         f"{protocol.summary}; {len(protocol.conditions)} conditions, {prompts} prompts an object"
         f"{asked} ({', '.join(sorted(gives))}){human}"

@@ -62,6 +62,10 @@ DEGRADATION_ENTRIES = {
         "points inside the mask near its contour; count, band, background",
         axes={"count": "points near the border"},
     ),
+    "click": DegradationEntry(
+        "samrobust.degradations.clicks:Click",
+        "the first click of a simulated user; policy, gamma, group",
+    ),
     "part-box": DegradationEntry(
         "samrobust.degradations.parts:PartBox",
         "exact box of a random part of the object; side",

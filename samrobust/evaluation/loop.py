@@ -15,12 +15,12 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.utils.data import DataLoader
 
 from samrobust.datasets.coco import encode_mask
 from samrobust.datasets.folder import targets_of
 from samrobust.errors import DatasetError, NoObjectError, ProtocolError, SegmenterError
+from samrobust.evaluation.conversations import converse
 from samrobust.evaluation.mask_selection import MaskSelector
 from samrobust.evaluation.predictor import Predictor, Selected
 from samrobust.evaluation.prompts import (
@@ -34,7 +34,7 @@ from samrobust.evaluation.prompts import (
 )
 from samrobust.evaluation.search import search_prompts
 from samrobust.metrics import load_metric
-from samrobust.metrics.overlap import DILATION_RATIO
+from samrobust.metrics.overlap import DILATION_RATIO, packing_shared
 from samrobust.runs.manifest import (
     Detected,
     DetectionRow,
@@ -173,7 +173,7 @@ def check_can_run(info: SegmenterInfo, protocol: EvalProtocol) -> None:
             "are single and best-quality"
         )
     for condition in protocol.conditions:
-        missing = condition.degradation.gives - info.prompts
+        missing = condition.gives - info.prompts
         if missing:
             raise SegmenterError(
                 f"protocol {protocol.name}: condition '{condition.name}' gives "
@@ -365,6 +365,8 @@ class _Scorer:
     def __init__(self, job: Job, options: LoopOptions, dataset_key: str) -> None:
         self._segmenter = job.segmenter
         self._selection = job.protocol.selection
+        self._conditions = job.protocol.conditions
+        self._takes_masks = "mask" in job.segmenter.info.prompts
         self._key = job.protocol.seed, dataset_key
         self._detections = detections_of(job.protocol)
         metrics = [load_metric(name) for name in job.protocol.metrics]
@@ -430,7 +432,7 @@ class _Scorer:
         scores: list[Score] = []
         qualities: list[QualityRow] = []
         searches: list[SearchRow] = []
-        detected = None
+        n_prompts, detected = 0, None
         for image, group in _by_image(draws):
             predict = Predictor(
                 self._segmenter,
@@ -440,14 +442,13 @@ class _Scorer:
                 void=sample.void,
                 thresholds=self._thresholds,
             )
-            for found in _selected(predict, sample.sample_id, group, searches):
+            for found in self._answers(predict, sample.sample_id, group, searches):
+                n_prompts += len(found.quality) if found.draws.space is None else 0
                 if selector is not None and image is None:  # it shows the photograph as stored
                     selector.add(found.draws, found.masks[MASK_THRESHOLD], found.target)
-                for metric in self._metrics:
-                    masks = found.masks[metric.threshold]
-                    scores.extend(
-                        _scores(sample.sample_id, found.draws, metric, masks, found.target)
-                    )
+                with packing_shared():
+                    for metric in self._metrics:
+                        scores.extend(_scores(sample.sample_id, found, metric))
                 qualities.extend(_qualities(sample.sample_id, found))
             if image is None and self._detections is not None:
                 detected = _detected(predict, drawn, self._detections)
@@ -455,7 +456,7 @@ class _Scorer:
         return Evaluated(
             sample.sample_id,
             tuple(scores),
-            sum(len(draw.prompts) for draw in draws if draw.space is None)
+            n_prompts
             + sum(row.n_asked for row in searches)
             + (0 if detected is None else len(detected.detections)),
             self._options.halvings,
@@ -467,6 +468,19 @@ class _Scorer:
             tuple(searches),
             detected,
         )
+
+    def _answers(
+        self,
+        predict: Predictor,
+        sample_id: str,
+        draws: Sequence[Draws],
+        searches: list[SearchRow],
+    ) -> Iterator[Selected]:
+        """Yield the masks that are scored, those of conversations last; add rows of searches."""
+        alone = [draw for draw in draws if draw.condition.turn is None]
+        yield from _selected(predict, sample_id, alone, searches)
+        opening = [draw for draw in draws if draw.condition.turn is not None]
+        yield from converse(predict, opening, self._conditions, feeds=self._takes_masks)
 
     def _embed(
         self, sample: Sample, image: ImageCondition | None, embeddings: _Embeddings
@@ -506,16 +520,16 @@ def _selected(
         yield found.selected
 
 
-def _scores(
-    sample_id: str, draws: Draws, metric: Metric, masks: Tensor, target: Tensor
-) -> list[Score]:
+def _scores(sample_id: str, found: Selected, metric: Metric) -> list[Score]:
+    draws, masks = found.draws, found.masks[metric.threshold]
+
     def score(trial: int, value: float, prompts: str) -> Score:
         where = (sample_id, draws.instance.instance_id, draws.condition.name)
         return Score(*where, trial, metric.name, value, prompts)
 
     if metric.over_trials and len(masks) < 2:
         return []
-    scored = metric.fn(masks, target)
+    scored = metric.fn(masks, found.target)
     wanted = (1,) if metric.over_trials else (len(masks),)
     if tuple(scored.shape) != wanted:
         shape = tuple(scored.shape)

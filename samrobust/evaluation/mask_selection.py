@@ -13,7 +13,7 @@ from samrobust.datasets.coco import encode_mask
 from samrobust.evaluation.prompts import Draws
 from samrobust.metrics.overlap import iou
 from samrobust.runs.manifest import TARGET_TRIAL, Kept, MaskRow, PhotographRow
-from samrobust.types import Keep, Sample
+from samrobust.types import NO_POINT, Keep, Sample
 
 FIRST_TRIALS = 3
 """Trials that are always stored, besides the one of lowest IoU."""
@@ -103,6 +103,7 @@ class MaskSelector:
 
     def _row(self, draws: Draws, trial: int, counts: bytes) -> MaskRow:
         prompts = draws.prompts
+        given = prompts.labels[trial] != NO_POINT
         return MaskRow(
             self._sample.sample_id,
             draws.instance.instance_id,
@@ -110,8 +111,8 @@ class MaskSelector:
             trial,
             counts,
             () if prompts.boxes is None else prompts.boxes[trial].tolist(),
-            prompts.points[trial].ravel().tolist(),
-            prompts.labels[trial].tolist(),
+            prompts.points[trial][given].ravel().tolist(),
+            prompts.labels[trial][given].tolist(),
         )
 
 

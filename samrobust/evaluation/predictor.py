@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import torch
@@ -29,6 +29,7 @@ class Selected:
         quality: (T,) float32, the segmenter's own estimate of their IoU.
         gap: (T,) float64, IoU of the best candidate less that of the candidate of the highest
             quality; None where there is one candidate.
+        logits: (T, h, w) float32 of the masks, None where they are not wanted or not given.
     """
 
     draws: Draws
@@ -36,6 +37,7 @@ class Selected:
     target: Tensor
     quality: Tensor
     gap: Tensor | None
+    logits: Tensor | None = None
 
 
 class Predictor:
@@ -65,7 +67,6 @@ class Predictor:
         self._thresholds = thresholds
         self._embedding = embedding
         self._selection = selection
-        self._multimask = segmenter.info.multimask and selection != "single"
         self._batch_size = batch_size
         self._void = None if void is None else torch.from_numpy(void)
         self._finite: list[Tensor] = []
@@ -78,19 +79,31 @@ class Predictor:
         """
         check_finite(self._segmenter.info, self._finite)
 
-    def all_masks(self, draws: Sequence[Draws]) -> Iterator[Selected]:
-        """Yield the masks that are scored, by instance and condition."""
-        by_structure: dict[tuple[bool, int], list[Draws]] = defaultdict(list)
+    def all_masks(
+        self,
+        draws: Sequence[Draws],
+        *,
+        selection: Selection | None = None,
+        with_logits: bool = False,
+    ) -> Iterator[Selected]:
+        """Yield the masks that are scored, by instance and condition.
+
+        Args:
+            draws: the prompts.
+            selection: which of several candidates is scored, in place of the predictor's own.
+            with_logits: whether logits are wanted too.
+        """
+        by_structure: dict[tuple[bool, int, bool], list[Draws]] = defaultdict(list)
         for draw in draws:
             by_structure[draw.prompts.structure].append(draw)
         for group in by_structure.values():
-            yield from self._masks_of_group(group)
+            yield from self._masks_of_group(group, selection or self._selection, with_logits)
 
     def each_mask(self, prompts: PromptBatch) -> Iterator[tuple[Mask, float]]:
         """Yield the mask of each prompt, (H, W) bool, of the highest quality, and its quality."""
         for start in range(0, len(prompts), self._batch_size):
             batch = prompts[start : start + self._batch_size]
-            found = self._without_void(self._predict(batch))
+            found = self._without_void(self._predict(batch, self._selection))
             self._finite.append(found.quality.isfinite().all())
             quality = found.quality[:, : found.quality.shape[1] // len(self._thresholds)]
             row = torch.arange(len(batch), device=quality.device)
@@ -98,7 +111,9 @@ class Predictor:
             chosen = found.masks[row, best].numpy(force=True), quality[row, best].tolist()
             yield from zip(*chosen, strict=True)
 
-    def _masks_of_group(self, group: Sequence[Draws]) -> Iterator[Selected]:
+    def _masks_of_group(
+        self, group: Sequence[Draws], selection: Selection, with_logits: bool
+    ) -> Iterator[Selected]:
         prompts = PromptBatch.join([draw.prompts for draw in group])
         candidates = _Queue()
         start = 0
@@ -107,50 +122,59 @@ class Predictor:
             while candidates.n_waiting < trials:
                 batch = prompts[start : start + self._batch_size]
                 start += len(batch)
-                predicted = self._predict(batch)
+                predicted = self._predict(batch, selection)
                 self._finite.append(predicted.quality.isfinite().all())
+                if not with_logits:
+                    predicted = replace(predicted, logits=None)
                 candidates.put(self._without_void(predicted))
             prediction = candidates.take(trials)
             target = to_device(torch.tensor(draw.instance.mask), prediction.masks.device)
-            yield self._select(draw, prediction, target)
+            yield self._select(draw, prediction, target, selection)
 
-    def _predict(self, prompts: PromptBatch) -> Prediction:
-        """Return the candidates at all thresholds after each other, those at 0 first."""
+    def _predict(self, prompts: PromptBatch, selection: Selection) -> Prediction:
+        """Return the candidates at all thresholds after each other, those at 0 first.
+
+        Logits stand there once per threshold too.
+        """
+        multimask = self._segmenter.info.multimask and selection != "single"
         if len(self._thresholds) == 1:
             found: Prediction = self._segmenter.predict(
-                self._embedding, prompts, multimask=self._multimask
+                self._embedding, prompts, multimask=multimask
             )
             return found
         at_each = self._segmenter.predict_at(
-            self._embedding, prompts, self._thresholds, multimask=self._multimask
+            self._embedding, prompts, self._thresholds, multimask=multimask
         )
-        masks = torch.cat([prediction.masks for prediction in at_each], dim=1)
-        return Prediction(masks, torch.cat([prediction.quality for prediction in at_each], dim=1))
+        return _together(at_each, dim=1)
 
-    def _select(self, draw: Draws, prediction: Prediction, target: Tensor) -> Selected:
+    def _select(
+        self, draw: Draws, prediction: Prediction, target: Tensor, selection: Selection
+    ) -> Selected:
         """Return the selected candidate of each prompt, at all thresholds."""
         n_candidates = prediction.masks.shape[1] // len(self._thresholds)
-        quality = prediction.quality[:, :n_candidates]
+        quality, logits = prediction.quality[:, :n_candidates], prediction.logits
         if n_candidates == 1:
             at_each = zip(self._thresholds, prediction.masks.unbind(1), strict=True)
-            return Selected(draw, dict(at_each), target, quality[:, 0], None)
+            single = None if logits is None else logits[:, 0]
+            return Selected(draw, dict(at_each), target, quality[:, 0], None, single)
         row = torch.arange(len(quality), device=quality.device)
         candidates = prediction.masks[:, :n_candidates].flatten(0, 1)
         ious = iou(candidates, target).view(quality.shape)
         best, believed = ious.argmax(dim=1), quality.argmax(dim=1)
         gap = ious[row, best] - ious[row, believed]
-        chosen = best if self._selection == "oracle" else believed
+        chosen = best if selection == "oracle" else believed
         masks = {
             threshold: prediction.masks[row, place * n_candidates + chosen]
             for place, threshold in enumerate(self._thresholds)
         }
-        return Selected(draw, masks, target, quality[row, chosen], gap)
+        of_chosen = None if logits is None else logits[row, chosen]
+        return Selected(draw, masks, target, quality[row, chosen], gap, of_chosen)
 
     def _without_void(self, prediction: Prediction) -> Prediction:
         if self._void is None:
             return prediction
         valid = ~to_device(self._void, prediction.masks.device)
-        return Prediction(prediction.masks & valid, prediction.quality)
+        return replace(prediction, masks=prediction.masks & valid)
 
 
 def check_finite(info: SegmenterInfo, finite: Sequence[Tensor]) -> None:
@@ -183,7 +207,21 @@ class _Queue:
         self._waiting.append(prediction)
 
     def take(self, n: int) -> Prediction:
-        masks = torch.cat([prediction.masks for prediction in self._waiting])
-        quality = torch.cat([prediction.quality for prediction in self._waiting])
-        self._waiting = [Prediction(masks[n:], quality[n:])]
-        return Prediction(masks[:n], quality[:n])
+        waiting = _together(self._waiting, dim=0)
+        self._waiting = [_rows(waiting, slice(n, None))]
+        return _rows(waiting, slice(n))
+
+
+def _together(predictions: Sequence[Prediction], *, dim: int) -> Prediction:
+    """Return predictions after each other, along prompts (0) or candidates (1)."""
+    logits = [prediction.logits for prediction in predictions if prediction.logits is not None]
+    return Prediction(
+        torch.cat([prediction.masks for prediction in predictions], dim),
+        torch.cat([prediction.quality for prediction in predictions], dim),
+        torch.cat(logits, dim) if len(logits) == len(predictions) else None,
+    )
+
+
+def _rows(prediction: Prediction, rows: slice) -> Prediction:
+    logits = None if prediction.logits is None else prediction.logits[rows]
+    return Prediction(prediction.masks[rows], prediction.quality[rows], logits)

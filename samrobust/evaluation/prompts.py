@@ -56,6 +56,7 @@ class Draws:
         raters: who gave each of recorded prompts, "" if unknown; () for drawn ones.
         space: where a search goes on after T prompts, which then have one hash together, the same
             for every segmenter; None without a search.
+        key: seed, data set, sample and instance, for what is drawn later; () for recorded prompts.
     """
 
     instance: Instance
@@ -64,6 +65,7 @@ class Draws:
     hashes: tuple[str, ...]
     raters: tuple[str, ...] = ()
     space: SearchSpace | None = None
+    key: tuple[str | int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -110,16 +112,18 @@ def draw_prompts(sample: Sample, dataset_key: str, protocol: EvalProtocol) -> tu
 
     The random generator of each prompt has the key (seed, data set, sample, instance, family,
     trial): conditions that differ in their images alone have the same prompts, drawn once. Where
-    prompts were recorded, only objects that have some are prompted.
+    prompts were recorded, only objects that have some are prompted. Of a conversation it is the
+    first prompt: later ones depend on a segmenter's answers.
 
     Raises:
         DatasetError: a condition cannot be drawn from an instance.
     """
     key = protocol.seed, dataset_key
+    opening = [each for each in protocol.conditions if each.turn is None or each.turn.is_first]
     draws: list[Draws] = []
     for instance in sample.instances:
         drawn: dict[tuple[int, int], Draws | None] = {}
-        for condition in protocol.conditions:
+        for condition in opening:
             prompts = id(condition.degradation), condition.trials
             if prompts not in drawn:
                 drawn[prompts] = _draw(sample, instance, condition, key)
@@ -161,13 +165,19 @@ def check_drawn(protocol: EvalProtocol) -> None:
     """Check that prompts are known before any segmenter has answered.
 
     Raises:
-        ProtocolError: a condition searches for its prompt.
+        ProtocolError: a condition searches for its prompt, or corrects a segmenter's answers.
     """
     for condition in protocol.conditions:
+        where = f"protocol {protocol.name}: condition '{condition.name}'"
         if isinstance(condition.degradation, Search):
             raise ProtocolError(
-                f"protocol {protocol.name}: condition '{condition.name}' searches for its prompt "
-                "by asking a segmenter; only samrobust eval can run it"
+                f"{where} searches for its prompt by asking a segmenter; only samrobust eval can "
+                "run it"
+            )
+        if condition.turn is not None:
+            raise ProtocolError(
+                f"{where} has clicks that depend on a segmenter's answers; only samrobust eval can "
+                "place them"
             )
 
 
@@ -319,7 +329,7 @@ def _draw(
     degradation = condition.degradation
     if isinstance(degradation, Recording):
         return _look_up(sample, instance, condition, degradation)
-    where = (*key, sample.sample_id, instance.instance_id, degradation.family)
+    where = (*key, sample.sample_id, instance.instance_id)
     try:
         if isinstance(degradation, Search):
             space = degradation.start(instance.mask, keyed_generator(*where, 0))
@@ -327,7 +337,7 @@ def _draw(
             together = (combined_hash(hashes),)
             return Draws(instance, condition, space.starts, together, space=space)
         prompts = [
-            degradation(instance.mask, keyed_generator(*where, trial))
+            degradation(instance.mask, keyed_generator(*where, degradation.family, trial))
             for trial in range(condition.trials)
         ]
     except (DatasetError, ValueError) as error:
@@ -336,7 +346,7 @@ def _draw(
             f"condition '{condition.name}': {error}"
         ) from error
     hashes = tuple(prompt_hash(prompt) for prompt in prompts)
-    return Draws(instance, condition, PromptBatch.stack(prompts), hashes)
+    return Draws(instance, condition, PromptBatch.stack(prompts), hashes, key=where)
 
 
 def _look_up(
@@ -366,7 +376,7 @@ def drawn_rows(
 
     Raises:
         DatasetError: an image or mask cannot be read, or a condition cannot be drawn.
-        ProtocolError: a condition searches for its prompt.
+        ProtocolError: as `check_drawn`.
     """
     check_drawn(protocol)
     for sample_id in sample_ids:

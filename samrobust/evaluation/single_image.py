@@ -93,8 +93,8 @@ def answers(
     """
     check_drawn(protocol)
     for condition in protocol.conditions:
-        if condition.degradation.gives != {"box"}:
-            kinds = " and ".join(sorted(condition.degradation.gives))
+        if condition.gives != {"box"}:
+            kinds = " and ".join(sorted(condition.gives))
             raise SegmenterError(
                 f"protocol {protocol.name}: condition '{condition.name}' gives {kinds}; "
                 "only protocols of boxes can be shown"

@@ -58,15 +58,45 @@ def erode_bits(words: Words, reach: int) -> Words:
         reach: in pixels, >= 1.
     """
     trials, height, n = words.shape
-    window = 2 * reach + 1
     eroded = words ^ words
+    window = 2 * reach + 1
     if height < window:
         return eroded
     rows = _runs(words, window, lambda x, step: (x[:, :-step], x[:, step:]))
-    bits = rows.reshape(trials, -1)  # rows end in zeros: one long string of bits per mask
-    bits = _runs(bits, window, lambda x, step: (x, _later(x, step)))
-    eroded[:, reach : height - reach] = _earlier(bits, reach).reshape(trials, -1, n)
+    # rows end in zeros: one long string of bits per mask
+    runs = _runs(rows.reshape(trials, -1), window, _with_later)
+    whole, part = divmod(reach, WORD)  # a run begins `reach` bits before what is left of it
+    first, length = reach * n + whole, runs.shape[1]
+    strings = eroded.reshape(trials, -1)
+    strings[:, first : first + length] = runs << part
+    if part:
+        strings[:, first + 1 : first + 1 + length] |= _shifted_right(runs, WORD - part)
     return eroded
+
+
+def crop_to_bits(masks: Words, target: Words, margin: int) -> tuple[Words, Words]:
+    """Return masks and a target without the rows and words at their sides that have no set bit.
+
+    Counts, and erosions of less than the margin, have the same bits. Only NumPy's words are
+    cropped: on other devices it would wait for the device.
+
+    Args:
+        masks: (T, H, n).
+        target: (1, H, n).
+        margin: number of zero bits after each row that stay.
+    """
+    if not isinstance(masks, np.ndarray):
+        return masks, target
+    occupied = np.bitwise_or.reduce(masks, axis=0) | target[0]
+    rows, columns = (np.flatnonzero(occupied.any(axis=axis)) for axis in (1, 0))
+    if len(rows) == 0:
+        return masks[:, :0], target[:, :0]
+    place = (
+        slice(None),
+        slice(rows[0], rows[-1] + 1),
+        slice(columns[0], columns[-1] + 1 + _words_per_row(margin)),
+    )
+    return np.ascontiguousarray(masks[place]), np.ascontiguousarray(target[place])
 
 
 def pack_with_numpy(masks: npt.NDArray[np.bool_], margin: int) -> npt.NDArray[np.int64]:
@@ -114,27 +144,16 @@ def _runs(x: Words, window: int, shifted: Callable[[Words, int], tuple[Words, Wo
     return x
 
 
-def _later(bits: Words, step: int) -> Words:
-    """Return (T, n) bit strings whose bit i is bit i + step of `bits`, zero beyond the end."""
+def _with_later(bits: Words, step: int) -> tuple[Words, Words]:
+    """Return bit strings (T, n) and what stands `step` bits later, without last words of zeros."""
     whole, part = divmod(step, WORD)
-    moved, n = bits ^ bits, bits.shape[1] - whole
-    if part == 0:
-        moved[:, :n] = bits[:, whole:]
-        return moved
-    unsigned = (1 << (WORD - part)) - 1  # a right shift repeats the sign bit
-    moved[:, :n] = (bits[:, whole:] >> part) & unsigned
-    moved[:, : n - 1] |= bits[:, whole + 1 :] << (WORD - part)
-    return moved
+    later = bits[:, whole:]
+    if part:
+        later = _shifted_right(later, part)
+        later[:, :-1] |= bits[:, whole + 1 :] << (WORD - part)
+    return bits[:, : later.shape[1]], later
 
 
-def _earlier(bits: Words, step: int) -> Words:
-    """Return (T, n) bit strings whose bit i is bit i - step of `bits`, zero before the start."""
-    whole, part = divmod(step, WORD)
-    moved, n = bits ^ bits, bits.shape[1] - whole
-    if part == 0:
-        moved[:, whole:] = bits[:, :n]
-        return moved
-    moved[:, whole:] = bits[:, :n] << part
-    unsigned = (1 << part) - 1
-    moved[:, whole + 1 :] |= (bits[:, : n - 1] >> (WORD - part)) & unsigned
-    return moved
+def _shifted_right(words: Words, step: int) -> Words:
+    """Return words shifted by 1 to 63 bits, zeros first: a right shift repeats the sign bit."""
+    return (words >> step) & ((1 << (WORD - step)) - 1)

@@ -2,10 +2,13 @@
 
 import math
 import operator
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import reduce
 from typing import TYPE_CHECKING
 
-from samrobust.metrics.bits import Words, count_bits, erode_bits, pack_masks
+from samrobust.metrics.bits import Words, count_bits, crop_to_bits, erode_bits, pack_masks
 from samrobust.types import Metric
 
 if TYPE_CHECKING:  # a report reads the labels of metrics and runs without torch
@@ -13,6 +16,22 @@ if TYPE_CHECKING:  # a report reads the labels of metrics and runs without torch
 
 DILATION_RATIO = 0.02
 """Width of the boundary band as a fraction of the image diagonal (Cheng et al. 2021, sec. 4)."""
+
+_Pair = tuple["Tensor", "Tensor"]
+_SHARED: ContextVar[list[tuple[_Pair, tuple[Words, Words]]] | None] = ContextVar(
+    "packed", default=None
+)
+"""Masks and targets that `packing_shared` keeps, with their words."""
+
+
+@contextmanager
+def packing_shared() -> Iterator[None]:
+    """Pack masks and targets that several metrics score once; they must not change meanwhile."""
+    token = _SHARED.set([])
+    try:
+        yield
+    finally:
+        _SHARED.reset(token)
 
 
 def boundary_width(height: int, width: int) -> int:
@@ -33,7 +52,7 @@ def iou(masks: "Tensor", target: "Tensor") -> "Tensor":
     Returns:
         (T,) float64 in [0, 1]; 1 if both are empty, 0 if one is.
     """
-    return packed_iou(pack_masks(masks), pack_masks(target[None]))
+    return packed_iou(*_packed(masks, target))
 
 
 def boundary_iou(masks: "Tensor", target: "Tensor") -> "Tensor":
@@ -51,7 +70,8 @@ def boundary_iou(masks: "Tensor", target: "Tensor") -> "Tensor":
         (T,) float64 in [0, 1]; 1 if both bands are empty, 0 if one is.
     """
     width = boundary_width(*target.shape)
-    return packed_iou(_bands(masks, width), _bands(target[None], width))
+    bands = (words & ~erode_bits(words, width) for words in _packed(masks, target))
+    return packed_iou(*bands)
 
 
 def packed_iou(words: Words, target: Words) -> "Tensor":
@@ -65,18 +85,13 @@ def packed_iou(words: Words, target: Words) -> "Tensor":
     return ratios
 
 
-def _bands(masks: "Tensor", width: int) -> Words:
-    words = pack_masks(masks, margin=width)
-    return words & ~erode_bits(words, width)
-
-
 IOU = Metric("iou", iou, label="mIoU", unit="%")
 IOU_AT_MINUS_1 = Metric("iou-at-minus-1", iou, label="mIoU at -1", unit="%", threshold=-1.0)
 IOU_AT_PLUS_1 = Metric("iou-at-plus-1", iou, label="mIoU at +1", unit="%", threshold=1.0)
 BOUNDARY_IOU = Metric("boundary-iou", boundary_iou, label="mBIoU", unit="%")
 
 
-def stability_factor(masks: "Tensor", target: "Tensor") -> "Tensor":  # noqa: ARG001
+def stability_factor(masks: "Tensor", target: "Tensor") -> "Tensor":
     """Return the mean IoU of an object's masks with their union; mSF is its mean over objects.
 
     Source: Fan et al. 2025 (docs/sources/stable-sam.md, Evaluation). It differs from SAM's
@@ -84,12 +99,12 @@ def stability_factor(masks: "Tensor", target: "Tensor") -> "Tensor":  # noqa: AR
 
     Args:
         masks: (T, H, W) bool, one per trial.
-        target: not used, as stability needs no target.
+        target: changes nothing, as stability needs no target.
 
     Returns:
         (1,) float64 in [0, 1]; 1 if all masks are empty.
     """
-    words = pack_masks(masks)
+    words, _ = _packed(masks, target)
     union = reduce(operator.or_, words)[None]
     return packed_iou(words, union).mean(dim=0, keepdim=True)
 
@@ -97,17 +112,17 @@ def stability_factor(masks: "Tensor", target: "Tensor") -> "Tensor":  # noqa: AR
 STABILITY = Metric("stability", stability_factor, over_trials=True, label="mSF", unit="%")
 
 
-def agreement(masks: "Tensor", target: "Tensor") -> "Tensor":  # noqa: ARG001
+def agreement(masks: "Tensor", target: "Tensor") -> "Tensor":
     """Return the mean IoU of pairs of an object's masks.
 
     Args:
         masks: (T, H, W) bool, one per trial, T >= 2.
-        target: not used, as agreement needs no target.
+        target: changes nothing, as agreement needs no target.
 
     Returns:
         (1,) float64 in [0, 1]; the IoU of two empty masks is 1.
     """
-    words = pack_masks(masks)
+    words, _ = _packed(masks, target)
     pairs = [
         packed_iou(words[place + 1 :], words[place : place + 1]) for place in range(len(words) - 1)
     ]
@@ -116,3 +131,20 @@ def agreement(masks: "Tensor", target: "Tensor") -> "Tensor":  # noqa: ARG001
 
 
 AGREEMENT = Metric("agreement", agreement, over_trials=True, label="agreement", unit="%")
+
+
+def _packed(masks: "Tensor", target: "Tensor") -> tuple[Words, Words]:
+    """Return (T, H', n) and (1, H', n) words of masks and target, cropped to what both occupy.
+
+    Rows end in zeros as many as the boundary is wide.
+    """
+    shared = _SHARED.get()
+    for (known_masks, known_target), words in shared or ():
+        if known_masks is masks and known_target is target:
+            return words
+    margin = boundary_width(*target.shape)
+    both = pack_masks(masks, margin=margin), pack_masks(target[None], margin=margin)
+    words = crop_to_bits(*both, margin)
+    if shared is not None:
+        shared.append(((masks, target), words))
+    return words

@@ -6,6 +6,7 @@ from functools import cache
 from typing import Literal
 
 from samrobust.metrics import METRICS, load_metric
+from samrobust.protocol import CLICK_METRICS, NOC_AT
 
 COLUMNS = {"iou": "miou", "boundary-iou": "mbiou", "stability": "msf"}
 """Metric -> the column of its mean, as CSV files and exports name it; others keep their name."""
@@ -21,19 +22,20 @@ class Statistic:
         column: its name in data frames and files; values there are in the unit of the metric,
             fractions in [0, 1].
         label: what stands above it.
-        unit: "%" for fractions shown in percent, "%^2" for their variances, "" for other numbers.
+        unit: "%" for fractions shown in percent, "%^2" for their variances, "clicks" for means of
+            numbers of clicks, "" for other numbers.
         higher_is_better: whether the segmenter with the higher value is the better one.
     """
 
     column: str
     label: str
-    unit: Literal["%", "%^2", ""]
+    unit: Literal["%", "%^2", "clicks", ""]
     higher_is_better: bool
 
     @property
     def factor(self) -> float:
         """Return what a value is multiplied by to be shown."""
-        return {"%": 100.0, "%^2": 100.0**2, "": 1.0}[self.unit]
+        return {"%": 100.0, "%^2": 100.0**2, "clicks": 1.0, "": 1.0}[self.unit]
 
     @property
     def axis(self) -> str:
@@ -49,7 +51,7 @@ class Statistic:
         """
         if math.isnan(value):
             return NO_VALUE
-        digits = {"%": ".1f", "%^2": ".0f", "": ".4g"}[self.unit]
+        digits = {"%": ".1f", "%^2": ".0f", "clicks": ".2f", "": ".4g"}[self.unit]
         return f"{self.factor * value:{sign}{digits}}"
 
 
@@ -69,7 +71,17 @@ OF_THRESHOLDS = {
     "threshold_share": Statistic("threshold_share", "threshold's", "%", higher_is_better=False)
 }
 """What is known of IoU over trials where it is measured at several thresholds."""
-SPREADS = OF_TRIALS | OF_THRESHOLDS
+OF_CLICKS = {
+    statistic.column: statistic
+    for statistic in (
+        *(Statistic(f"noc_{at}", f"NoC@{at}", "clicks", higher_is_better=False) for at in NOC_AT),
+        *(Statistic(f"nof_{at}", f"NoF@{at}", "%", higher_is_better=False) for at in NOC_AT),
+        Statistic("click_auc", "AuC", "%", higher_is_better=True),
+        Statistic("click_fell", "worse", "%", higher_is_better=False),
+    )
+}
+"""What is known of IoU over the clicks of a conversation, in the row of its last click."""
+SPREADS = OF_TRIALS | OF_THRESHOLDS | OF_CLICKS
 PRECISIONS = (
     Statistic("ap", "AP", "%", higher_is_better=True),
     Statistic("ap_50", "AP50", "%", higher_is_better=True),
@@ -100,5 +112,5 @@ def statistic_of(column: str) -> Statistic:
 
 
 def column_of(metric: str) -> str:
-    """Return the column of the mean of a metric."""
-    return COLUMNS.get(metric, metric)
+    """Return the column of the mean of a metric, or of what is known of conversations."""
+    return metric.replace("-", "_") if metric in CLICK_METRICS else COLUMNS.get(metric, metric)

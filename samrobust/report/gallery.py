@@ -16,7 +16,7 @@ from PIL import Image as PillowImage
 from samrobust.datasets.coco import decode_run_lengths
 from samrobust.datasets.images import UNDECODABLE
 from samrobust.errors import RunError
-from samrobust.report.scores import iou_of_trials
+from samrobust.report.scores import Conversation, conversations, iou_of_trials
 from samrobust.report.summary import Section
 from samrobust.runs.manifest import TARGET_TRIAL
 from samrobust.runs.store import read_masks, read_photographs
@@ -115,12 +115,12 @@ class Exhibit:
     """One object with some of its trials.
 
     Attributes:
-        kind: "drop", or "pair" where one segmenter beats another.
+        kind: "drop", "pair" where one segmenter beats another, or "talk" for a conversation.
         photograph: key of `Gallery.photographs`.
         name: image, object and category.
         segmenters: one, or the better and the worse.
         condition: of the protocol.
-        loss: IoU lost, by which exhibits are ordered.
+        loss: IoU lost, by which exhibits are ordered; of a conversation 1 - its mean IoU.
         caption: what is seen, in words.
         panels: the whole photograph, then trials.
     """
@@ -189,6 +189,10 @@ PER_CELL = 4
 """Failures of each segmenter and condition."""
 PER_PAIR = 4
 """Objects of each pair of segmenters at which the first beats the second."""
+PER_TALK = 4
+"""Objects of each segmenter and conversation, those of the lowest mean IoU over its clicks."""
+TALK_TURNS = (0, 1, 2, 3, 5, 10, 20)
+"""Clicks after which an answer is shown."""
 TRIALS_SHOWN = 4
 PAIRED_TRIALS = 2
 LARGEST_OUTLINES = 3 * 2**20
@@ -208,7 +212,8 @@ def gallery_of(section: Section, photographs: Photographs, *, room: int) -> Gall
         RunError: a file of a run cannot be read.
     """
     stored = _StoredMasks(section)
-    chosen = sorted([*stored.drops(), *stored.pairs()], key=lambda choice: -choice.loss)
+    choices = [*stored.drops(), *stored.pairs(), *stored.talks()]
+    chosen = sorted(choices, key=lambda choice: -choice.loss)
     exhibits = []
     for choice in chosen:
         if photographs.show(*stored.photograph(choice)):
@@ -243,6 +248,8 @@ class _StoredMasks:
         self._segmenters = section.segmenters
         self._data = section.runs[0].dataset.fingerprint
         self._conditions = [row["name"] for row in section.conditions]
+        self._talks = conversations(section.conditions)
+        self._levels = {row["name"]: row["level"] for row in section.conditions}
         stored = dict(zip(section.segmenters, section.stored, strict=False))
         self._masks = {name: _by_key(read_masks(run.folder)) for name, run in stored.items()}
         self._photographs = _photographs([run.folder for run in section.stored])
@@ -256,10 +263,33 @@ class _StoredMasks:
             for name, run in stored.items()
         }
 
+    def talks(self) -> Iterator[_Choice]:
+        """Yield the objects of the lowest mean IoU over the clicks of each conversation."""
+        for s, segmenter in enumerate(self._masks):
+            kept = self._kept(segmenter)
+            for talk in self._talks:
+                turns = self._turns(talk)
+                places = set.intersection(*(kept.get(name, set()) for name in turns))
+                means = self._means[s]
+                if means is not None:
+                    of_talk = means[list(talk.places)].mean(axis=0)
+                    for place in sorted(places, key=lambda place: of_talk[place])[:PER_TALK]:
+                        loss = 1 - float(of_talk[place])
+                        yield _Choice("talk", (segmenter,), turns[-1], place, loss)
+
+    def _turns(self, talk: Conversation) -> list[str]:
+        """Return the conditions of a conversation that are shown."""
+        names = [self._conditions[place] for place in talk.places]
+        last = names[-1]
+        return [name for name in names if self._levels[name] in TALK_TURNS or name == last]
+
     def drops(self) -> Iterator[_Choice]:
         """Yield the objects that lose most, of each segmenter and condition."""
+        in_talks = {self._conditions[place] for talk in self._talks for place in talk.places}
         for s, segmenter in enumerate(self._masks):
             for condition, kept in self._kept(segmenter).items():
+                if condition in in_talks:
+                    continue
                 loss = self._loss(s, condition)
                 places = [place for place in kept if loss[place] > 0]
                 for place in sorted(places, key=lambda place: -loss[place])[:PER_CELL]:
@@ -292,18 +322,15 @@ class _StoredMasks:
         masks = self._masks[choice.segmenters[0]]
         target = decode_run_lengths(masks[*where, "", TARGET_TRIAL]["counts"], size_hw)
         shown = [
-            (name, trial, self._masks[name][*where, choice.condition, trial])
-            for name, trial in self._shown_trials(choice, where)
+            (title, self._masks[name][*where, condition, trial])
+            for title, name, condition, trial in self._shown_answers(choice, where)
         ]
-        decoded = [decode_run_lengths(mask["counts"], size_hw) for _, _, mask in shown]
-        view = view_of([target, *decoded], [mask for _, _, mask in shown], size_hw)
+        decoded = [decode_run_lengths(mask["counts"], size_hw) for _, mask in shown]
+        view = view_of([target, *decoded], [mask for _, mask in shown], size_hw)
         outline = outline_of(target, view[2])
         whole = (0.0, 0.0, float(size_hw[1]), float(size_hw[0]))
         panels = [Panel("photograph", whole, outline_of(target, whole[2]), frame=view)]
-        for (name, trial, mask), pixels in zip(shown, decoded, strict=True):
-            value = self._iou[name][choice.condition][choice.place, trial]
-            words = [name] if choice.kind == "pair" else []
-            title = ", ".join([*words, f"trial {trial + 1}: IoU {100 * value:.0f}"])
+        for (title, mask), pixels in zip(shown, decoded, strict=True):
             panels.append(
                 Panel(title, view, outline, outline_of(pixels, view[2]), *prompt_marks(mask))
             )
@@ -319,6 +346,26 @@ class _StoredMasks:
             self._caption(choice),
             tuple(panels),
         )
+
+    def _shown_answers(
+        self, choice: _Choice, where: tuple[str, str]
+    ) -> Iterator[tuple[str, str, str, int]]:
+        """Yield the title, segmenter, condition and trial of the answers that are shown."""
+        if choice.kind == "talk":
+            (name,) = choice.segmenters
+            last = self._conditions.index(choice.condition)
+            talk = next(talk for talk in self._talks if talk.places[-1] == last)
+            for condition in self._turns(talk):
+                clicks = "click" if self._levels[condition] == 1 else "clicks"
+                value = self._iou[name][condition][choice.place, 0]
+                title = f"{self._levels[condition]:g} {clicks}: IoU {100 * value:.0f}"
+                yield title, name, condition, 0
+            return
+        for name, trial in self._shown_trials(choice, where):
+            value = self._iou[name][choice.condition][choice.place, trial]
+            words = [name] if choice.kind == "pair" else []
+            title = ", ".join([*words, f"trial {trial + 1}: IoU {100 * value:.0f}"])
+            yield title, name, choice.condition, trial
 
     def _shown_trials(self, choice: _Choice, where: tuple[str, str]) -> list[tuple[str, int]]:
         """Return the segmenters and trials that are shown, of those that are kept."""
@@ -342,6 +389,9 @@ class _StoredMasks:
         if choice.kind == "pair":
             better, worse = choice.segmenters
             return f"mean IoU {means[0]:.0f} of {better} against {means[1]:.0f} of {worse}"
+        if choice.kind == "talk":
+            over = 100 * (1 - choice.loss)
+            return f"mean IoU over the clicks {over:.0f}, at the end {means[0]:.0f}"
         return f"loses {100 * choice.loss:.0f} points in its lowest trial; mean IoU {means[0]:.0f}"
 
     def _mean(self, segmenter: str, condition: str, place: int) -> float:

@@ -34,7 +34,8 @@ def glance_of(
     """Return `Section.glance`: the mean over degraded conditions, and the drop to it.
 
     The mean is unweighted, over the conditions but the exact prompt and the best one in which
-    all segmenters have a score; of the first statistic that has any.
+    all segmenters have a score; of the first statistic that has any. Empty for conversations, whose
+    prompts get better.
 
     Args:
         estimates: of cells (statistic, segmenter, condition).
@@ -43,6 +44,8 @@ def glance_of(
         conditions: of the protocol.
         statistics: means of metrics, the most telling first.
     """
+    if any(row.get("turn") for row in conditions):
+        return pd.DataFrame(columns=list(COLUMNS))
     cells = set(estimates.index)
 
     def shared(statistic: str, *, exact: bool) -> list[str]:

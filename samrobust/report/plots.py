@@ -169,6 +169,7 @@ def spread_figures(
 ) -> Iterator[tuple[str, Figure]]:
     """Yield the names and figures that a section has scores for."""
     rows = section.measured
+    rows = rows[rows["condition"].isin(section.shown_conditions)]
     order = list(rows["segmenter"].unique())
     if section.stored and rows["iou_var"].notna().any():
         means = rows.groupby("condition", sort=False)["iou_var"].mean()
@@ -276,6 +277,7 @@ def _quantiles(trials: npt.NDArray[np.float32]) -> Floats:
 def _variance_figure(section: Section, order: Sequence[str]) -> Figure:
     """Return stacked bars: variance of IoU between objects, and between trials of one."""
     rows = section.measured.dropna(subset=["iou_var_between"])
+    rows = rows[rows["condition"].isin(section.shown_conditions)]
     conditions = list(rows["condition"].unique())
     step = len(order) + 1.4
     size = (COLUMN_INCHES, BAR_INCHES * (step * len(conditions) + 4))
@@ -316,7 +318,9 @@ _PARTS = ("iou_var_between", "iou_var")
 
 def _heat_figure(section: Section, order: Sequence[str]) -> Figure:
     """Return mIoU as a table of colours, segmenters x conditions."""
-    table = 100 * section.measured.pivot_table(
+    rows = section.measured
+    rows = rows[rows["condition"].isin(section.shown_conditions)]
+    table = 100 * rows.pivot_table(
         "miou", "segmenter", "condition", sort=False, observed=True
     ).reindex(index=list(order))
     n_conditions = table.shape[1]
@@ -648,6 +652,7 @@ def _draw_line(axes: Axes, line: pd.DataFrame, *, style: LineStyle, text: str) -
 def _ladders(section: Section) -> list[_Ladder]:
     """Return the ladders of a section: at least two levels that have a score, one a degradation.
 
+    The clicks of a conversation are a ladder of their own.
     A degradation with one level (the exact box, at noise 0) is a step of every ladder.
     """
     rows = section.measured
@@ -655,22 +660,31 @@ def _ladders(section: Section) -> list[_Ladder]:
     steps = [
         row for row in section.conditions if row["level"] is not None and row["name"] in scored
     ]
-    kinds = [row["degradation"] for row in steps]
+    kinds = [_kind(row) for row in steps]
     steps.sort(key=lambda row: row["level"])
     longer = [kind for kind in dict.fromkeys(kinds) if kinds.count(kind) > 1]
     ladders = []
     for kind in longer or kinds[-1:]:
         others = set(longer) - {kind}
-        rungs = [row for row in steps if row["degradation"] not in others]
+        rungs = [row for row in steps if _kind(row) not in others]
         if len(rungs) > 1:
             levels = {row["name"]: row["level"] for row in rungs}
-            axis = _axis(kind, [row for row in rungs if row["degradation"] == kind])
-            ladders.append(_Ladder(levels, axis, suffix=f"-{kind}" if others else ""))
+            axis = _axis(kind, [row for row in rungs if _kind(row) == kind])
+            suffix = re.sub(r"[^A-Za-z0-9._]+", "-", f"-{kind}")
+            ladders.append(_Ladder(levels, axis, suffix=suffix if others else ""))
     return ladders
+
+
+def _kind(row: Mapping[str, Any]) -> str:
+    """Return what the conditions of a ladder share: a degradation, or a conversation."""
+    turn = row.get("turn")
+    return str(turn["conversation"] if turn else row["degradation"])
 
 
 def _axis(kind: str, rungs: Sequence[Mapping[str, Any]]) -> str:
     """Return what the level of a degradation is: in words, where its row has them."""
+    if rungs[0].get("turn"):
+        return "clicks"
     names = [
         name
         for name in rungs[0]["parameters"]

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 
 from samrobust.errors import RunError
 from samrobust.files import shown
+from samrobust.protocol import NOC_AT
 from samrobust.report.columns import column_of
 from samrobust.report.statistics import Tail
 from samrobust.runs.manifest import SCORE_KEY, score_name
@@ -22,6 +23,8 @@ from samrobust.types import Floats
 
 FAILED_BELOW = 0.5
 """IoU; the share of trials below it is the statistic `iou_failed`."""
+WORSE_BY = 0.05
+"""IoU that an answer must lose by one more click to count in `click_fell`."""
 NESTED = ("random-points", "border-points", "part-points")
 """Degradations whose first points of a trial are its prompt of fewer points."""
 AT_THRESHOLDS = ("iou-at-minus-1", "iou", "iou-at-plus-1")
@@ -53,7 +56,8 @@ class ObjectScores:
         statistics: column -> (C, O) float64, NaN where there is no score: the means of metrics over
             trials, and of IoU over trials `iou_std` and `iou_var` (both n - 1), `iou_failed` (share
             of trials below 0.5) and `iou_fell` (share of trials that lose more than 0.05 by one
-            more point); of IoU at three thresholds `threshold_squares` and `all_squares`.
+            more point); of IoU at three thresholds `threshold_squares` and `all_squares`; in the
+            row of the last click of a conversation those of `samrobust.report.columns.OF_CLICKS`.
         n_trials: (C,) the most trials with an IoU that an object has.
         prompts: (C, O) one hash for all prompts of a condition, 0 where there are no scores.
         tails: place of a condition -> the lowest IoU of all its trials.
@@ -78,11 +82,11 @@ def object_scores(run: Run) -> ObjectScores:
         RunError: the run holds no scores, or they cannot be read or are not sound.
     """
     conditions = run.manifest.protocol["conditions"]
-    ladders = point_ladders(conditions)
+    ladders, talks = point_ladders(conditions), conversations(conditions)
 
     def reduce(part: pa.Table) -> _Reduced:
         block = _block(part, run)
-        statistics = _statistics(block, ladders)
+        statistics = _statistics(block, ladders, talks)
         prompts = np.stack([hashes.sum(axis=1, dtype=np.uint64) for hashes in block.prompts])
         ious = [None if values is None else values.copy() for values in block.scores_of("iou")]
         return _Reduced(block.keys, statistics, prompts, ious)
@@ -169,6 +173,62 @@ def point_ladders(conditions: Sequence[Mapping[str, Any]]) -> list[tuple[int, in
             sorted(places, key=lambda place: conditions[place]["parameters"].get("count", 1))
         )
     ]
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """The conditions of a conversation.
+
+    Attributes:
+        name: as in the protocol's file.
+        first: clicks before its first answer: 1, or 0 for a box alone.
+        places: of the conditions, first to last.
+        interaction: as in the manifest.
+    """
+
+    name: str
+    first: int
+    places: tuple[int, ...]
+    interaction: Mapping[str, Any]
+
+
+def conversations(conditions: Sequence[Mapping[str, Any]]) -> list[Conversation]:
+    """Return the conversations of a protocol, of its conditions as in a manifest."""
+    places: dict[str, list[int]] = {}
+    for place, row in enumerate(conditions):
+        if row.get("turn"):
+            places.setdefault(row["turn"]["conversation"], []).append(place)
+    found = []
+    for name, its_places in places.items():
+        its_places.sort(key=lambda place: conditions[place]["turn"]["n_clicks"])
+        turn = conditions[its_places[0]]["turn"]
+        found.append(Conversation(name, turn["n_clicks"], tuple(its_places), turn["interaction"]))
+    return found
+
+
+def click_statistics(ious: npt.NDArray[np.float32], first: int) -> dict[str, Floats]:
+    """Return the statistics of conversations, `samrobust.report.columns.OF_CLICKS`, of each trial.
+
+    NoC counts the clicks until IoU is at least the threshold, and is that of the last click where
+    it never is; NoF is 1 where it never is (RITM, docs/sources/peers.md 1.3). AuC is the mean IoU
+    over clicks, by the trapezoidal rule (RClicks, docs/sources/peers.md 1.2).
+
+    Args:
+        ious: (K, ...) after each click, stored as float32; thresholds are compared as such.
+        first: clicks before the first of them; 0 for a box alone.
+    """
+    found: dict[str, Floats] = {}
+    last = first + len(ious) - 1
+    for at in NOC_AT:
+        reached = ious >= np.float32(at / 100)
+        never = ~reached.any(axis=0)
+        found[f"noc_{at}"] = np.where(never, last, first + reached.argmax(axis=0)).astype(float)
+        found[f"nof_{at}"] = never.astype(float)
+    values = ious.astype(np.float64)
+    if len(values) > 1:
+        found["click_auc"] = ((values[1:] + values[:-1]) / 2).mean(axis=0)
+        found["click_fell"] = (values[:-1] - values[1:] > WORSE_BY).mean(axis=0)
+    return found
 
 
 @dataclass(frozen=True)
@@ -523,7 +583,9 @@ def _hashes(texts: pa.ChunkedArray, trials: pa.ChunkedArray) -> Hashes:
     return hashes
 
 
-def _statistics(block: _Block, ladders: Sequence[tuple[int, int]]) -> dict[str, Floats]:
+def _statistics(
+    block: _Block, ladders: Sequence[tuple[int, int]], talks: Sequence[Conversation]
+) -> dict[str, Floats]:
     """Return `ObjectScores.statistics` of some images."""
     shape = len(block.prompts), block.keys.num_rows
     found: dict[str, Floats] = {}
@@ -554,6 +616,14 @@ def _statistics(block: _Block, ladders: Sequence[tuple[int, int]]) -> dict[str, 
             lost = before[:, :size].astype(np.float64) - after[:, :size]
             fell = (lost > FELL_BY).sum(axis=1)
             put("iou_fell", more, _ratio(fell, (~np.isnan(lost)).sum(axis=1)))
+    for talk in talks:
+        turns = [cell for place in talk.places if (cell := ious[place]) is not None]
+        if len(turns) == len(talk.places):
+            values = np.stack(turns)  # clicks x objects x trials
+            scored = ~np.isnan(values).any(axis=0)
+            for column, of_trials in click_statistics(values, talk.first).items():
+                sums = np.where(scored, of_trials, 0).sum(axis=1)
+                put(column, talk.places[-1], _ratio(sums, scored.sum(axis=1)))
     at_each = [block.scores_of(metric) for metric in AT_THRESHOLDS]
     for condition, at_thresholds in enumerate(zip(*at_each, strict=True)):
         there = [cell for cell in at_thresholds if cell is not None and cell.shape[1] > 1]

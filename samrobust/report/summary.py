@@ -18,8 +18,10 @@ from samrobust.errors import RunError
 from samrobust.files import errors_at, shown
 from samrobust.protocol import RECORDED, build_degradation
 from samrobust.provenance import origin
+from samrobust.report.clicks import click_group_table
 from samrobust.report.columns import (
     COLUMNS,
+    OF_CLICKS,
     OF_THRESHOLDS,
     OF_TRIALS,
     column_of,
@@ -29,7 +31,7 @@ from samrobust.report.corruptions import corruptions_of
 from samrobust.report.glance import glance_of
 from samrobust.report.precision import Precision, precision_of
 from samrobust.report.raters import rater_table
-from samrobust.report.scores import Group, ObjectScores, comparable_groups
+from samrobust.report.scores import Group, ObjectScores, comparable_groups, conversations
 from samrobust.report.searches import search_rows, search_table
 from samrobust.report.statistics import (
     INTERVAL,
@@ -380,6 +382,8 @@ def corrected(table: pd.DataFrame, family: list[str]) -> pd.DataFrame:
     return table.assign(p_holm=p_holm, is_tie=~clear)
 
 
+SHOWN_CLICKS = (1, 3, 5, 10, 20)
+"""After which tables show the answers of a conversation, besides the first and the last."""
 MEASURED = "measured"
 """Source of the rows that are ours; a published row names its paper."""
 
@@ -398,7 +402,10 @@ class Section:
     `iou_failed` the share of trials below IoU 0.5; `iou_fell` the share of trials that lose more
     than 0.05 IoU against the condition with one point less; then the metrics of plug-ins, and
     where IoU is measured at three thresholds of the logits `threshold_share`, the share of the
-    variance over trials and thresholds that is between thresholds.
+    variance over trials and thresholds that is between thresholds; and in the row of the last click
+    of a conversation `noc_80` to `noc_95` (clicks until that IoU, all of them where it is never
+    reached), `nof_80` to `nof_95` (share of objects and trials that never reach it), `click_auc`
+    (mean IoU over the clicks) and `click_fell` (share of clicks that lose more than 0.05 IoU).
 
     Attributes:
         protocol: its name.
@@ -471,6 +478,8 @@ class Section:
         installed = DEGRADATIONS.names()
         found: dict[str, float | None] = {}
         for row in self.conditions:
+            if row.get("turn"):
+                continue  # a box that clicks mend is not what the answer goes by
             if row["degradation"] == RECORDED:
                 found[str(row["name"])] = self._recorded_percentile(row["name"])
             elif row["degradation"] in installed:
@@ -478,6 +487,28 @@ class Section:
                     degradation = build_degradation(row["degradation"], row["parameters"])
                     found[str(row["name"])] = median_percentile(degradation)
         return {name: value for name, value in found.items() if value is not None}
+
+    @property
+    def shown_conditions(self) -> list[str]:
+        """Return the conditions that tables show: of a conversation, those of `SHOWN_CLICKS`."""
+        talks = conversations(self.conditions)
+        ends = {place for talk in talks for place in (talk.places[0], talk.places[-1])}
+        return [
+            str(row["name"])
+            for place, row in enumerate(self.conditions)
+            if not row.get("turn") or place in ends or row["turn"]["n_clicks"] in SHOWN_CLICKS
+        ]
+
+    @cached_property
+    def click_groups(self) -> pd.DataFrame:
+        """Return how much likely and unlikely clicks differ; empty without such conversations.
+
+        One row a segmenter: `segmenter`, then with the ends of their 95 % interval in `..._low` and
+        `..._high` `noc_90` (mean over the groups of clicks), `dgr` (that of group 1 less that of
+        group 10, as a fraction of the latter) and `nsr` (standard deviation over the groups, mean
+        over objects, as a fraction of `noc_90`).
+        """
+        return click_group_table(self.conditions, self.segmenters, self.stored, self.scores)
 
     def _recorded_percentile(self, condition: str) -> float | None:
         """Return the human percentile of the median recorded box, None where there is none."""
@@ -708,7 +739,9 @@ def _section(measured: Measured, dataset: str, *, published: set[str]) -> Sectio
     levels = [conditions[place[row["condition"]]]["level"] for row in rows]
     others = [metric for metric in manifest.protocol["metrics"] if metric not in COLUMNS]
     statistics = [*COLUMNS.values(), *OF_TRIALS, *others]
-    statistics += [name for name in OF_THRESHOLDS if name in measured.estimates.index]
+    statistics += [
+        name for name in {**OF_THRESHOLDS, **OF_CLICKS} if name in measured.estimates.index
+    ]
     columns = [f"{statistic}{end}" for statistic in statistics for end in _ENDS]
     table = pd.DataFrame(rows, columns=[*_NAMES, *_COUNTS, *columns])
     table.insert(len(_NAMES), "level", pd.Series(levels, dtype="float64"))

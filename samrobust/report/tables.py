@@ -9,9 +9,17 @@ import pandas as pd
 
 from samrobust.registry import known
 from samrobust.report.calibration import CALIBRATION, RANKING
-from samrobust.report.columns import DETAILS, NO_VALUE, PRECISIONS, Statistic, statistic_of
+from samrobust.report.columns import (
+    DETAILS,
+    NO_VALUE,
+    OF_CLICKS,
+    PRECISIONS,
+    Statistic,
+    statistic_of,
+)
 from samrobust.report.corruptions import ALL
 from samrobust.report.precision import Precision
+from samrobust.report.scores import conversations
 from samrobust.report.statistics import KINDS
 from samrobust.report.summary import MEASURED, Section
 
@@ -104,6 +112,7 @@ def terminal_tables(sections: Sequence[Section], *, details: bool = False) -> li
     tables = []
     for section in sections:
         tables.append(_table(section, spread, where=where))
+        tables += _click_tables(section, spread, where=where)
         tables += _detector_tables(section, spread, where=where)
         tables += _rater_tables(section)
         tables += _search_tables(section, spread, where=where)
@@ -170,6 +179,7 @@ def page_tables(section: Section) -> list[Table]:
     where = "in brackets"
     return [
         _table(section, interval_text, where=where),
+        *_click_tables(section, interval_text, where=where),
         *_detector_tables(section, interval_text, where=where),
         *_rater_tables(section),
         *_search_tables(section, spread=interval_text, where=where),
@@ -185,6 +195,7 @@ def _table(
     *,
     where: str,
     statistics: Sequence[str] = (),
+    about: str = "over trials",
 ) -> Table:
     names, best = list(statistics) or shown(section), section.best
     rows: list[tuple[str, ...]] = []
@@ -202,9 +213,9 @@ def _table(
         segmenters.append((row["segmenter"],))
         rows.append((f"{row['segmenter']}{mark_of(section, row)}", row["condition"], *cells))
     header = ("segmenter", "condition", *(statistic_of(name).label for name in names))
-    about, *others = footnotes(section, where)
-    notes = (" ".join([about, *trial_terms(names)]), *([] if statistics else others))
-    title = f"{section.title}; over trials" if statistics else section.title
+    first, *others = footnotes(section, where)
+    notes = (" ".join([first, *trial_terms(names)]), *([] if statistics else others))
+    title = f"{section.title}; {about}" if statistics else section.title
     notes = (*notes, *bold_note(bold))
     of = tuple(segmenters)
     return Table(title, header, tuple(rows), notes, frozenset(bold), segmenters=of)
@@ -249,6 +260,7 @@ def _quality_table(
 ) -> Table:
     """Return what the segmenters' own estimates of IoU are worth: one of the two halves."""
     frame = section.calibration
+    frame = frame[frame["condition"].isin(section.shown_conditions)]
     shown_here = [each for each in _QUALITY[about] if frame[each.column].notna().any()]
     rows = [
         (
@@ -271,6 +283,53 @@ def _quality_table(
     of = tuple((row[0],) for row in rows)
     title = f"{section.title}; {about} of the estimated IoU"
     return Table(title, header, tuple(rows), (note,), segmenters=of)
+
+
+_CLICK_COLUMNS = tuple(name for name in OF_CLICKS if name not in ("nof_80", "nof_85"))
+_GROUPS = {
+    "noc_90": OF_CLICKS["noc_90"],
+    "dgr": Statistic("dgr", "dGR", "%", higher_is_better=False),
+    "nsr": Statistic("nsr", "NSR", "%", higher_is_better=False),
+}
+
+
+def _click_tables(section: Section, spread: Callable[..., str], *, where: str) -> Iterator[Table]:
+    """Yield what conversations need in clicks, where there are some."""
+    filled = section.table.notna().any()
+    names = [name for name in _CLICK_COLUMNS if filled.get(name)]
+    if names and not section.columns:
+        table = _table(section, spread, where=where, statistics=names, about="number of clicks")
+        yield replace(table, footnotes=(*table.footnotes, *_feedback_note(section)))
+    rows = records(section.click_groups)
+    if rows:
+        texts = [
+            (
+                row["segmenter"],
+                *(
+                    f"{each.text(row[name])} {spread(row, name, each)}".rstrip()
+                    for name, each in _GROUPS.items()
+                ),
+            )
+            for row in rows
+        ]
+        about = (
+            f"NoC@90: mean over ten groups of clicks, from unlikely to likely; dGR: group 1 less "
+            f"group 10, in percent of group 10; NSR: standard deviation over the groups, mean over "
+            f"objects, in percent of the NoC; {where} the 95 % interval over images."
+        )
+        header = ("segmenter", *(each.label for each in _GROUPS.values()))
+        title = f"{section.title}; groups of clicks"
+        of = tuple((row["segmenter"],) for row in rows)
+        yield Table(title, header, tuple(texts), (about,), n_names=1, segmenters=of)
+
+
+def _feedback_note(section: Section) -> Iterator[str]:
+    """Yield which segmenters were given their last answer, where a conversation does that."""
+    talks = conversations(section.conditions)
+    if any(talk.interaction["feedback"] for talk in talks):
+        pairs = zip(section.segmenters, section.runs, strict=False)
+        fed = [label for label, run in pairs if "mask" in run.segmenter.prompts]
+        yield f"With each click given the logits of their last answer: {', '.join(fed) or 'none'}."
 
 
 _SPLIT = {
@@ -518,6 +577,7 @@ def _severity(level: float) -> str:
 def difference_table(section: Section, statistic: str) -> Table:
     """Return the paired differences of a statistic, one row a condition and pair."""
     chosen = section.differences[section.differences["statistic"] == statistic]
+    chosen = chosen[chosen["condition"].isin(section.shown_conditions)]
     unit = statistic_of(statistic).factor
     rows = []
     for row in records(chosen):
@@ -541,8 +601,8 @@ def difference_table(section: Section, statistic: str) -> Table:
 
 
 def rows_of(section: Section) -> list[Row]:
-    """Return the rows of a section as dictionaries."""
-    return records(section.table)
+    """Return the rows of a section that tables show, as dictionaries."""
+    return records(section.table[section.table["condition"].isin(section.shown_conditions)])
 
 
 def records(frame: pd.DataFrame) -> list[Row]:
@@ -576,7 +636,8 @@ def shown(section: Section) -> list[str]:
     filled = section.table.notna().any()
     if section.columns:
         return [name for name in section.columns if filled.get(name)]
-    return [name for name in section.statistics if filled[name] and name not in DETAILS]
+    apart = {*DETAILS, *OF_CLICKS}
+    return [name for name in section.statistics if filled[name] and name not in apart]
 
 
 def shown_over_trials(section: Section) -> list[str]:
@@ -659,6 +720,18 @@ def trial_terms(names: Iterable[str]) -> tuple[str, ...]:
         "iou_fell": "fell: trials that lose more than 5 points by one more point",
         "threshold_share": "threshold's: share of an object's variance of IoU, over trials and the "
         "logit thresholds -1, 0 and 1, that is between thresholds",
+        **{
+            name: "NoC@t: clicks until IoU is at least t %, all of them where it never is"
+            for name in OF_CLICKS
+            if name.startswith("noc")
+        },
+        **{
+            name: "NoF@t: share that never reaches t %"
+            for name in OF_CLICKS
+            if name.startswith("nof")
+        },
+        "click_auc": "AuC: mean IoU over the clicks",
+        "click_fell": "worse: clicks after which IoU is more than 5 points lower",
     }
     found = list(dict.fromkeys(terms[name] for name in names if name in terms))
     if not found:

@@ -18,7 +18,7 @@ from samrobust import files
 from samrobust.errors import RunError
 from samrobust.files import convert, errors_at, shown, write_atomic
 from samrobust.metrics import bounds_of
-from samrobust.types import DatasetInfo, Keep, Reported, SegmenterInfo
+from samrobust.types import DatasetInfo, Keep, Reported, SegmenterInfo, Turn
 
 
 @dataclass(frozen=True, slots=True)
@@ -438,6 +438,11 @@ def has_detections(manifest: RunManifest) -> bool:
     return any(MIN_BOX_IOU in row["parameters"] for row in manifest.protocol["conditions"])
 
 
+def has_turns(manifest: RunManifest) -> bool:
+    """Return whether conditions of a run are turns of a conversation."""
+    return any("turn" in row for row in manifest.protocol["conditions"])
+
+
 def write_manifest(folder: Path, manifest: RunManifest) -> None:
     """Store what a run is, atomically.
 
@@ -474,7 +479,10 @@ def write_json(path: Path, value: Mapping[str, object]) -> None:
 
 def _to_plain(manifest: RunManifest) -> dict[str, Any]:
     plain = dataclasses.asdict(manifest)
-    plain["segmenter"]["prompts"] = sorted(manifest.segmenter.prompts)
+    prompts = manifest.segmenter.prompts
+    if not has_turns(manifest):  # the run gave no masks, as those of versions without them
+        prompts -= {"mask"}
+    plain["segmenter"]["prompts"] = sorted(prompts)
     if not manifest.dataset.settings:  # as in the manifests of versions without them
         plain["dataset"].pop("settings")
     if not manifest.n_objects_left_out:
@@ -496,6 +504,7 @@ class _StoredCondition:
     parameters: Mapping[str, str | int | float | bool | None]
     trials: Annotated[int, Meta(ge=1)]
     level: float | None
+    turn: Turn | None = None
     image: _StoredImage | None = None
 
 

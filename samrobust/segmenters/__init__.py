@@ -131,6 +131,7 @@ ROWS: Mapping[str, SegmenterEntry] = {
     "sam": SegmenterEntry(
         "samrobust.segmenters.sam:build_sam",
         "Segment Anything",
+        prompts=("box", "points", "mask"),
         takes=("--variant", "--checkpoint"),
         hints={
             "vit": "--segmenter sam --variant vit_b",
@@ -166,6 +167,7 @@ ROWS: Mapping[str, SegmenterEntry] = {
     "mobile-sam": SegmenterEntry(
         "samrobust.segmenters.mobile_sam:build_mobile_sam",
         "MobileSAM, from a file of yours",
+        prompts=("box", "points", "mask"),
         takes=("--checkpoint",),
         licence="Apache-2.0",
         weights="mobile_sam.pt, to be named with --checkpoint",
@@ -197,6 +199,7 @@ ROWS: Mapping[str, SegmenterEntry] = {
     "hq-sam": SegmenterEntry(
         "samrobust.segmenters.hq_sam:build_hq_sam",
         "HQ-SAM, the official models or parts that samrobust train wrote",
+        prompts=("box", "points", "mask"),
         takes=("--variant", "--checkpoint", "--base-checkpoint", "--output"),
         hints={"samhq": "--segmenter hq-sam"},
         licence="Apache-2.0",
@@ -242,6 +245,7 @@ ROWS: Mapping[str, SegmenterEntry] = {
     "transformers": SegmenterEntry(
         "samrobust.segmenters.transformers:build_transformers",
         "SAM, SAM-HQ, SAM 2, EdgeTAM, SAM 3 by model id or folder",
+        prompts=("box", "points", "mask"),
         takes=("--variant", "--checkpoint", "--output"),
         hints={
             "sam2": "--segmenter transformers --variant facebook/sam2.1-hiera-tiny",

@@ -112,7 +112,13 @@ class HqDecoder:
         self._fast = FastDecoder(model)
 
     def __call__(
-        self, features: Tensor, details: Tensor, prompts: Tensor, *, masks: range
+        self,
+        features: Tensor,
+        details: Tensor,
+        prompts: Tensor,
+        *,
+        masks: range,
+        dense: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return SAM's logits (N, M, 4h, 4w) and qualities (N, M), and HQ logits (N, 1, 4h, 4w).
 
@@ -123,9 +129,10 @@ class HqDecoder:
             details: (1, C/8, 4h, 4w), of the same image, from `HqParts.details`.
             prompts: (N, P, C), P tokens a prompt from the prompt encoder.
             masks: which M of SAM's four.
+            dense: (N, C, h, w), mask prompts from the prompt encoder; None for no mask prompts.
         """
         fast, outputs = self._fast, _output_tokens(self._decoder, self._parts)
-        queries, image = fast.attend(features, prompts, outputs, n_read=len(outputs))
+        queries, image = fast.attend(features, prompts, outputs, n_read=len(outputs), dense=dense)
         grid_hw = features.shape[-2:]
         pixels = fast.upscale(image, features)  # N x 16L x C/8
         sam = unflatten(fast.kernels(queries, masks) @ pixels.mT, grid_hw)
@@ -147,13 +154,21 @@ class StockHqDecoder:
         self._parts = parts
 
     def __call__(
-        self, features: Tensor, details: Tensor, prompts: Tensor, *, masks: range
+        self,
+        features: Tensor,
+        details: Tensor,
+        prompts: Tensor,
+        *,
+        masks: range,
+        dense: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return the same as `HqDecoder`."""
         encoder, decoder, parts = self._model.prompt_encoder, self._model.mask_decoder, self._parts
         n = len(prompts)
         outputs = _output_tokens(decoder, parts).expand(n, -1, -1)
-        image = (features + encoder.no_mask_embed.weight[..., None, None]).expand(n, -1, -1, -1)
+        if dense is None:
+            dense = encoder.no_mask_embed.weight[..., None, None]
+        image = (features + dense).expand(n, -1, -1, -1)
         positions = encoder.get_dense_pe().expand(n, -1, -1, -1)
         queries, image = decoder.transformer(image, positions, torch.cat([outputs, prompts], dim=1))
         grid = image.mT.reshape(n, -1, *features.shape[-2:])

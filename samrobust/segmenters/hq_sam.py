@@ -13,7 +13,7 @@ from samrobust.registry import known, one_of
 from samrobust.segmenters import ROWS
 from samrobust.segmenters.adapters import adapted_info, describe_base, open_part
 from samrobust.segmenters.device import resolve_device
-from samrobust.segmenters.frames import MASK_THRESHOLD, quality_or_nan
+from samrobust.segmenters.frames import MASK_THRESHOLD
 from samrobust.segmenters.hq_modules import (
     HqDecoder,
     HqParts,
@@ -142,11 +142,7 @@ class HqSam:
         """Return a prediction per threshold of the logits; see `Sam.predict_at`."""
         wanted = CANDIDATES if multimask else SINGLE
         logits, quality = self.logits(embedding, prompts, masks=wanted)
-        quality = quality_or_nan(quality, logits)
-        return [
-            Prediction(self.base.to_masks(embedding, logits, threshold), quality)
-            for threshold in thresholds
-        ]
+        return self.base.predictions(embedding, logits, quality, thresholds)
 
     def logits(
         self, embedding: SamEmbedding, prompts: PromptBatch, *, masks: range = SINGLE
@@ -159,14 +155,34 @@ class HqSam:
             masks: of SAM's four; the one that it believes most in is taken.
 
         Raises:
+            SegmenterError: the embedding is not one of an HQ-SAM, or the base does not take the
+                prompts' logits.
+        """
+        tokens, dense = self.embed_prompts(embedding, prompts), self.base.embed_masks(prompts)
+        return self.decode(embedding, tokens, masks=masks, dense=dense)
+
+    def embed_prompts(self, embedding: SamEmbedding, prompts: PromptBatch) -> Tensor:
+        """Return the tokens (N, P, C) of prompts: those of the base."""
+        return self.base.embed_prompts(embedding, prompts)
+
+    def decode(
+        self,
+        embedding: SamEmbedding,
+        tokens: Tensor,
+        *,
+        masks: range = SINGLE,
+        dense: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Return what `logits` does, of tokens (N, P, C); see `Sam.decode`.
+
+        Raises:
             SegmenterError: the embedding is not one of an HQ-SAM.
         """
         if not isinstance(embedding, HqEmbedding):
             raise SegmenterError(f"{NAME} needs embeddings of its own, got a SAM's")
         with torch.autocast(self.base.model.device.type, enabled=False):
-            tokens = self.base.embed_prompts(embedding, prompts)
             sam, quality, hq = self._decode(
-                embedding.features, embedding.details, tokens, masks=masks
+                embedding.features, embedding.details, tokens, masks=masks, dense=dense
             )
         best = quality.argmax(dim=1)
         rows = torch.arange(len(best), device=best.device)

@@ -112,6 +112,7 @@ def build_sam_nano(options: SegmenterOptions) -> Sam:
         name=NAME,
         checkpoint_sha256=file_sha256(path),
         trained_on=origins_of_training(load_header(path)),
+        takes_masks=False,  # its training gives it none
     )
 
 

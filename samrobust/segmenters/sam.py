@@ -1,7 +1,8 @@
 """Segment Anything (Kirillov et al. 2023) as a segmenter: one image, many prompts, no state."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -65,6 +66,9 @@ class SamEmbedding:
     input_size_hw: tuple[int, int]
 
 
+E = TypeVar("E", bound=SamEmbedding)
+
+
 @dataclass(frozen=True)
 class SamOptions:
     """How a SAM is run; only `frame` and `dtype` change more than rounding.
@@ -95,6 +99,7 @@ class Sam:
         variant: which model it is ("vit_b").
         checkpoint_sha256: of the weights file, "" where there is none.
         trained_on: collections that it has seen images of.
+        takes_masks: whether it has learned mask prompts.
     """
 
     embedding_type = SamEmbedding
@@ -108,12 +113,13 @@ class Sam:
         variant: str = "",
         checkpoint_sha256: str = "",
         trained_on: tuple[str, ...] = (),
+        takes_masks: bool = True,
     ) -> None:
         options = options or SamOptions()
         self.model = model.eval().requires_grad_(False)
         self.info = SegmenterInfo(
             name,
-            frozenset({"box", "points"}),
+            frozenset({"box", "points", "mask"} if takes_masks else {"box", "points"}),
             variant=variant,
             frame=options.frame,
             dtype=options.dtype,
@@ -178,9 +184,20 @@ class Sam:
         """Return a prediction per threshold of the logits, which are decoded once."""
         masks_wanted = CANDIDATES if multimask else SINGLE
         logits, quality = self.logits(embedding, prompts, masks=masks_wanted)
+        return self.predictions(embedding, logits, quality, thresholds)
+
+    def predictions(
+        self,
+        embedding: SamEmbedding,
+        logits: Tensor,
+        quality: Tensor,
+        thresholds: Sequence[float],
+    ) -> list[Prediction]:
+        """Return a prediction per threshold of logits (N, M, 4h, 4w) with quality (N, M)."""
         quality = quality_or_nan(quality, logits)
+        fed_back = logits.detach() if "mask" in self.info.prompts else None
         return [
-            Prediction(self.to_masks(embedding, logits, threshold), quality)
+            Prediction(self.to_masks(embedding, logits, threshold), quality, fed_back)
             for threshold in thresholds
         ]
 
@@ -191,12 +208,28 @@ class Sam:
 
         `masks` are the wanted ones of the decoder's four.
 
-        Autocast is off: in bfloat16 a point moves by more than a pixel (docs/sources/performance.md
-        6).
+        Raises:
+            SegmenterError: it takes no mask prompts, or not of this size.
+        """
+        tokens, dense = self.embed_prompts(embedding, prompts), self.embed_masks(prompts)
+        return self.decode(embedding, tokens, masks=masks, dense=dense)
+
+    def decode(
+        self,
+        embedding: SamEmbedding,
+        tokens: Tensor,
+        *,
+        masks: range = SINGLE,
+        dense: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Return what `logits` does, of tokens (N, P, C) from `embed_prompts`.
+
+        The embedding may be one that `one_per_prompt` made, unless the decoder is the stock one.
+        `dense` is what `embed_masks` returned. Autocast is off: in bfloat16 a point moves by more
+        than a pixel (docs/sources/performance.md 6).
         """
         with torch.autocast(self.model.device.type, enabled=False):
-            tokens = self.embed_prompts(embedding, prompts)
-            return self._decode(embedding.features, tokens, masks=masks)
+            return self._decode(embedding.features, tokens, masks=masks, dense=dense)
 
     def to_masks(
         self, embedding: SamEmbedding, logits: Tensor, threshold: float = MASK_THRESHOLD
@@ -242,7 +275,11 @@ class Sam:
         return [SamEmbedding(row, *each) for row, each in zip(rows, sizes, strict=True)]
 
     def embed_prompts(self, embedding: SamEmbedding, prompts: PromptBatch) -> Tensor:
-        """Return (N, P, C), the tokens of points and box corners."""
+        """Return (N, P, C), the tokens of points and box corners.
+
+        Autocast is off: in bfloat16 a point moves by more than a pixel (docs/sources/performance.md
+        6).
+        """
         scale = input_scale(embedding.size_hw, embedding.input_size_hw)
         device = self.model.device
         boxes = None
@@ -251,7 +288,53 @@ class Sam:
             boxes = to_device(xyxy, device)
         points = to_device(torch.tensor(prompts.points * scale, dtype=torch.float32), device)
         labels = to_device(torch.tensor(prompts.labels), device)
-        return prompt_tokens(self.model.prompt_encoder, boxes, points, labels)
+        with torch.autocast(device.type, enabled=False):
+            return prompt_tokens(self.model.prompt_encoder, boxes, points, labels)
+
+    def embed_masks(self, prompts: PromptBatch) -> Tensor | None:
+        """Return (N, C, h, w) of the prompts' logits, None where they have none.
+
+        Raises:
+            SegmenterError: it takes no mask prompts, or not of this size.
+        """
+        if prompts.logits is None:
+            return None
+        if "mask" not in self.info.prompts:
+            accepted = ", ".join(sorted(self.info.prompts))
+            raise SegmenterError(f"{self.info.label} takes no mask prompts; allowed: {accepted}")
+        encoder = self.model.prompt_encoder
+        height, width = prompts.logits.shape[1:]
+        if (height, width) != encoder.mask_input_size:
+            wanted = "x".join(map(str, encoder.mask_input_size[::-1]))
+            raise SegmenterError(
+                f"{self.info.label} takes logits of {wanted}, got {width}x{height}"
+            )
+        logits = to_device(torch.tensor(prompts.logits), self.model.device)
+        with torch.autocast(self.model.device.type, enabled=False):
+            dense: Tensor = encoder.mask_downscaling(logits[:, None])
+        return dense
+
+
+def one_per_prompt(embeddings: Sequence[E], counts: Sequence[int]) -> E:
+    """Return an embedding whose tensors have a row for each prompt of several images.
+
+    So prompts of several images are decoded together. What depends on the image alone is then
+    computed for each prompt, which gradients of many images are worth.
+
+    Args:
+        embeddings: of one image each; where all are the same one, it is returned as it is.
+        counts: of each image's prompts.
+    """
+    first = embeddings[0]
+    if all(embedding is first for embedding in embeddings):
+        return first
+    rows: dict[str, Any] = {}
+    for name in (field.name for field in fields(first)):
+        tensors = [getattr(embedding, name) for embedding in embeddings]
+        if isinstance(tensors[0], Tensor):
+            repeats = torch.tensor(counts, device=tensors[0].device)
+            rows[name] = torch.cat(tensors).repeat_interleave(repeats, 0, output_size=sum(counts))
+    return replace(first, **rows)
 
 
 def build_sam(options: SegmenterOptions) -> Sam:

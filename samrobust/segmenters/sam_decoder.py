@@ -82,7 +82,8 @@ class FastDecoder:
 
     What depends on the image alone is computed once for all prompts; attention between few tokens
     and many image positions projects the tokens instead of the image; upscaling is two matrix
-    products; what the wanted masks do not need is left out.
+    products; what the wanted masks do not need is left out. Features of N rows are those of an
+    image for each prompt.
 
     Weights are read at each call and gradients flow to them. Only the positional encoding of the
     image is kept, which SAM never trains.
@@ -90,7 +91,7 @@ class FastDecoder:
     Args:
         model: a SAM.
 
-    Differs: logits by rounding, about 3e-6 of their norm in float32; there are no mask prompts.
+    Differs: logits by rounding, about 3e-6 of their norm in float32.
     """
 
     def __init__(self, model: SamModel) -> None:
@@ -100,7 +101,12 @@ class FastDecoder:
         self._position = _flatten(model.prompt_encoder.get_dense_pe())  # 1 x L x C
 
     def __call__(
-        self, features: Tensor, prompts: Tensor, *, masks: range = SINGLE
+        self,
+        features: Tensor,
+        prompts: Tensor,
+        *,
+        masks: range = SINGLE,
+        dense: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Return the logits (N, M, 4h, 4w) and qualities (N, M) of N prompts of one image.
 
@@ -109,16 +115,23 @@ class FastDecoder:
                 see `nested`.
             prompts: (N, P, C), P tokens a prompt from the prompt encoder.
             masks: which M of the decoder's four.
+            dense: (N, C, h, w), mask prompts from the prompt encoder; None for no mask prompts.
         """
         decoder = self._decoder
         outputs = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
-        queries, image = self.attend(features, prompts, outputs, n_read=1 + masks.stop)
+        queries, image = self.attend(features, prompts, outputs, n_read=1 + masks.stop, dense=dense)
         pixels = self.upscale(image, features)
         logits = self.kernels(queries, masks) @ pixels.mT  # N x M x 16L
         return unflatten(logits, features.shape[-2:]), self.qualities(queries, masks)
 
     def attend(
-        self, features: Tensor, prompts: Tensor, outputs: Tensor, *, n_read: int
+        self,
+        features: Tensor,
+        prompts: Tensor,
+        outputs: Tensor,
+        *,
+        n_read: int,
+        dense: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Return the first tokens (N, n_read, C) and the image (N, L, C) after the transformer.
 
@@ -127,10 +140,13 @@ class FastDecoder:
             prompts: (N, P, C).
             outputs: (O, C), the output tokens, which come before those of the prompt.
             n_read: how many tokens are wanted; they alone read the image in the end.
+            dense: (N, C, h, w), mask prompts; None for no mask prompts.
         """
         tokens = torch.cat([outputs.expand(len(prompts), -1, -1), prompts], dim=1)  # N x T x C
         width = self._decoder.transformer_dim
-        image = _flatten(features[:, :width]) + self._no_mask.weight  # 1 x L x C, later N x L x C
+        # 1 x L x C, with mask prompts or after a layer N x L x C
+        image = _flatten(features[:, :width])
+        image = image + (self._no_mask.weight if dense is None else _flatten(dense))
         queries = tokens
         for layer in self._transformer.layers:
             queries, image = self._attend(cast(TwoWayAttentionBlock, layer), queries, image, tokens)
@@ -205,16 +221,22 @@ class StockDecoder:
         self._model = model
 
     def __call__(
-        self, features: Tensor, prompts: Tensor, *, masks: range = SINGLE
+        self,
+        features: Tensor,
+        prompts: Tensor,
+        *,
+        masks: range = SINGLE,
+        dense: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Return the same as `FastDecoder`."""
         encoder = self._model.prompt_encoder
-        no_mask = encoder.no_mask_embed.weight[..., None, None]
+        if dense is None:
+            dense = encoder.no_mask_embed.weight[..., None, None]
         logits, quality = self._model.mask_decoder.predict_masks(
             image_embeddings=features,
             image_pe=encoder.get_dense_pe(),
             sparse_prompt_embeddings=prompts,
-            dense_prompt_embeddings=no_mask.expand(len(prompts), -1, *features.shape[-2:]),
+            dense_prompt_embeddings=dense.expand(len(prompts), -1, *features.shape[-2:]),
         )
         wanted = slice(masks.start, masks.stop)
         return logits[:, wanted], quality[:, wanted]
@@ -366,7 +388,8 @@ def _upscale(upscaling: nn.Sequential, image: Tensor, finer: Tensor) -> Tensor:
     Args:
         upscaling: of a decoder.
         image: (N, L, C).
-        finer: (1, L, 3C), of the pixels after one and two doublings; (1, L, 0) for none.
+        finer: (1, L, 3C), of the pixels after one and two doublings, or (N, L, 3C), of an image for
+            each prompt; (1, L, 0) for none.
     """
     pixels = image
     for module in upscaling:
@@ -374,7 +397,7 @@ def _upscale(upscaling: nn.Sequential, image: Tensor, finer: Tensor) -> Tensor:
             pixels = _double(module, pixels)
             if finer.shape[-1]:
                 width = pixels[0].numel() // image.shape[1]
-                pixels = pixels + finer[..., :width].reshape(1, *pixels.shape[1:])
+                pixels = pixels + finer[..., :width].reshape(len(finer), *pixels.shape[1:])
                 finer = finer[..., width:]
         elif isinstance(module, LayerNorm2d):
             weight, bias = module.weight, module.bias

@@ -162,6 +162,16 @@ class StableSam:
         """Return logits (N, M, 4h, 4w) and quality (N, M); see `Sam.logits`."""
         return self.base.logits(embedding, prompts, masks=masks)
 
+    def embed_prompts(self, embedding: SamEmbedding, prompts: PromptBatch) -> Tensor:
+        """Return the tokens (N, P, C) of prompts: those of the base."""
+        return self.base.embed_prompts(embedding, prompts)
+
+    def decode(
+        self, embedding: SamEmbedding, tokens: Tensor, *, masks: range = SINGLE
+    ) -> tuple[Tensor, Tensor]:
+        """Return logits (N, M, 4h, 4w) and quality (N, M); see `Sam.decode`."""
+        return self.base.decode(embedding, tokens, masks=masks)
+
     def readings(self, embedding: SamEmbedding, prompts: PromptBatch) -> dict[int, Reading]:
         """Return where each layer with a plugin reads the image, by the layer's number."""
         inputs: dict[int, _Inputs] = {}

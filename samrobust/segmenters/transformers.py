@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
@@ -170,24 +171,24 @@ class TransformersSegmenter:
         sizes = [torch.tensor([each]) for each in (embedding.size_hw, embedding.input_size_hw)]
         if self._squashes:
             sizes.pop()
+        inputs = {**embedding.inputs, **self._embed_prompts(embedding, prompts)}
+        if prompts.logits is not None:
+            inputs = self._with_masks(inputs, prompts.logits)
         with _running(self.info.label):
-            found = self._model(
-                **embedding.inputs,
-                **self._embed_prompts(embedding, prompts),
-                **self._options,
-                multimask_output=multimask,
-            )
+            found = self._model(**inputs, **self._options, multimask_output=multimask)
+            logits, quality = found.pred_masks, found.iou_scores.float()
+            if prompts.logits is not None:
+                logits, quality = logits.transpose(0, 1), quality.transpose(0, 1)
             masks = [
-                self._processor.post_process_masks(
-                    found.pred_masks, *sizes, mask_threshold=threshold
-                )[0]
+                self._processor.post_process_masks(logits, *sizes, mask_threshold=threshold)[0]
                 for threshold in thresholds
             ]
-        quality = found.iou_scores[0].float()
+        logits, quality = logits[0], quality[0]  # of the one image
         if masks[0].shape[1] == 1:  # SAM-HQ's own mask comes with the qualities of SAM's candidates
             quality = quality.amax(dim=1, keepdim=True)
-        quality = quality_or_nan(quality, found.pred_masks[0])
-        return [Prediction(each, quality) for each in masks]
+        quality = quality_or_nan(quality, logits)
+        fed_back = logits if "mask" in self.info.prompts else None
+        return [Prediction(each, quality, fed_back) for each in masks]
 
     def _encode(self, image: Image) -> TransformersEmbedding:
         try:
@@ -223,6 +224,28 @@ class TransformersSegmenter:
             xyxy = torch.tensor(prompts.boxes * np.tile(scale, 2), dtype=torch.float32)
             found["input_boxes"] = xyxy[None].to(device)
         return found
+
+    def _with_masks(
+        self, inputs: dict[str, Any], logits: npt.NDArray[np.float32]
+    ) -> dict[str, Any]:
+        """Return inputs with mask prompts: N images of one prompt, as images alone have own masks.
+
+        Raises:
+            SegmenterError: the model takes no mask prompts.
+        """
+        if "mask" not in self.info.prompts:
+            accepted = ", ".join(sorted(self.info.prompts))
+            raise SegmenterError(f"{self.info.label} takes no mask prompts; allowed: {accepted}")
+        n, repeated = len(logits), {}
+        for name, value in inputs.items():
+            if name.startswith("input_"):
+                repeated[name] = value.transpose(0, 1)
+            elif isinstance(value, Tensor):
+                repeated[name] = value.repeat_interleave(n, 0)
+            else:
+                repeated[name] = [each.repeat_interleave(n, 0) for each in value]
+        masks = torch.from_numpy(logits)[:, None].to(self._model.device)
+        return {**repeated, "input_masks": masks}
 
 
 def build_transformers(options: SegmenterOptions) -> TransformersSegmenter:
@@ -360,7 +383,11 @@ def _chosen_output(asked: str, kind: str, source: str) -> HqOutput | None:
 def _prompts_of(model: LibraryObject) -> frozenset[PromptKind]:
     """Return the kinds of prompt that a model's forward takes."""
     named = inspect.signature(model.forward).parameters
-    kinds: dict[str, PromptKind] = {"input_boxes": "box", "input_points": "points"}
+    kinds: dict[str, PromptKind] = {
+        "input_boxes": "box",
+        "input_points": "points",
+        "input_masks": "mask",
+    }
     return frozenset(kind for name, kind in kinds.items() if name in named)
 
 

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta
 
+from samrobust.degradations.clicks import Click
 from samrobust.errors import RecipeError
 from samrobust.files import (
     Fraction,
@@ -21,7 +22,7 @@ from samrobust.files import (
     read_toml,
     shown,
 )
-from samrobust.protocol import degradation_of_row, find_file
+from samrobust.protocol import MAX_CLICKS, degradation_of_row, find_file
 from samrobust.segmenters.plugin_settings import PluginSettings
 from samrobust.types import Degradation
 
@@ -111,6 +112,29 @@ class PromptSource:
 
 
 @dataclass(frozen=True)
+class CorrectiveClicks:
+    """How the points of corrections are placed: as the clicks of a conversation.
+
+    Attributes:
+        most: maximum number of clicks after the first prompt; each corrected step draws from 1 to
+            so many.
+        policy: where they are placed, in the grid of the logits.
+        gamma: see `samrobust.degradations.clicks.Click`.
+    """
+
+    most: Annotated[int, Meta(ge=1, le=MAX_CLICKS)] = 1
+    policy: Literal["deepest", "sampled"] = "deepest"
+    gamma: float = 1.0
+
+    def __post_init__(self) -> None:
+        self.click()  # which refuses what does not fit
+
+    def click(self) -> Click:
+        """Return the policy."""
+        return Click(self.policy, self.gamma)
+
+
+@dataclass(frozen=True)
 class LossWeights:
     """Weights of the losses of a prompt.
 
@@ -187,7 +211,8 @@ class Recipe:
         clip_norm: maximum norm of the gradient.
         average: decay of the moving average of the weights, which is validated and saved.
         corrections: fraction of the steps in which each prompt gets one more point, drawn from
-            where the first prediction is wrong (Kirillov et al. 2023, app. A).
+            where the first prediction is wrong (Kirillov et al. 2023, app. A), or several, as
+            `clicks` says.
         judge_every: steps between two validations; another one follows the last step.
         judge_images: held-out images per data set in a validation, except for the last, which uses
             all; 0 for no validation.
@@ -199,6 +224,8 @@ class Recipe:
         plugins: settings of Stable-SAM's plugins.
         trunk: of the encoder, if it is trained.
         rates: model -> factor of its learning rates, 1 if missing.
+        clicks: how the points of corrections are placed; None for one, drawn uniformly from what is
+            wrong.
     """
 
     name: str
@@ -220,6 +247,7 @@ class Recipe:
     plugins: PluginSettings = field(default_factory=PluginSettings)
     trunk: Trunk = field(default_factory=Trunk)
     rates: Mapping[str, NonNegative] = field(default_factory=dict)
+    clicks: CorrectiveClicks | None = None
 
     @property
     def n_steps(self) -> int:
@@ -278,6 +306,8 @@ def recipe_summary(name: str) -> str:
 def describe_recipe(recipe: Recipe) -> dict[str, Any]:
     """Return a recipe as plain JSON values, for the header of weights files."""
     table = dataclasses.asdict(recipe) | {"plugins": recipe.plugins.described}
+    if recipe.clicks is None:  # as of recipes before there were any
+        table.pop("clicks")
     for row, source in zip(table["prompts"], recipe.prompts, strict=True):
         row["degradation"] = dataclasses.asdict(source.degradation)  # type: ignore[call-overload]
     return table
