@@ -2,25 +2,18 @@
 
 import re
 from importlib.util import find_spec
-from typing import Any, cast
+from typing import Any
 
-from segment_anything.modeling.common import LayerNorm2d
-from segment_anything.modeling.image_encoder import ImageEncoderViT
-from segment_anything.modeling.mask_decoder import MaskDecoder
-from segment_anything.modeling.prompt_encoder import PromptEncoder
 from segment_anything.modeling.sam import Sam as SamModel
-from segment_anything.modeling.transformer import TwoWayTransformer
 from torch import Tensor, nn
 
 from samrobust.errors import SegmenterError
 from samrobust.segmenters.device import resolve_device
-from samrobust.segmenters.sam import Sam, sam_of
+from samrobust.segmenters.sam import SIDE, Sam, sam_around, sam_neck, sam_of
 from samrobust.segmenters.weights import State, fill_model, load_family, split_hq
 from samrobust.types import SegmenterOptions
 
 NAME, TINY_SAM = "mobile-sam", "tiny-sam"
-SIDE, STRIDE = 1024, 16
-CHANNELS = 256
 WIDTHS, DEPTHS, HEADS, WINDOWS = (64, 128, 160, 320), (2, 2, 6, 2), (2, 4, 5, 10), (7, 7, 14, 7)
 """Of the four stages: TinyViT-5M. MobileSAM's own: the last stage keeps the grid of the third."""
 _UNUSED = ("image_encoder.head.", "image_encoder.norm_head.")
@@ -76,15 +69,7 @@ def tiny_sam_model() -> SamModel:
     Raises:
         SegmenterError: timm is not installed.
     """
-    grid = SIDE // STRIDE
-    return SamModel(
-        cast(ImageEncoderViT, TinyVitEncoder()),
-        PromptEncoder(CHANNELS, (grid, grid), (SIDE, SIDE), mask_in_chans=16),
-        MaskDecoder(
-            transformer_dim=CHANNELS,
-            transformer=TwoWayTransformer(2, CHANNELS, num_heads=8, mlp_dim=2048),
-        ),
-    )
+    return sam_around(TinyVitEncoder())
 
 
 def with_timm_names(state: State) -> State:
@@ -130,12 +115,7 @@ class TinyVitEncoder(nn.Module):
         self.img_size = SIDE  # as SAM's own encoder calls it
         self.patch_embed = trunk.patch_embed
         self.stages = trunk.stages
-        self.neck = nn.Sequential(
-            nn.Conv2d(WIDTHS[3], CHANNELS, 1, bias=False),
-            LayerNorm2d(CHANNELS),
-            nn.Conv2d(CHANNELS, CHANNELS, 3, padding=1, bias=False),
-            LayerNorm2d(CHANNELS),
-        )
+        self.neck = sam_neck(WIDTHS[3])
 
     @property
     def early(self) -> nn.Module:

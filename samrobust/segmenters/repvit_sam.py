@@ -2,25 +2,18 @@
 
 import re
 from importlib.util import find_spec
-from typing import Any, cast
+from typing import Any
 
-from segment_anything.modeling.common import LayerNorm2d
-from segment_anything.modeling.image_encoder import ImageEncoderViT
-from segment_anything.modeling.mask_decoder import MaskDecoder
-from segment_anything.modeling.prompt_encoder import PromptEncoder
 from segment_anything.modeling.sam import Sam as SamModel
-from segment_anything.modeling.transformer import TwoWayTransformer
 from torch import Tensor, nn
 
 from samrobust.errors import SegmenterError
 from samrobust.segmenters.device import resolve_device
-from samrobust.segmenters.sam import Sam, sam_of
+from samrobust.segmenters.sam import SIDE, Sam, sam_around, sam_neck, sam_of
 from samrobust.segmenters.weights import State, fill_model, load_family
 from samrobust.types import SegmenterOptions
 
 NAME = "repvit-sam"
-SIDE, STRIDE = 1024, 16
-CHANNELS = 256
 WIDTHS, DEPTHS = (80, 160, 320, 640), (6, 6, 34, 2)
 """Of the four stages: timm's repvit_m2_3."""
 _PREFIX = "image_encoder."
@@ -67,15 +60,7 @@ def repvit_sam_model() -> SamModel:
     Raises:
         SegmenterError: timm is not installed.
     """
-    grid = SIDE // STRIDE
-    return SamModel(
-        cast(ImageEncoderViT, RepVitEncoder()),
-        PromptEncoder(CHANNELS, (grid, grid), (SIDE, SIDE), mask_in_chans=16),
-        MaskDecoder(
-            transformer_dim=CHANNELS,
-            transformer=TwoWayTransformer(2, CHANNELS, num_heads=8, mlp_dim=2048),
-        ),
-    )
+    return sam_around(RepVitEncoder())
 
 
 def with_timm_names(state: State) -> State:
@@ -103,12 +88,7 @@ class RepVitEncoder(nn.Module):
         self.img_size = SIDE  # as SAM's own encoder calls it
         self.stem = trunk.stem
         self.stages = trunk.stages
-        self.neck = nn.Sequential(
-            nn.Conv2d(WIDTHS[3], CHANNELS, 1, bias=False),
-            LayerNorm2d(CHANNELS),
-            nn.Conv2d(CHANNELS, CHANNELS, 3, padding=1, bias=False),
-            LayerNorm2d(CHANNELS),
-        )
+        self.neck = sam_neck(WIDTHS[3])
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the embeddings (B, 256, 64, 64) of normalised images (B, 3, 1024, 1024)."""

@@ -2,13 +2,17 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
 from segment_anything.build_sam import sam_model_registry
+from segment_anything.modeling.common import LayerNorm2d
 from segment_anything.modeling.image_encoder import ImageEncoderViT
+from segment_anything.modeling.mask_decoder import MaskDecoder
+from segment_anything.modeling.prompt_encoder import PromptEncoder
 from segment_anything.modeling.sam import Sam as SamModel
+from segment_anything.modeling.transformer import TwoWayTransformer
 from torch import Tensor, nn
 
 from samrobust.errors import SegmenterError
@@ -44,6 +48,8 @@ from samrobust.types import (
 
 DEFAULT_VARIANT = "vit_b"
 """The smallest, which a CPU can run. Differs: segment_anything's default is vit_h."""
+SIDE, STRIDE, CHANNELS = 1024, 16, 256
+"""Of the encoder's input and features, in Meta's SAMs and in those with another encoder."""
 SAM_CHECKPOINTS = ROWS["sam"].checkpoints
 """Meta's files by variant."""
 
@@ -354,6 +360,33 @@ def build_sam(options: SegmenterOptions) -> Sam:
     model: SamModel = sam_model_registry[variant]()  # type: ignore[no-untyped-call]
     fill_model(model, split_hq(weights.state)[0], path=path)
     return sam_of(model.to(device), options, variant=variant, weights=weights)
+
+
+def sam_around(encoder: nn.Module) -> SamModel:
+    """Return SAM's prompt encoder and mask decoder, with random weights, behind another encoder.
+
+    Args:
+        encoder: of squares of `SIDE` pixels to `CHANNELS` features at stride `STRIDE`.
+    """
+    grid = SIDE // STRIDE
+    return SamModel(
+        cast(ImageEncoderViT, encoder),
+        PromptEncoder(CHANNELS, (grid, grid), (SIDE, SIDE), mask_in_chans=16),
+        MaskDecoder(
+            transformer_dim=CHANNELS,
+            transformer=TwoWayTransformer(2, CHANNELS, num_heads=8, mlp_dim=2048),
+        ),
+    )
+
+
+def sam_neck(width: int) -> nn.Sequential:
+    """Return what brings features (B, width, h, w) of an encoder to `CHANNELS`, as in SAM's own."""
+    return nn.Sequential(
+        nn.Conv2d(width, CHANNELS, 1, bias=False),
+        LayerNorm2d(CHANNELS),
+        nn.Conv2d(CHANNELS, CHANNELS, 3, padding=1, bias=False),
+        LayerNorm2d(CHANNELS),
+    )
 
 
 def sam_of(
