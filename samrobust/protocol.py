@@ -188,17 +188,30 @@ def on_stored_images(protocol: EvalProtocol) -> EvalProtocol:
     return dataclasses.replace(protocol, conditions=chosen)
 
 
-def check_stored_images(protocol: EvalProtocol) -> None:
-    """Check that a protocol is of stored images alone.
+def check_drawn(protocol: EvalProtocol) -> None:
+    """Check that prompts are of stored images, and known before any segmenter has answered.
 
     Raises:
-        ProtocolError: some of its conditions are on corrupted images.
+        ProtocolError: a condition is on corrupted images, searches for its prompt, or corrects a
+            segmenter's answers.
     """
     if on_stored_images(protocol) != protocol:
         raise ProtocolError(
             f"protocol '{protocol.name}' has conditions on corrupted images, which only "
             "samrobust eval can make; choose a protocol without [[images]]"
         )
+    for condition in protocol.conditions:
+        where = f"protocol {protocol.name}: condition '{condition.name}'"
+        if isinstance(condition.degradation, Search):
+            raise ProtocolError(
+                f"{where} searches for its prompt by asking a segmenter; only samrobust eval can "
+                "run it"
+            )
+        if condition.turn is not None:
+            raise ProtocolError(
+                f"{where} has clicks that depend on a segmenter's answers; only samrobust eval can "
+                "place them"
+            )
 
 
 def describe_protocol(protocol: EvalProtocol) -> dict[str, Any]:

@@ -31,7 +31,7 @@ from samrobust.cli.options import (
 )
 from samrobust.cli.terminal import loading, note_line, out, print_table, progress_bar
 from samrobust.errors import SamrobustError
-from samrobust.protocol import check_stored_images
+from samrobust.protocol import check_drawn
 
 app = typer.Typer(
     no_args_is_help=True, help="Write prompts to a file for models elsewhere; fit people's boxes."
@@ -98,7 +98,7 @@ def export_command(
     )
     datasets = chosen_datasets(dataset, data_root, split, ids, how)
     (chosen,) = chosen_protocols([protocol], None, datasets, trials=trials)
-    check_stored_images(chosen)
+    check_drawn(chosen)
     if len(datasets) > 1:
         raise SamrobustError("a file has the prompts of one data set; export each of a group")
 

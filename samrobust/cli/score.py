@@ -32,7 +32,7 @@ from samrobust.cli.options import (
     typed_command,
 )
 from samrobust.cli.terminal import evaluation_progress, loading
-from samrobust.protocol import check_stored_images
+from samrobust.protocol import check_drawn
 from samrobust.runs.sharing import WHOLE
 
 DEFAULT_PROTOCOL = "noisy-box"
@@ -126,17 +126,14 @@ def score_command(
     names = [protocol] if protocol else [] if prompts else [DEFAULT_PROTOCOL]
     protocols = chosen_protocols(names, prompts, datasets, box_format=box_format, trials=trials)
     for chosen in protocols:
-        check_stored_images(chosen)
+        check_drawn(chosen)
     check_folder("--out", results)
 
     with loading(quiet=quiet):
         from samrobust.evaluation.loop import LoopOptions
-        from samrobust.evaluation.prompts import check_drawn
         from samrobust.evaluation.runner import RunSettings, n_workers, run_all
         from samrobust.segmenters.stored_masks import StoredMasks
 
-    for each in protocols:
-        check_drawn(each)
     segmenter = StoredMasks(masks, name or masks.stem)
     loop = LoopOptions(workers=n_workers(None), keep_going=keep_going)
     with evaluation_progress(quiet=quiet) as show:

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from samrobust.errors import SegmenterError
-from samrobust.evaluation.prompts import Draws, check_drawn, draw_prompts
+from samrobust.evaluation.prompts import Draws, draw_prompts
 from samrobust.geometry import SMALL_AREA, box_iou, mask_to_box
 from samrobust.metrics.overlap import iou
+from samrobust.protocol import check_drawn
 from samrobust.segmenters.sam import Sam
 from samrobust.segmenters.stable_sam import StableSam
 from samrobust.types import (

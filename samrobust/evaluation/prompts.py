@@ -12,9 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from samrobust.degradations.human import box_loss
-from samrobust.errors import DatasetError, NoObjectError, ProtocolError
+from samrobust.errors import DatasetError, NoObjectError
 from samrobust.geometry import box_iou, mask_to_box, perimeter
 from samrobust.prompt_files import written_row
+from samrobust.protocol import check_drawn
 from samrobust.runs.manifest import ObjectRow, RaterRow
 from samrobust.seeding import combined_hash, keyed_generator, prompt_hash
 from samrobust.types import (
@@ -159,26 +160,6 @@ def corrupt(
 def is_recorded(protocol: EvalProtocol) -> bool:
     """Return whether some prompts of a protocol were recorded."""
     return any(isinstance(condition.degradation, Recording) for condition in protocol.conditions)
-
-
-def check_drawn(protocol: EvalProtocol) -> None:
-    """Check that prompts are known before any segmenter has answered.
-
-    Raises:
-        ProtocolError: a condition searches for its prompt, or corrects a segmenter's answers.
-    """
-    for condition in protocol.conditions:
-        where = f"protocol {protocol.name}: condition '{condition.name}'"
-        if isinstance(condition.degradation, Search):
-            raise ProtocolError(
-                f"{where} searches for its prompt by asking a segmenter; only samrobust eval can "
-                "run it"
-            )
-        if condition.turn is not None:
-            raise ProtocolError(
-                f"{where} has clicks that depend on a segmenter's answers; only samrobust eval can "
-                "place them"
-            )
 
 
 def detections_of(protocol: EvalProtocol) -> Detections | None:

@@ -12,8 +12,9 @@ from samrobust.degradations.boxes import ExactBox
 from samrobust.errors import SegmenterError
 from samrobust.evaluation.loop import check_can_run
 from samrobust.evaluation.predictor import check_finite
-from samrobust.evaluation.prompts import check_drawn, draw_prompts
+from samrobust.evaluation.prompts import draw_prompts
 from samrobust.metrics.overlap import iou
+from samrobust.protocol import check_drawn
 from samrobust.types import (
     EvalProtocol,
     Floats,
