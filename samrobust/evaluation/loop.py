@@ -477,9 +477,13 @@ class _Scorer:
         searches: list[SearchRow],
     ) -> Iterator[Selected]:
         """Yield the masks that are scored, those of conversations last; add rows of searches."""
-        alone = [draw for draw in draws if draw.condition.turn is None]
-        yield from _selected(predict, sample_id, alone, searches)
         opening = [draw for draw in draws if draw.condition.turn is not None]
+        searching = [draw for draw in draws if draw.space is not None]
+        rest = [draw for draw in draws if draw.condition.turn is None and draw.space is None]
+        yield from predict.all_masks(rest)
+        for found in search_prompts(predict, sample_id, searching):
+            searches.extend([] if found.row is None else [found.row])
+            yield found.selected
         yield from converse(predict, opening, self._conditions, feeds=self._takes_masks)
 
     def _embed(
@@ -507,17 +511,6 @@ def _by_image(draws: Sequence[Draws]) -> list[tuple[ImageCondition | None, list[
         image = draw.condition.image
         groups.setdefault("" if image is None else image.name, (image, []))[1].append(draw)
     return list(groups.values())
-
-
-def _selected(
-    predict: Predictor, sample_id: str, draws: Sequence[Draws], searches: list[SearchRow]
-) -> Iterator[Selected]:
-    """Yield the masks to score; what searches for prompts found is added to `searches`."""
-    yield from predict.all_masks([draw for draw in draws if draw.space is None])
-    searching = [draw for draw in draws if draw.space is not None]
-    for found in search_prompts(predict, sample_id, searching):
-        searches.extend([] if found.row is None else [found.row])
-        yield found.selected
 
 
 def _scores(sample_id: str, found: Selected, metric: Metric) -> list[Score]:
