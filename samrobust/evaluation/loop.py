@@ -433,7 +433,7 @@ class _Scorer:
         qualities: list[QualityRow] = []
         searches: list[SearchRow] = []
         n_prompts, detected = 0, None
-        for image, group in _by_image(draws):
+        for image, group in _by_image(draws, stored=self._detections is not None):
             predict = Predictor(
                 self._segmenter,
                 self._embed(sample, image, embeddings),
@@ -504,9 +504,13 @@ class _Scorer:
         )
 
 
-def _by_image(draws: Sequence[Draws]) -> list[tuple[ImageCondition | None, list[Draws]]]:
-    """Return draws by how the image is corrupted; those of the image as stored, first, always."""
-    groups: dict[str, tuple[ImageCondition | None, list[Draws]]] = {"": (None, [])}
+def _by_image(
+    draws: Sequence[Draws], *, stored: bool
+) -> list[tuple[ImageCondition | None, list[Draws]]]:
+    """Return draws by how the image is corrupted; if `stored`, first those of the stored image."""
+    groups: dict[str, tuple[ImageCondition | None, list[Draws]]] = {}
+    if stored:  # wanted even without draws
+        groups[""] = (None, [])
     for draw in draws:
         image = draw.condition.image
         groups.setdefault("" if image is None else image.name, (image, []))[1].append(draw)
