@@ -22,7 +22,7 @@ from tests.conftest import blobs
 SIZES = [(40, 61), (129, 64), (7, 190), (200, 333), (1, 1), (1, 80), (65, 3)]
 
 
-def _masks(size_hw: tuple[int, int], n: int) -> npt.NDArray[np.bool_]:
+def masks_of(size_hw: tuple[int, int], n: int) -> npt.NDArray[np.bool_]:
     """Return masks of many kinds: blobs, noise, full, empty, a pixel, a strip at the border."""
     rng = np.random.default_rng(size_hw)
     masks = [
@@ -50,7 +50,7 @@ def _ratio(a: Mask, b: Mask) -> float:
 
 @pytest.mark.parametrize("size_hw", SIZES)
 def test_boundary_iou_is_opencvs_iterated_erosion(size_hw: tuple[int, int]) -> None:
-    masks = _masks(size_hw, 6)
+    masks = masks_of(size_hw, 6)
     width = boundary_width(*size_hw)
     for target in masks:
         if target.any():
@@ -68,7 +68,7 @@ def test_boundary_iou_is_opencvs_iterated_erosion(size_hw: tuple[int, int]) -> N
 def test_erosion_is_exact_for_every_reach_on_both_kinds_of_words(
     size_hw: tuple[int, int], reach: int
 ) -> None:
-    masks = _masks(size_hw, 4)
+    masks = masks_of(size_hw, 4)
     expected = np.stack([mask & ~_boundary_by_opencv(mask, reach) for mask in masks])
     for words in (pack_with_numpy(masks, reach), pack_with_torch(torch.from_numpy(masks), reach)):
         assert np.array_equal(
@@ -78,7 +78,7 @@ def test_erosion_is_exact_for_every_reach_on_both_kinds_of_words(
 
 @pytest.mark.parametrize("size_hw", SIZES)
 def test_words_and_counts_are_the_same_in_numpy_and_in_torch(size_hw: tuple[int, int]) -> None:
-    masks = torch.from_numpy(_masks(size_hw, 4))
+    masks = torch.from_numpy(masks_of(size_hw, 4))
     words = pack_masks(masks, margin=5)
     assert torch.equal(torch.from_numpy(words), pack_with_torch(masks, 5))
     expected = masks.sum(dim=(1, 2))
@@ -88,7 +88,7 @@ def test_words_and_counts_are_the_same_in_numpy_and_in_torch(size_hw: tuple[int,
 
 
 def test_iou_is_what_pycocotools_says() -> None:
-    masks = _masks((77, 131), 8)[:-2]
+    masks = masks_of((77, 131), 8)[:-2]
     coded = rle.encode(np.asfortranarray(masks.transpose(1, 2, 0).astype(np.uint8)))
     expected = rle.iou(coded, coded, [0] * len(masks))
     for row, target in enumerate(masks):
@@ -119,7 +119,7 @@ def test_metrics_that_share_packed_masks_score_the_same_and_pack_once(
         return pack_masks(masks, margin=margin)
 
     monkeypatch.setattr(overlap, "pack_masks", counted)
-    masks = torch.from_numpy(_masks((90, 133), 4))
+    masks = torch.from_numpy(masks_of((90, 133), 4))
     pairs = [(masks[:4], masks[0]), (masks[2:], masks[0]), (masks[:4], masks[3])]
     metrics = [load_metric(name).fn for name in METRICS.names()]
     alone = [[fn(*pair).tolist() for fn in metrics] for pair in pairs]

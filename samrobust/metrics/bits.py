@@ -1,10 +1,13 @@
 """Pack masks as bits, 64 pixels per word, and count and erode whole words.
 
 On a CPU the words are NumPy arrays, because NumPy counts bits and needs no threads; on other
-devices they are torch tensors. Erosion uses only operators that both have.
+devices they are torch tensors, and on a GPU with Triton its kernels do the work. Erosion uses only
+operators that NumPy and torch both have.
 """
 
 from collections.abc import Callable
+from functools import cache
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -33,7 +36,25 @@ def pack_masks(masks: "Tensor", *, margin: int = 0) -> Words:
     """
     if masks.device.type == "cpu":
         return pack_with_numpy(masks.numpy(), margin)
+    if (kernels := _kernels(masks.device.type)) is not None:
+        return kernels.pack(masks, _words_per_row(masks.shape[-1] + margin))
     return pack_with_torch(masks, margin)
+
+
+def count_overlap(words: Words, others: Words) -> tuple["Tensor", "Tensor"]:
+    """Return (T,) int64 each, the number of bits in both and in either, on the words' device.
+
+    Args:
+        words: (T, H, n).
+        others: of the same shape, or (1, H, n), which is compared with all.
+    """
+    if not isinstance(words, np.ndarray):
+        kernels = _kernels(words.device.type)
+        if kernels is not None:
+            in_both, in_either = kernels.overlap(words, others)
+            return in_both, in_either
+    in_both = count_bits(words & others)
+    return in_both, count_bits(words) + count_bits(others) - in_both
 
 
 def count_bits(words: Words) -> "Tensor":
@@ -57,6 +78,10 @@ def erode_bits(words: Words, reach: int) -> Words:
         words: (T, H, n) from `pack_masks` with a margin of at least `reach`.
         reach: in pixels, >= 1.
     """
+    if not isinstance(words, np.ndarray):
+        kernels = _kernels(words.device.type)
+        if kernels is not None:
+            return kernels.erode(words, reach)
     trials, height, n = words.shape
     eroded = words ^ words
     window = 2 * reach + 1
@@ -127,6 +152,18 @@ def count_with_torch(words: "Tensor") -> "Tensor":
     nibbles = (pairs & _NIBBLES) + ((pairs >> 2) & _NIBBLES)
     octets = (nibbles + (nibbles >> 4)) & _BYTES
     return (((octets * _ADD_BYTES) >> (WORD - _BYTE)) & 0xFF).sum(dim=(1, 2))
+
+
+@cache
+def _kernels(device: str) -> ModuleType | None:
+    """Return the kernels for a kind of device; None where it is no GPU, or Triton is missing."""
+    if device != "cuda":
+        return None
+    try:
+        from samrobust.metrics import kernels
+    except ImportError:  # torch brings it on Linux alone
+        return None
+    return kernels
 
 
 def _words_per_row(bits: int) -> int:

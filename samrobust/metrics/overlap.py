@@ -8,7 +8,7 @@ from contextvars import ContextVar
 from functools import reduce
 from typing import TYPE_CHECKING
 
-from samrobust.metrics.bits import Words, count_bits, crop_to_bits, erode_bits, pack_masks
+from samrobust.metrics.bits import Words, count_overlap, crop_to_bits, erode_bits, pack_masks
 from samrobust.types import Metric
 
 if TYPE_CHECKING:  # a report reads the labels of metrics and runs without torch
@@ -79,8 +79,7 @@ def packed_iou(words: Words, target: Words) -> "Tensor":
 
     The IoU of two empty masks is 1; no other function decides this.
     """
-    intersection = count_bits(words & target)
-    union = count_bits(words) + count_bits(target) - intersection
+    intersection, union = count_overlap(words, target)
     ratios: Tensor = (intersection.double() / union.clamp(min=1)).where(union > 0, 1.0)
     return ratios
 
@@ -105,7 +104,10 @@ def stability_factor(masks: "Tensor", target: "Tensor") -> "Tensor":
         (1,) float64 in [0, 1]; 1 if all masks are empty.
     """
     words, _ = _packed(masks, target)
-    union = reduce(operator.or_, words)[None]
+    union = words
+    while len(union) > 1:  # of halves that may share a mask: few large operations
+        middle = (len(union) + 1) // 2
+        union = union[:middle] | union[-middle:]
     return packed_iou(words, union).mean(dim=0, keepdim=True)
 
 
