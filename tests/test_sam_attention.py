@@ -59,7 +59,9 @@ def test_whole_blocks_of_float32_are_bit_equal_to_stock() -> None:
         )
 
 
-def test_fused_attention_equals_stock() -> None:
+@pytest.mark.parametrize("positions", [0, 16, 256])
+def test_fused_attention_equals_stock(monkeypatch: pytest.MonkeyPatch, positions: int) -> None:
+    monkeypatch.setattr(sam_attention, "TABLE_POSITIONS", positions)
     encoder, pixels = encoder_and_pixels()
     with torch.no_grad():
         found, wanted = replaced(encoder, "fused")(pixels), encoder(pixels)
@@ -78,7 +80,11 @@ def test_a_grid_need_not_be_square(kind: AttentionKind) -> None:
 
 
 @pytest.mark.parametrize("kind", ["blocked", "fused"])
-def test_half_precision_is_as_near_to_float32_as_stock(kind: AttentionKind) -> None:
+@pytest.mark.parametrize("positions", [0, 256])
+def test_half_precision_is_as_near_to_float32_as_stock(
+    monkeypatch: pytest.MonkeyPatch, kind: AttentionKind, positions: int
+) -> None:
+    monkeypatch.setattr(sam_attention, "TABLE_POSITIONS", positions)
     encoder, pixels = encoder_and_pixels()
     narrow = copy.deepcopy(encoder).bfloat16()
     with torch.no_grad():

@@ -10,6 +10,8 @@ from torch.nn import functional
 
 AttentionKind = Literal["blocked", "fused", "stock"]
 
+TABLE_POSITIONS = 256
+"""Up to so many positions, those of a window of ViT-B, L or H (14 x 14), a table is added."""
 BLOCK_SCORES = 2**20
 """Attention scores held at once: 4 MiB of float32, so that they never leave a CPU's cache."""
 
@@ -71,10 +73,12 @@ class BlockedAttention(nn.Module):
 
 
 class FusedAttention(nn.Module):
-    """Attention by one fused kernel, with the relative positions appended to the head dimension.
+    """Attention by one fused kernel, to which the relative positions are given.
 
     The score of a query q and a key at row i, column j is q k + h[i] + w[j], where h and w depend
-    on q alone: the product of (q, h, w) with (k, one-hot i, one-hot j).
+    on q alone. Up to `TABLE_POSITIONS` positions, the table of h + w is added to the scores;
+    beyond, where it would be large, they join the head dimension: the product of (q, h, w) with
+    (k, one-hot i, one-hot j).
 
     Args:
         attention: with decomposed relative positions.
@@ -87,25 +91,37 @@ class FusedAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return (B, H, W, C) of the same."""
         height, width = x.shape[1:3]
-        q, k, v = _project(self.attention, x)
-        relative = _relative_scores(self.attention, q, (height, width))
-        rows = torch.eye(height, dtype=q.dtype, device=q.device).repeat_interleave(width, dim=0)
-        columns = torch.eye(width, dtype=q.dtype, device=q.device).repeat(height, 1)
-        places = torch.cat([rows, columns], dim=1).expand(len(k), -1, -1)
-        out = functional.scaled_dot_product_attention(
-            torch.cat([q * self.attention.scale, *relative], dim=-1)[None],
-            torch.cat([k, places], dim=-1)[None],
-            functional.pad(v, (0, height + width))[None],  # the kernels want equal widths
-            scale=1.0,
-        )
-        return _merge_heads(self.attention, out[0, ..., : v.shape[-1]], x.shape)
+        q, k, v = _split_heads(self.attention, x)
+        relative = _relative_scores(self.attention, q.flatten(0, 1), (height, width))
+        along_h, along_w = (scores.view(*q.shape[:3], -1) for scores in relative)
+        scale: float = self.attention.scale
+        if height * width <= TABLE_POSITIONS:
+            table = (along_h[..., :, None] + along_w[..., None, :]).flatten(3)
+            out = functional.scaled_dot_product_attention(q, k, v, attn_mask=table, scale=scale)
+        else:
+            rows = torch.eye(height, dtype=q.dtype, device=q.device).repeat_interleave(width, dim=0)
+            columns = torch.eye(width, dtype=q.dtype, device=q.device).repeat(height, 1)
+            places = torch.cat([rows, columns], dim=1).expand(*k.shape[:2], -1, -1)
+            out = functional.scaled_dot_product_attention(
+                torch.cat([q * scale, along_h, along_w], dim=-1),
+                torch.cat([k, places], dim=-1),
+                functional.pad(v, (0, height + width)),  # the kernels want equal widths
+                scale=1.0,
+            )[..., : v.shape[-1]]
+        merged: Tensor = self.attention.proj(out.transpose(1, 2).reshape(x.shape))
+        return merged
+
+
+def _split_heads(attention: Attention, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return queries, keys and values of (B, H, W, C), (B, heads, H * W, d) each, as views."""
+    qkv = attention.qkv(x).view(len(x), x.shape[1] * x.shape[2], 3, attention.num_heads, -1)
+    q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+    return q, k, v
 
 
 def _project(attention: Attention, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return queries, keys and values, (B * heads, H * W, d) each."""
-    batch, height, width, _ = x.shape
-    qkv = attention.qkv(x).view(batch, height * width, 3, attention.num_heads, -1)
-    q, k, v = qkv.permute(2, 0, 3, 1, 4).flatten(1, 2).contiguous().unbind(0)
+    q, k, v = (part.flatten(0, 1).contiguous() for part in _split_heads(attention, x))
     return q, k, v
 
 
@@ -115,11 +131,22 @@ def _relative_scores(
     """Return what each query adds to all keys of a row, (B * heads, H * W, H), and of a column."""
     height, width = size_hw
     grid = q.view(-1, height, width, q.shape[-1])
-    of_rows = get_rel_pos(height, height, attention.rel_pos_h)
-    of_columns = get_rel_pos(width, width, attention.rel_pos_w)
+    of_rows = _relative_positions(height, attention.rel_pos_h)
+    of_columns = _relative_positions(width, attention.rel_pos_w)
     along_h = torch.einsum("byxc,ykc->byxk", grid, of_rows)
     along_w = torch.einsum("byxc,xkc->byxk", grid, of_columns)
     return along_h.flatten(1, 2), along_w.flatten(1, 2)
+
+
+def _relative_positions(n: int, learned: Tensor) -> Tensor:
+    """Return (n, n, d), of each query's row (or column) to each key's.
+
+    Made on the device, as segment_anything's way waits for a copy from the host in each block.
+    """
+    if len(learned) != 2 * n - 1:
+        return get_rel_pos(n, n, learned)  # which interpolates
+    places = torch.arange(n, device=learned.device)
+    return learned[places[:, None] - places + (n - 1)]
 
 
 def _blocks(n_heads: int, n_tokens: int) -> Iterator[tuple[slice, slice]]:
