@@ -830,7 +830,8 @@ class SegmenterOptions:
             published one.
         output: of an HQ-SAM ("sum" or "hq"), "" for the default.
         progress: called with (bytes downloaded, bytes in total) while weights are downloaded.
-        compile: whether to compile a ViT image encoder; other encoders are not compiled.
+        compile: whether to compile a ViT image encoder, and SAM's decoder; other encoders are not
+            compiled.
     """
 
     variant: str = ""

@@ -178,7 +178,7 @@ def test_masks_do_not_depend_on_how_many_are_enlarged_at_once(
 ) -> None:
     prompts = random_prompts(SIZE_HW, 3, 1, boxes=False)
     at_once = predict(fast, embedding, prompts, multimask=True)
-    monkeypatch.setattr(frames, "PIXELS_AT_ONCE", 1)
+    monkeypatch.setattr(frames, "PIXELS_AT_ONCE", {"cpu": 1})
     single = predict(fast, embedding, prompts, multimask=True)
     assert torch.equal(at_once.masks, single.masks)
 

@@ -177,7 +177,7 @@ def evaluate_command(
     ] = "float32",
     frame: FrameName = "longest-side",
     device: Device = "auto",
-    batch_size: BatchSize = 16,
+    batch_size: BatchSize = None,
     image_batch_size: Annotated[
         int,
         typer.Option(
@@ -190,7 +190,7 @@ def evaluate_command(
         bool,
         typer.Option(
             "--compile",
-            help="Compile ViT encoders: faster on GPUs, after some minutes of compilation.",
+            help="Compile SAM's decoder and ViT encoders: faster on GPUs, after a minute.",
             rich_help_panel=SPEED,
         ),
     ] = False,
@@ -265,7 +265,11 @@ def evaluate_command(
     with loading(quiet=quiet):
         from samrobust.evaluation.loop import LoopOptions
         from samrobust.evaluation.runner import RunSettings, joined_ranks, n_workers, run_all
-        from samrobust.segmenters.device import keep_large_blocks, resolve_device
+        from samrobust.segmenters.device import (
+            keep_large_blocks,
+            prompts_at_once,
+            resolve_device,
+        )
 
     keep_large_blocks()
     options = SegmenterOptions(
@@ -279,7 +283,7 @@ def evaluate_command(
             options = replace(options, progress=progress)
             built = [build_segmenter(segmenter, options) for segmenter in chosen]
         loop = LoopOptions(
-            batch_size,
+            batch_size or prompts_at_once(options.device),
             n_workers(workers, ranks=ranks.local_world),
             keep_going,
             keep,

@@ -159,8 +159,12 @@ Device = Annotated[
     str, typer.Option(help="Device: auto, cpu, cuda or cuda:N.", rich_help_panel=SPEED)
 ]
 BatchSize = Annotated[
-    int,
-    typer.Option(help="Prompts per forward pass; halved on out-of-memory.", rich_help_panel=SPEED),
+    int | None,
+    typer.Option(
+        help="Prompts per forward pass; halved on out-of-memory.",
+        show_default="16; 128 on a GPU",
+        rich_help_panel=SPEED,
+    ),
 ]
 Workers = Annotated[
     int | None,

@@ -78,7 +78,7 @@ def verify_command(
     ] = None,
     device: Device = "auto",
     results: ResultsFolder = Path("results"),
-    batch_size: BatchSize = 16,
+    batch_size: BatchSize = None,
     workers: Workers = None,
     cache: Cache = None,
     cache_size: CacheSize = DEFAULT_CACHE_SIZE,
@@ -98,14 +98,19 @@ def verify_command(
     else:
         from samrobust.evaluation.loop import LoopOptions
         from samrobust.evaluation.runner import RunSettings, n_workers
-        from samrobust.segmenters.device import keep_large_blocks, resolve_device
+        from samrobust.segmenters.device import (
+            keep_large_blocks,
+            prompts_at_once,
+            resolve_device,
+        )
 
         keep_large_blocks()
-        loop = LoopOptions(batch_size, n_workers(workers))
+        device = resolve_device(device)
+        loop = LoopOptions(batch_size or prompts_at_once(device), n_workers(workers))
         with evaluation_progress(quiet=quiet) as show:
             settings = RunSettings(
                 results,
-                device=resolve_device(device),
+                device=device,
                 loop=loop,
                 command=typed_command(),
                 progress=show,

@@ -115,7 +115,7 @@ def evaluate(
     limit: int | None = None,
     trials: int | None = None,
     device: str = "auto",
-    batch_size: int = 16,
+    batch_size: int | None = None,
     workers: int = 0,
     keep_masks: Keep = "none",
     progress: ProgressCallback = lambda _: None,
@@ -137,7 +137,7 @@ def evaluate(
         limit: only the first images, None for all.
         trials: per random condition, None for the protocol's own number.
         device: "auto", "cpu", "cuda" or "cuda:N", for segmenters given by name.
-        batch_size: prompts per forward pass; halved on out-of-memory.
+        batch_size: prompts per forward pass, None for 16, on a GPU 128; halved on out-of-memory.
         workers: processes that decode images and draw prompts; 0 for none.
         keep_masks: which masks are stored for the gallery of a report: "none", "worst" or "all".
         progress: called after every image.
@@ -151,7 +151,7 @@ def evaluate(
         SamrobustError: a name is unknown, a file cannot be read, or no segmenter accepts the
             prompts of a protocol.
     """
-    from samrobust.segmenters.device import resolve_device
+    from samrobust.segmenters.device import prompts_at_once, resolve_device
 
     device = resolve_device(device)
     built = [
@@ -169,7 +169,7 @@ def evaluate(
         dataset = open_dataset(data)
     else:
         dataset = data if isinstance(data, Dataset) else PairsDataset(data)
-    loop = LoopOptions(batch_size, workers, keep_masks=keep_masks)
+    loop = LoopOptions(batch_size or prompts_at_once(device), workers, keep_masks=keep_masks)
     settings = RunSettings(
         Path(results), limit, device, loop, progress=progress, self_test=self_test
     )

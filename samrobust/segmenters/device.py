@@ -40,6 +40,11 @@ def resolve_device(name: str) -> str:
     return name
 
 
+def prompts_at_once(device: str) -> int:
+    """Return how many prompts a forward pass has by default; a GPU wants large operations."""
+    return 16 if device == "cpu" else 128
+
+
 def says_out_of_memory(error: Exception) -> bool:
     """Return whether an error of torch or Python says that memory ran out, on a GPU or a CPU."""
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(

@@ -11,8 +11,9 @@ from samrobust.types import Floats, Frame, Image
 
 MASK_THRESHOLD = 0.0
 """Of logits, in both sources: what is above belongs to the mask."""
-PIXELS_AT_ONCE = 2**22
-"""Logits enlarged at once: 16 MiB of float32, so that masks of huge photographs fit in memory."""
+PIXELS_AT_ONCE = {"cpu": 2**22, "cuda": 2**26}
+"""Logits enlarged at once: 16 MiB of float32, so that masks of huge photographs fit in memory; on a
+GPU, which wants large operations, 256 MiB."""
 
 
 class InputFrame:
@@ -70,7 +71,8 @@ class InputFrame:
             threshold: logits above it belong to the mask.
         """
         masks = logits.new_empty((*logits.shape[:2], *size_hw), dtype=torch.bool)
-        at_once = max(1, PIXELS_AT_ONCE // max(self.side**2, size_hw[0] * size_hw[1]))
+        most = PIXELS_AT_ONCE.get(logits.device.type, PIXELS_AT_ONCE["cpu"])
+        at_once = max(1, most // max(self.side**2, size_hw[0] * size_hw[1]))
         parts = torch.split(logits.detach().flatten(0, 1)[:, None], at_once)
         parts_masks = torch.split(masks.flatten(0, 1)[:, None], at_once)
         for part, part_masks in zip(parts, parts_masks, strict=True):

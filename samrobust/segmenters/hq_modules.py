@@ -101,15 +101,16 @@ class HqDecoder:
     Args:
         model: a SAM.
         parts: of its size.
+        compiled: as of `FastDecoder`.
 
     Differs: logits by rounding, as those of `FastDecoder`. The last convolution of the HQ feature
     and the product with the prompt's kernel are one convolution.
     """
 
-    def __init__(self, model: SamModel, parts: HqParts) -> None:
+    def __init__(self, model: SamModel, parts: HqParts, *, compiled: bool = False) -> None:
         self._decoder = model.mask_decoder
         self._parts = parts
-        self._fast = FastDecoder(model)
+        self._fast = FastDecoder(model, compiled=compiled)
 
     def __call__(
         self,

@@ -83,8 +83,10 @@ class HqSam:
         parts = parts if parts is not None else untrained_parts(base.model)
         self.parts = parts.to(base.model.device).eval()
         self._output = output
-        stock = base.info.settings["decoder"] == "stock"
-        self._decode = (StockHqDecoder if stock else HqDecoder)(base.model, self.parts)
+        settings, model = base.info.settings, base.model
+        self._decode: HqDecoder | StockHqDecoder = StockHqDecoder(model, self.parts)
+        if settings["decoder"] == "fast":
+            self._decode = HqDecoder(model, self.parts, compiled="compiled" in settings)
         self.info = adapted_info(base, NAME, checkpoint_sha256, {"output": output})
 
     @property

@@ -105,7 +105,7 @@ def build_sam_nano(options: SegmenterOptions) -> Sam:
     path = options.checkpoint or WEIGHTS
     model = nano_model()
     fill_model(model, load_tensors(path), path=path)
-    chosen = SamOptions(options.frame, options.dtype, attention="stock")
+    chosen = SamOptions(options.frame, options.dtype, attention="stock", compiled=options.compile)
     return Sam(
         model.to(device),
         chosen,

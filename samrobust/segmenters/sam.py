@@ -84,7 +84,8 @@ class SamOptions:
         dtype: of the encoder; prompts and masks are always float32.
         attention: of the encoder.
         decoder: ours or segment_anything's own.
-        compiled: whether the blocks of a ViT encoder are compiled, when they first run.
+        compiled: whether the blocks of a ViT encoder and the fast decoder are compiled, when they
+            first run.
     """
 
     frame: Frame = "longest-side"
@@ -141,10 +142,12 @@ class Sam:
         )
         self._dtype: torch.dtype = getattr(torch, options.dtype)
         self._frame = InputFrame(options.frame, model.image_encoder.img_size)
-        self._decode = (FastDecoder if options.decoder == "fast" else StockDecoder)(model)
+        self._decode: FastDecoder | StockDecoder = StockDecoder(model)
+        if options.decoder == "fast":
+            self._decode = FastDecoder(model, compiled=options.compiled)
         model.image_encoder.to(self._dtype)
         replace_attention(model.image_encoder, options.attention)
-        if options.compiled:
+        if options.compiled and isinstance(model.image_encoder, ImageEncoderViT):
             compile_blocks(model.image_encoder)
 
     @property
@@ -357,7 +360,8 @@ def build_sam(options: SegmenterOptions) -> Sam:
     device = resolve_device(options.device)
     path = options.checkpoint or fetch(SAM_CHECKPOINTS[variant], progress=options.progress)
     weights = load_family(path, "SAM", variant=variant, published=SAM_CHECKPOINTS)
-    model: SamModel = sam_model_registry[variant]()  # type: ignore[no-untyped-call]
+    with torch.device(device):  # whose random numbers, which weights replace, are drawn faster
+        model: SamModel = sam_model_registry[variant]()  # type: ignore[no-untyped-call]
     fill_model(model, split_hq(weights.state)[0], path=path)
     return sam_of(model.to(device), options, variant=variant, weights=weights)
 
@@ -400,14 +404,13 @@ def sam_of(
     """Return a published SAM run in the way that suits its device, of a model that is on it."""
     attention: AttentionKind = "fused"
     encoder: nn.Module = model.image_encoder
-    is_vit = isinstance(encoder, ImageEncoderViT)
-    if not is_vit:
+    if not isinstance(encoder, ImageEncoderViT):
         attention = "stock"
     elif model.device.type == "cpu" and options.dtype == "float32":
         attention = "blocked"
     sam = Sam(
         model,
-        SamOptions(options.frame, options.dtype, attention, compiled=options.compile and is_vit),
+        SamOptions(options.frame, options.dtype, attention, compiled=options.compile),
         name=name,
         variant=variant,
         checkpoint_sha256=weights.sha256,
