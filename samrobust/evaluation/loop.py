@@ -9,12 +9,13 @@ import itertools
 import os
 import threading
 import time
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from samrobust.datasets.coco import encode_mask
@@ -429,8 +430,8 @@ class _Scorer:
         """Score an image: each version of it is encoded, then given all its prompts."""
         sample, keep = drawn.sample, self._options.keep_masks
         selector = None if keep == "none" else MaskSelector(sample, keep)
-        scores: list[Score] = []
-        qualities: list[QualityRow] = []
+        scores = _Rows[Score]()
+        qualities = _Rows[QualityRow]()
         searches: list[SearchRow] = []
         n_prompts, detected = 0, None
         for image, group in _by_image(draws, stored=self._detections is not None):
@@ -448,20 +449,20 @@ class _Scorer:
                     selector.add(found.draws, found.masks[MASK_THRESHOLD], found.target)
                 with packing_shared():
                     for metric in self._metrics:
-                        scores.extend(_scores(sample.sample_id, found, metric))
-                qualities.extend(_qualities(sample.sample_id, found))
+                        _add_scores(scores, sample.sample_id, found, metric)
+                _add_qualities(qualities, sample.sample_id, found)
             if image is None and self._detections is not None:
                 detected = _detected(predict, drawn, self._detections)
             predict.check_finite()
         return Evaluated(
             sample.sample_id,
-            tuple(scores),
+            scores.fetched(),
             n_prompts
             + sum(row.n_asked for row in searches)
             + (0 if detected is None else len(detected.detections)),
             self._options.halvings,
             drawn.objects,
-            tuple(qualities),
+            qualities.fetched(),
             None if selector is None else selector.selected(),
             sample.left_out,
             tuple(row for draw in draws for row in rater_rows(sample.sample_id, draw)),
@@ -517,37 +518,64 @@ def _by_image(
     return list(groups.values())
 
 
-def _scores(sample_id: str, found: Selected, metric: Metric) -> list[Score]:
+class _Rows(Generic[T]):
+    """Rows whose values are still on the device, for which it is waited once per image."""
+
+    def __init__(self) -> None:
+        self._pending: list[tuple[Tensor, Callable[[list[float]], Iterable[T]]]] = []
+
+    def add(self, values: Tensor, make: Callable[[list[float]], Iterable[T]]) -> None:
+        """Add the rows that `make` returns of values."""
+        self._pending.append((values, make))
+
+    def fetched(self) -> tuple[T, ...]:
+        """Return the rows, in the order in which they were added."""
+        if not self._pending:
+            return ()
+        device = self._pending[0][0].device
+        parts = [values.to(device, torch.float64).flatten() for values, _ in self._pending]
+        values = iter(torch.cat(parts).tolist())
+        rows: list[T] = []
+        for part, (_, make) in zip(parts, self._pending, strict=True):
+            rows.extend(make(list(itertools.islice(values, len(part)))))
+        return tuple(rows)
+
+
+def _add_scores(rows: _Rows[Score], sample_id: str, found: Selected, metric: Metric) -> None:
     draws, masks = found.draws, found.masks[metric.threshold]
-
-    def score(trial: int, value: float, prompts: str) -> Score:
-        where = (sample_id, draws.instance.instance_id, draws.condition.name)
-        return Score(*where, trial, metric.name, value, prompts)
-
     if metric.over_trials and len(masks) < 2:
-        return []
+        return
     scored = metric.fn(masks, found.target)
     wanted = (1,) if metric.over_trials else (len(masks),)
     if tuple(scored.shape) != wanted:
         shape = tuple(scored.shape)
         raise ProtocolError(f"metric '{metric.name}' gave values of shape {shape}, not {wanted}")
-    values = scored.tolist()
-    if metric.over_trials:
-        return [score(ALL_TRIALS, values[0], combined_hash(draws.hashes))]
-    return [
-        score(trial, value, prompts)
-        for trial, (value, prompts) in enumerate(zip(values, draws.hashes, strict=True))
-    ]
+    trials = [ALL_TRIALS] if metric.over_trials else range(len(masks))
+    hashes = [combined_hash(draws.hashes)] if metric.over_trials else draws.hashes
+    where = sample_id, draws.instance.instance_id, draws.condition.name
+
+    def made(values: list[float]) -> list[Score]:
+        return [
+            Score(*where, trial, metric.name, value, prompts)
+            for trial, value, prompts in zip(trials, values, hashes, strict=True)
+        ]
+
+    rows.add(scored, made)
 
 
-def _qualities(sample_id: str, found: Selected) -> list[QualityRow]:
-    where = (sample_id, found.draws.instance.instance_id, found.draws.condition.name)
-    qualities = found.quality.tolist()
-    gaps = [None] * len(qualities) if found.gap is None else found.gap.tolist()
-    return [
-        QualityRow(*where, trial, quality, gap)
-        for trial, (quality, gap) in enumerate(zip(qualities, gaps, strict=True))
-    ]
+def _add_qualities(rows: _Rows[QualityRow], sample_id: str, found: Selected) -> None:
+    where = sample_id, found.draws.instance.instance_id, found.draws.condition.name
+    columns = [found.quality] if found.gap is None else [found.quality, found.gap]
+    n = len(found.quality)
+
+    def made(values: list[float]) -> list[QualityRow]:
+        gaps: Sequence[float | None] = values[n:] or [None] * n
+        return [
+            QualityRow(*where, trial, quality, gap)
+            for trial, (quality, gap) in enumerate(zip(values[:n], gaps, strict=True))
+        ]
+
+    rows.add(torch.cat([column.double() for column in columns]), made)
 
 
 def _detected(predict: Predictor, drawn: DrawnSample, detections: Detections) -> Detected:

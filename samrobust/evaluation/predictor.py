@@ -116,6 +116,7 @@ class Predictor:
     ) -> Iterator[Selected]:
         prompts = PromptBatch.join([draw.prompts for draw in group])
         candidates = _Queue()
+        targets: dict[int, Tensor] = {}
         start = 0
         for draw in group:
             trials = len(draw.prompts)
@@ -128,7 +129,10 @@ class Predictor:
                     predicted = replace(predicted, logits=None)
                 candidates.put(self._without_void(predicted))
             prediction = candidates.take(trials)
-            target = to_device(torch.tensor(draw.instance.mask), prediction.masks.device)
+            target = targets.get(id(draw.instance))
+            if target is None:
+                target = to_device(torch.tensor(draw.instance.mask), prediction.masks.device)
+                targets[id(draw.instance)] = target
             yield self._select(draw, prediction, target, selection)
 
     def _predict(self, prompts: PromptBatch, selection: Selection) -> Prediction:
@@ -214,6 +218,8 @@ class _Queue:
 
 def _together(predictions: Sequence[Prediction], *, dim: int) -> Prediction:
     """Return predictions after each other, along prompts (0) or candidates (1)."""
+    if len(predictions) == 1:
+        return predictions[0]  # not copied
     logits = [prediction.logits for prediction in predictions if prediction.logits is not None]
     return Prediction(
         torch.cat([prediction.masks for prediction in predictions], dim),

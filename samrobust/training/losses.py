@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from samrobust.degradations.clicks import Click
 from samrobust.seeding import keyed_generator
+from samrobust.segmenters.device import to_device
 from samrobust.segmenters.sam import SamEmbedding, one_per_prompt
 from samrobust.segmenters.sam_decoder import ALL_MASKS, SINGLE
 from samrobust.training.examples import Example
@@ -72,13 +73,13 @@ def example_losses(
             counts = [len(kind.prompts) for kind in kinds]
             embedding = one_per_prompt([kind.embedding for kind in kinds], counts)
             logits, quality = segmenter.decode(embedding, tokens, masks=masks)
-            targets = torch.cat([kind.example.targets for kind in kinds]).to(logits.device)
+            targets = to_device(torch.cat([kind.example.targets for kind in kinds]), logits.device)
             points = None
             if recipe.loss.sampled:
                 drawn = [kind.points[turn].expand(len(kind.prompts), -1, -1) for kind in kinds]
-                points = torch.cat(drawn).to(logits.device)
+                points = to_device(torch.cat(drawn), logits.device)
             shares = [1 / (n * len(asked) * n_rounds) for n in counts for _ in range(n)]
-            share = torch.tensor(shares, device=logits.device)
+            share = to_device(torch.tensor(shares), logits.device)
             losses = prompt_losses(logits, quality, targets, recipe.loss, points)
             for name, loss in losses.items():
                 of_groups[name].append(share @ loss)
