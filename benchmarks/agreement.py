@@ -12,12 +12,14 @@ import resource
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import typer
 from torch import Tensor
@@ -31,8 +33,10 @@ from samrobust.evaluation.prompts import draw_prompts
 from samrobust.metrics import METRICS, load_metric
 from samrobust.metrics.bits import (
     count_bits,
+    count_overlap,
     count_with_torch,
     erode_bits,
+    pack_masks,
     pack_with_numpy,
     pack_with_torch,
 )
@@ -46,15 +50,17 @@ from samrobust.segmenters.sam import SamEmbedding
 from samrobust.segmenters.sam_decoder import FastDecoder, StockDecoder
 from samrobust.types import EncoderDtype, PromptBatch, SegmenterOptions
 
+EXACT = 1e-12
+"""Allowed of scores of the same masks: sums of float64 in another order."""
 ROUNDING, REDUCED = 1e-2, 1e-1
 """Allowed of the largest value: in float32, of which a GPU's convolutions keep 10 bits; in 16."""
 FLIPPED, FLIPPED_REDUCED = 1e-3, 5e-2
 """Allowed share of the pixels of masks, likewise."""
 SIZES_HW = ((41, 67), (90, 33), (1, 9), (HEIGHT, WIDTH))
 """Of the masks whose words are compared."""
-SPARE_BYTES = {"cpu": 2**24, "cuda": 2**26}
-"""Of memory that the check of an out-of-memory leaves; its prompts do not fit in one batch. Blocks
-of a GPU's memory are larger, and a CPU's process has free ones."""
+SPARE_BYTES = {"cpu": 2**25, "cuda": 2**26}
+"""Of memory that the check of an out-of-memory leaves: an image can be encoded, but the masks of
+all prompts do not fit. Blocks of a GPU's memory are larger."""
 MANY_PROMPTS = 512
 """Per forward pass, if memory allows: all of an image."""
 
@@ -111,28 +117,30 @@ def checks(device: str, folder: Path, *, tiny: bool) -> Iterator[tuple[str, Chec
         save_random_sam("vit_b", weights)
         models["sam"] = SegmenterOptions("vit_b", weights)
     named = {**models, "stable-sam": SegmenterOptions(), "hq-sam": SegmenterOptions()}
-    yield "words and metrics", partial(words, device)
-    for name, options in named.items():
-        pair = _Pair(name, options, device)
+    yield "words", partial(words, device)
+    yield "metrics", partial(metrics, device)
+    pairs = {name: _Pair(name, options, device) for name, options in named.items()}
+    for name, pair in pairs.items():
         yield f"{name}: encoder", partial(encoder, pair, scene)
         yield f"{name}: decoder", partial(decoder, pair, scene)
         yield f"{name}: masks", partial(masks, pair, scene)
         if name in models:
             yield f"{name}: stock decoder", partial(stock_decoder, pair, scene)
-    nano = _Pair("sam-nano", SegmenterOptions(), device)
+    nano = pairs["sam-nano"]
     yield "scores of noisy-box", partial(scores, nano, scene, LoopOptions())
     yield "scores, images at once", partial(scores, nano, scene, LoopOptions(image_batch_size=3))
     yield "images at once: encoder", partial(images_at_once, nano, scene)
-    yield "scores after out-of-memory", partial(out_of_memory, nano, _Scene(3))
+    yield "scores after out-of-memory", partial(out_of_memory, nano, _Scene(8))
     kinds: tuple[EncoderDtype, ...] = ("bfloat16", "float16")
-    for name, options in models.items():
+    for name in models:
         for kind in kinds:
-            pair = _Pair(name, replace(options, dtype=kind), device)
+            pair = pairs[name].run(dtype=kind)
             yield f"{name} in {kind}: encoder", partial(encoder, pair, scene, REDUCED)
             yield f"{name} in {kind}: masks", partial(masks, pair, scene, FLIPPED_REDUCED)
     if device != "cpu" and not tiny:
-        pair = _Pair("sam", replace(models["sam"], compile=True), device)
+        pair = pairs["sam"].run(compile=True)
         yield "sam compiled: encoder", partial(encoder, pair, scene)
+        yield "sam compiled: decoder", partial(decoder, pair, scene)
 
 
 class _Scene:
@@ -151,32 +159,42 @@ class _Pair:
     """A segmenter on the CPU in float32 and on the device, built when first used."""
 
     def __init__(self, name: str, options: SegmenterOptions, device: str) -> None:
-        self._name = name
-        self._options = options
-        self._device = device
-        self._built: dict[bool, Any] = {}
+        self._options = replace(options, device=device)
+        self._build: Callable[[SegmenterOptions], Any] = (
+            _untrained_hq_sam if name == "hq-sam" else SEGMENTERS.load(name)
+        )
+        self._here: dict[str, Any] = {}
+        self._there: Any = None
+
+    def run(self, **options: Any) -> "_Pair":  # noqa: ANN401
+        """Return a pair with the same side on the CPU, and other options on the device."""
+        pair = copy(self)
+        pair._options, pair._there = replace(self._options, **options), None  # noqa: SLF001
+        return pair
 
     @property
     def here(self) -> Any:  # noqa: ANN401
-        return self._build(here=True)
+        if not self._here:
+            self._here["model"] = self._build(replace(self._options, device="cpu"))
+        return self._here["model"]
 
     @property
     def there(self) -> Any:  # noqa: ANN401
-        return self._build(here=False)
+        if self._there is None:
+            self._there = self._build(self._options)
+        return self._there
 
-    def _build(self, *, here: bool) -> Any:  # noqa: ANN401
-        if here not in self._built:
-            plain = replace(self._options, dtype="float32", compile=False)
-            there = replace(self._options, device=self._device)
-            build = _untrained_hq_sam if self._name == "hq-sam" else SEGMENTERS.load(self._name)
-            self._built[here] = build(plain if here else there)
-        return self._built[here]
+    def encoded_here(self, scene: _Scene) -> Any:  # noqa: ANN401
+        """Return the embedding of the scene on the CPU."""
+        if "embedding" not in self._here:
+            (self._here["embedding"],) = self.here.encode([scene.image])
+        return self._here["embedding"]
 
 
 @torch.inference_mode()
 def encoder(pair: _Pair, scene: _Scene, allowed: float = ROUNDING) -> Found:
     """Compare embeddings."""
-    (here,), (there,) = (each.encode([scene.image]) for each in (pair.here, pair.there))
+    here, (there,) = pair.encoded_here(scene), pair.there.encode([scene.image])
     return Found(_apart([here.features], [there.features]), allowed, "largest feature")
 
 
@@ -192,7 +210,7 @@ def images_at_once(pair: _Pair, scene: _Scene) -> Found:
 @torch.inference_mode()
 def decoder(pair: _Pair, scene: _Scene) -> Found:
     """Compare logits and qualities of the same embedding."""
-    (embedding,) = pair.here.encode([scene.image])
+    embedding = pair.encoded_here(scene)
     here = pair.here.logits(embedding, scene.prompts)
     there = pair.there.logits(_moved(embedding, pair.there.device), scene.prompts)
     return Found(_apart(here, there), ROUNDING, "largest logit")
@@ -204,7 +222,7 @@ def stock_decoder(pair: _Pair, scene: _Scene) -> Found:
 
     Of SAM-nano's features it reads those alone that its upscaling has a place for.
     """
-    (embedding,) = pair.here.encode([scene.image])
+    embedding = pair.encoded_here(scene)
     made: list[Sequence[Tensor]] = []
     for sam, kind in ((pair.here, FastDecoder), (pair.there, StockDecoder)):
         own = _moved(embedding, sam.device)
@@ -216,35 +234,50 @@ def stock_decoder(pair: _Pair, scene: _Scene) -> Found:
 @torch.inference_mode()
 def masks(pair: _Pair, scene: _Scene, allowed: float = FLIPPED) -> Found:
     """Compare masks, each side with its own embedding."""
+    embeddings = pair.encoded_here(scene), *pair.there.encode([scene.image])
     here, there = (
-        each.predict(each.encode([scene.image])[0], scene.prompts).masks.cpu()
-        for each in (pair.here, pair.there)
+        each.predict(embedding, scene.prompts).masks.cpu()
+        for each, embedding in zip((pair.here, pair.there), embeddings, strict=True)
     )
     return Found((here != there).float().mean().item(), allowed, "pixels")
 
 
 def words(device: str) -> Found:
-    """Compare torch's words with NumPy's, and all metrics."""
-    rng = np.random.default_rng(0)
-    differ, largest = 0, 0.0
-    for height, width in SIZES_HW:
-        made = [rng.random((5, height, width)) < share for share in (0.5, 0.97)]
-        made.append(np.tile(np.arange(width) < width // 2, (5, height, 1)))
-        for values in made:
-            for reach in (1, 9):
-                here = pack_with_numpy(values, reach)
-                there = pack_with_torch(torch.from_numpy(values).to(device), reach)
+    """Compare the words of the device, and torch's, with NumPy's: packed, eroded and counted."""
+    differ = 0
+    for values in _many_masks():
+        on_device = torch.from_numpy(values).to(device)
+        for reach in (1, 9):
+            here = pack_with_numpy(values, reach)
+            eroded = erode_bits(here, reach)
+            packed = torch.as_tensor(pack_masks(on_device, margin=reach))
+            for there in (packed, pack_with_torch(on_device, reach)):
                 differ += int((there.cpu().numpy() != here).sum())
-                eroded = erode_bits(there, reach)
-                differ += int((eroded.cpu().numpy() != erode_bits(here, reach)).sum())
-                differ += int((count_with_torch(eroded).cpu() != count_bits(eroded).cpu()).sum())
+                found = erode_bits(there, reach)
+                differ += int((found.cpu().numpy() != eroded).sum())
                 differ += int((count_with_torch(there).cpu() != count_bits(here)).sum())
-            whole = torch.from_numpy(values)
-            for name in METRICS.names():
-                score = load_metric(name).fn
-                apart = score(whole.to(device), whole[0].to(device)).cpu() - score(whole, whole[0])
-                largest = max(largest, apart.abs().max().item())
-    return Found(max(float(differ), largest), 0.0, "words, counts and scores")
+                counted = count_overlap(there, found[:1]), count_overlap(here, eroded[:1])
+                differ += sum(int((x.cpu() != y).sum()) for x, y in zip(*counted, strict=True))
+    return Found(float(differ), 0.0, "words and counts")
+
+
+def metrics(device: str) -> Found:
+    """Compare all metrics."""
+    largest = 0.0
+    for values in _many_masks():
+        whole = torch.from_numpy(values)
+        for name in METRICS.names():
+            score = load_metric(name).fn
+            apart = score(whole.to(device), whole[0].to(device)).cpu() - score(whole, whole[0])
+            largest = max(largest, apart.abs().max().item())
+    return Found(largest, EXACT, "score")
+
+
+def _many_masks() -> Iterator[npt.NDArray[np.bool_]]:
+    rng = np.random.default_rng(0)
+    for height, width in SIZES_HW:
+        yield from (rng.random((5, height, width)) < share for share in (0.5, 0.97))
+        yield np.tile(np.arange(width) < width // 2, (5, height, 1))
 
 
 def scores(pair: _Pair, scene: _Scene, options: LoopOptions) -> Found:

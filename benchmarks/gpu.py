@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -24,17 +24,15 @@ import typer
 
 from benchmarks.photograph import save_random_sam
 from benchmarks.setting import Figures, Setting
-from benchmarks.speed import in_a_process, peaks_of, row_of, table_of
+from benchmarks.speed import peaks_of, row_of, table_of
 from samrobust.errors import SamrobustError
 from samrobust.files import write_atomic
 from samrobust.segmenters.device import resolve_device
 from samrobust.segmenters.nano import NAME
 from samrobust.types import EncoderDtype
 
-SHARES = {"right": 0.25, "fast": 0.75, "trains": 1.0}
+SHARES = {"right": 0.2, "fast": 0.8, "trains": 1.0}
 """Share of the minutes after which each part must have ended."""
-OTHERS = ("batched", "re-encoding")
-"""Loops over segment-anything's predictor, besides the careful one."""
 TRAININGS = {
     "sam-nano": ["--model", NAME],
     "stable-sam on vit_l": (
@@ -81,10 +79,11 @@ class Report:
         header = ["check", "largest difference", "allowed", "of", "", ""]
         parts = [f"# {device}", "## Differences to the CPU", _table(header, checks)]
         for row in self.fast:
-            title, header, rows = table_of(row)
-            others = (f"{way} {rate:.3g}" for way, rate in row["prompts_per_s"].items())
-            busy = f"Busy {row['busy']:.0%}. Prompts/s end to end: {', '.join(others)}."
-            parts += [f"## {title}", _table(header, rows), busy]
+            title, table = f"{row['variant']} on {row['device']}", ""
+            if "parts" in row:
+                title, header, rows = table_of(row)
+                table = _table(header, rows)
+            parts += [f"## {title}", table, _rates(row["measured"])]
         trainings = [
             [
                 name,
@@ -155,26 +154,28 @@ def fast(report: Report, device: str, left: Callable[[], float], *, tiny: bool) 
     """Add the speed of each variant to a report, beside loops over segment-anything's predictor."""
     kind: EncoderDtype = "float32" if tiny else "bfloat16"
     peaks = peaks_of(device, kind)
-    for variant in [NAME] if tiny else ["vit_b", "vit_h"]:
+    variants = [NAME] if tiny else ["vit_h", "vit_b"]
+    for place, variant in enumerate(variants):
+        seconds = left() / (len(variants) - place)
         with tempfile.TemporaryDirectory() as folder:
             weights = Path(folder) / f"{variant}.pth"
             if variant != NAME:
-                save_random_sam(variant, weights)
+                save_random_sam(variant, weights, device)
             workers = min(8, (os.cpu_count() or 1) - 1)
             sizes = (1, 2, 1, 0) if tiny else (7, 20, 8, workers)
-            setting = Setting(variant, str(weights), device, kind, *sizes)
-            measured: dict[str, Any] = {}
-            for way in ("samrobust", "careful", "work", *OTHERS):
-                try:
-                    measured[way] = json.loads(in_a_process(way, setting, seconds=max(1, left())))
-                except (subprocess.TimeoutExpired, subprocess.CalledProcessError) as error:
-                    report.missing.append(f"{variant}, {way}: {_reason(error)}")
-        if {"samrobust", "careful", "work"} <= measured.keys():
-            work = measured.pop("work")
+            setting = Setting(variant, str(weights), device, kind, *sizes, device != "cpu")
+            lines, stopped = _lines(
+                ["benchmarks.ways", "all", json.dumps(asdict(setting))], seconds
+            )
+        measured = {each["way"]: each["found"] for each in map(json.loads, lines)}
+        if stopped:
+            last = list(measured)[-1] if measured else "the start"
+            report.missing.append(f"{variant}, ways after '{last}': {stopped}")
+        row: dict[str, Any] = {**asdict(setting), "measured": measured, "peaks": peaks}
+        if {"samrobust", "careful"} <= measured.keys():
             ours = {way: [measured[way]] for way in ("samrobust", "careful")}
-            rates = {way: found["prompts"] / found["total"] for way, found in measured.items()}
-            row = row_of(setting, ours, work, peaks)
-            report.fast.append({**row, "peaks": peaks, "prompts_per_s": rates})
+            row = row_of(setting, ours, measured["work"], peaks) | row
+        report.fast.append(row)
         report.write()
 
 
@@ -187,7 +188,8 @@ def trains(report: Report, device: str, left: Callable[[], float], *, tiny: bool
         if tiny:
             options = [*options, "--steps", "1", "--seconds", "0"]
         else:
-            options = [*options, "--dtype", "bfloat16", "--seconds", str(seconds / 3)]
+            of_time = ["--seconds", str(seconds / 3), "--steps", "5"]
+            options = [*options, "--dtype", "bfloat16", *of_time]
         command = ["benchmarks.training_speed", "--device", device, "--workers", str(workers)]
         lines, stopped = _lines([*command, *options], seconds)
         if stopped:
@@ -213,6 +215,17 @@ def _reason(error: subprocess.TimeoutExpired | subprocess.CalledProcessError) ->
     if isinstance(error, subprocess.TimeoutExpired):
         return "did not fit into the minutes"
     return f"{FAILED} {error.returncode}; its message stands on stderr"
+
+
+def _rates(measured: dict[str, Figures]) -> str:
+    """Return the prompts per second of each way, and how busy the device was."""
+    rates = [
+        f"{way} {found['prompts'] / found['total']:.3g}"
+        + (f" (busy {found['busy']:.0%})" if "busy" in found else "")
+        for way, found in measured.items()
+        if way != "work"
+    ]
+    return f"Prompts/s end to end: {', '.join(rates)}."
 
 
 def _agrees(found: dict[str, Any]) -> bool:

@@ -46,13 +46,15 @@ class DrawnPhotograph:
         return replace(self._sample, sample_id=sample_id)
 
 
-def save_random_sam(variant: str, path: Path) -> None:
+def save_random_sam(variant: str, path: Path, device: str = "cpu") -> None:
     """Save a SAM with random weights, spread so that masks are neither empty nor full.
 
-    Speed does not depend on the weights, as long as there is something to score.
+    Speed does not depend on the weights, as long as there is something to score. A GPU draws them
+    faster, and others.
     """
     torch.manual_seed(0)
-    sam = sam_model_registry[variant]()  # type: ignore[no-untyped-call]
+    with torch.device(device):
+        sam = sam_model_registry[variant]()  # type: ignore[no-untyped-call]
     with torch.no_grad():
         for parameter in sam.mask_decoder.parameters():
             if parameter.ndim == 2:

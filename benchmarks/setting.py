@@ -31,6 +31,7 @@ class Setting:
         trials: of the protocol noisy-box.
         images: that samrobust evaluates; the careful loop takes one.
         workers: processes that load them.
+        compiled: whether samrobust runs with `--compile`.
     """
 
     variant: str
@@ -41,10 +42,11 @@ class Setting:
     trials: int
     images: int
     workers: int
+    compiled: bool = False
 
     def segmenter(self) -> Sam:
         """Return it as samrobust runs it."""
-        options = SegmenterOptions(device=self.device, dtype=self.dtype)
+        options = SegmenterOptions(device=self.device, dtype=self.dtype, compile=self.compiled)
         if self.variant == NAME:
             return build_sam_nano(options)
         weights = Path(self.weights)

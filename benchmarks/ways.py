@@ -2,18 +2,19 @@
 
     python -m benchmarks.ways WAY SETTING
 
-WAY is careful, batched, re-encoding, samrobust, work or operations; SETTING a
+WAY is careful, samrobust, work, operations, or all for a line of JSON each; SETTING is a
 `benchmarks.setting.Setting` as JSON.
 """
 
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
+import torch
+from segment_anything.modeling.sam import Sam as SamModel
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.careful import Loop, batched_loop, careful_loop, re_encoding_loop
@@ -22,18 +23,25 @@ from benchmarks.setting import HEIGHT, WIDTH, Figures, Setting
 from benchmarks.watch import Clock, Tally, watched
 from samrobust.evaluation.loop import Evaluated, Job, LoopOptions, score_images
 from samrobust.evaluation.prompts import draw_prompts
-from samrobust.segmenters.device import keep_large_blocks
+from samrobust.segmenters.device import keep_large_blocks, prompts_at_once
 from samrobust.segmenters.sam import Sam
 from samrobust.types import Dataset, Segmenter
 
 MOST_OPERATIONS = 15
 
 
-def theirs(loop: Loop, setting: Setting) -> Figures:
-    """Return seconds of a loop over segment-anything's predictor, and its peak memory."""
-    protocol = setting.protocol(setting.trials)
-    photographs = setting.photographs(1)
-    found = loop(setting.stock(), photographs, protocol, device=setting.device)
+LOOPS: dict[str, Loop] = {
+    "careful": careful_loop,
+    "batched": batched_loop,
+    "re-encoding": re_encoding_loop,
+}
+"""Over segment-anything's predictor."""
+
+
+def theirs(loop: Loop, setting: Setting, model: SamModel) -> Figures:
+    """Return seconds of a loop over segment-anything's predictor, and the peak memory so far."""
+    protocol, photographs = setting.protocol(setting.trials), setting.photographs(1)
+    found = loop(model, photographs, protocol, device=setting.device)
     return {**found, "peak_gib": peak_gib(setting.device)}
 
 
@@ -78,14 +86,21 @@ def drawing_seconds(setting: Setting) -> float:
     return (time.process_time() - started) / sum(len(draws.prompts) for draws in drawn)
 
 
-def work(setting: Setting) -> dict[str, Figures]:
-    """Return the FLOPs and bytes of one image by part: those of an image, a prompt and a mask."""
-    tally, one = Tally(), replace(setting, workers=0)
-    with watched(setting.segmenter(), tally) as seen:
-        n_prompts = _evaluate(seen, setting.photographs(1), one)
+def work(setting: Setting, stock: SamModel) -> dict[str, Figures]:
+    """Return the FLOPs and bytes of one image by part: those of an image, a prompt and a mask.
+
+    An encoder's FLOPs are those of segment-anything's; ours does more where a kernel wants it.
+    """
+    tally, encoders, encoder = Tally(), Tally(), stock.image_encoder
+    square = torch.zeros(1, 3, encoder.img_size, encoder.img_size, device=setting.device)
+    with torch.inference_mode(), encoders("encode"):
+        encoder(square)
+    plain = replace(setting, workers=0, compiled=False)
+    with watched(plain.segmenter(), tally) as seen:
+        n_prompts = _evaluate(seen, setting.photographs(1), plain)
     n_metrics = len(setting.protocol(setting.trials).metrics)
     return {  # metrics work on bits outside of torch: their masks are counted, once a metric
-        "encode": {"flops": tally.flops["encode"], "bytes": tally.n_bytes["encode"]},
+        "encode": {"flops": encoders.flops["encode"], "bytes": tally.n_bytes["encode"]},
         "predict": {
             "flops": tally.flops["predict"] / n_prompts,
             "bytes": tally.n_bytes["predict"] / n_prompts,
@@ -109,18 +124,31 @@ def operations(setting: Setting) -> str:
     return table
 
 
+def all_ways(setting: Setting) -> Iterator[tuple[str, Figures | dict[str, Figures]]]:
+    """Yield the figures of each way by name, those that tell most first."""
+    stock = setting.stock()
+    yield "work", work(setting, stock)
+    yield "samrobust", ours(setting)
+    for name, loop in LOOPS.items():
+        yield name, theirs(loop, setting, stock)
+    if setting.compiled:
+        yield "not compiled", ours(replace(setting, compiled=False))
+
+
 def main(way: str, setting: str) -> None:
-    """Measure one way once, and print it as JSON; the operations as a table."""
-    ways: dict[str, Callable[[Setting], Figures | dict[str, Figures] | str]] = {
-        "careful": partial(theirs, careful_loop),
-        "batched": partial(theirs, batched_loop),
-        "re-encoding": partial(theirs, re_encoding_loop),
-        "samrobust": ours,
-        "work": work,
-        "operations": operations,
-    }
-    found = ways[way](Setting(**json.loads(setting)))
-    print(found if isinstance(found, str) else json.dumps(found))
+    """Measure one way once, or all, and print them as JSON; the operations as a table."""
+    chosen = Setting(**json.loads(setting))
+    if way == "all":
+        for name, found in all_ways(chosen):
+            print(json.dumps({"way": name, "found": found}), flush=True)
+    elif way == "careful":
+        print(json.dumps(theirs(careful_loop, chosen, chosen.stock())))
+    elif way == "work":
+        print(json.dumps(work(chosen, chosen.stock())))
+    elif way == "samrobust":
+        print(json.dumps(ours(chosen)))
+    else:
+        print(operations(chosen))
 
 
 def _warm(setting: Setting) -> Sam:
@@ -134,7 +162,7 @@ def _warm(setting: Setting) -> Sam:
 def _evaluate(segmenter: Segmenter[Any], photographs: Dataset, setting: Setting) -> int:
     """Evaluate and return the number of prompts."""
     protocol = setting.protocol(setting.trials)
-    options = LoopOptions(workers=setting.workers)
+    options = LoopOptions(prompts_at_once(setting.device), setting.workers)
     jobs = [Job(segmenter, protocol, photographs.ids())]
     results = score_images(photographs, jobs, options)
     return sum(result.n_prompts for _, result in results if isinstance(result, Evaluated))

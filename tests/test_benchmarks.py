@@ -69,7 +69,7 @@ def test_parts_of_an_evaluation_are_within_its_time_and_its_work_is_counted() ->
     assert 0 < parts < found["total"]
     assert found["busy"] == pytest.approx(parts / found["total"])
     assert found["prompts"] == 1 + 6 * 2
-    counted = work(TINY)
+    counted = work(TINY, TINY.stock())
     counter = FlopCounterMode(display=False)
     segmenter, photographs = TINY.segmenter(), TINY.photographs(1)
     with torch.no_grad(), counter:
