@@ -13,10 +13,11 @@ from torch.nn import functional
 
 from samrobust.errors import CheckpointError, SegmenterError, UnknownNameError
 from samrobust.files import CACHE_VARIABLE
-from samrobust.segmenters import SEGMENTERS, frames
+from samrobust.segmenters import SEGMENTERS
+from samrobust.segmenters.frames import InputFrame
 from samrobust.segmenters.published import file_sha256
 from samrobust.segmenters.sam import SAM_CHECKPOINTS, Sam, SamEmbedding, SamOptions, build_sam
-from samrobust.types import Image, Prediction, PromptBatch, SegmenterOptions
+from samrobust.types import Frame, Image, Prediction, PromptBatch, SegmenterOptions
 from tests.sam_weights import (
     narrow_vit_b,
     photograph,
@@ -173,14 +174,36 @@ def test_squash_is_two_plain_resizes_and_scaled_prompts(image: Image) -> None:
     assert differing(found, Prediction(masks, quality)) < MOST_DIFFERING
 
 
-def test_masks_do_not_depend_on_how_many_are_enlarged_at_once(
-    monkeypatch: pytest.MonkeyPatch, fast: Sam, embedding: SamEmbedding
+@pytest.mark.parametrize("name", ["longest-side", "squash"])
+@pytest.mark.parametrize("size_hw", [(61, 40), (40, 61), (300, 512), (1, 700), (1300, 900)])
+@pytest.mark.parametrize("threshold", [-1.0, 0.0, 1.0])
+def test_masks_are_those_of_two_plain_resizes(
+    name: Frame, size_hw: tuple[int, int], threshold: float
 ) -> None:
-    prompts = random_prompts(SIZE_HW, 3, 1, boxes=False)
-    at_once = predict(fast, embedding, prompts, multimask=True)
-    monkeypatch.setattr(frames, "PIXELS_AT_ONCE", {"cpu": 1})
-    single = predict(fast, embedding, prompts, multimask=True)
-    assert torch.equal(at_once.masks, single.masks)
+    torch.manual_seed(0)
+    frame = InputFrame(name, 256)
+    input_hw = frame.to_input(np.zeros((*size_hw, 3), np.uint8)).shape[-2:]
+    y, x = torch.meshgrid(torch.arange(64.0), torch.arange(64.0), indexing="ij")
+    logits = torch.stack(
+        [
+            torch.randn(64, 64),  # everywhere
+            3 - torch.hypot(y - 11, x - 17),  # an object
+            2 - torch.hypot(y, x),  # in the corner
+            5 * ((y == 7) & (x == 9)) - 2.0,  # one position
+            torch.full((64, 64), -3.0),  # none
+            torch.full((64, 64), 3.0),  # all
+        ]
+    )[None]
+    square = logits
+    if name == "longest-side":
+        square = functional.interpolate(logits, (256, 256), mode="bilinear")
+        square = square[..., : input_hw[0], : input_hw[1]]
+    wanted = functional.interpolate(square, size_hw, mode="bilinear") > threshold
+    found = frame.to_masks(
+        logits, input_hw=(input_hw[0], input_hw[1]), size_hw=size_hw, threshold=threshold
+    )
+    assert found.shape == wanted.shape
+    assert (found != wanted).float().mean(dim=(2, 3)).max() < MOST_DIFFERING
 
 
 def test_autocast_changes_nothing(fast: Sam, embedding: SamEmbedding) -> None:

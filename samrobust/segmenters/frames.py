@@ -1,6 +1,10 @@
 """The two ways in which an image reaches a SAM and its logits come back as masks."""
 
+from dataclasses import dataclass
+from functools import lru_cache
+
 import numpy as np
+import numpy.typing as npt
 import torch
 from PIL import Image as PillowImage
 from segment_anything.utils.transforms import ResizeLongestSide
@@ -11,9 +15,8 @@ from samrobust.types import Floats, Frame, Image
 
 MASK_THRESHOLD = 0.0
 """Of logits, in both sources: what is above belongs to the mask."""
-PIXELS_AT_ONCE = {"cpu": 2**22, "cuda": 2**26}
-"""Logits enlarged at once: 16 MiB of float32, so that masks of huge photographs fit in memory; on a
-GPU, which wants large operations, 256 MiB."""
+PIXELS_AT_ONCE = 2**26
+"""Logits that a GPU enlarges at once: 256 MiB, so that masks of huge photographs fit in memory."""
 
 
 class InputFrame:
@@ -62,7 +65,8 @@ class InputFrame:
         """Return masks (N, M, H, W) bool at the original size.
 
         "longest-side" enlarges to the square, crops the padding and resizes to the original;
-        "squash" resizes once.
+        "squash" resizes once. A CPU enlarges only what can be above the threshold, by the same
+        weights. Differs there: by the rounding of a sum in another order.
 
         Args:
             logits: (N, M, 4h, 4w) float32 of one image.
@@ -70,17 +74,81 @@ class InputFrame:
             size_hw: the image's own size (H, W).
             threshold: logits above it belong to the mask.
         """
-        masks = logits.new_empty((*logits.shape[:2], *size_hw), dtype=torch.bool)
-        most = PIXELS_AT_ONCE.get(logits.device.type, PIXELS_AT_ONCE["cpu"])
-        at_once = max(1, most // max(self.side**2, size_hw[0] * size_hw[1]))
-        parts = torch.split(logits.detach().flatten(0, 1)[:, None], at_once)
-        parts_masks = torch.split(masks.flatten(0, 1)[:, None], at_once)
-        for part, part_masks in zip(parts, parts_masks, strict=True):
-            square = part
-            if self.name == "longest-side":
-                square = _resize(part, (self.side, self.side))[..., : input_hw[0], : input_hw[1]]
-            torch.gt(_resize(square, size_hw), threshold, out=part_masks)
-        return masks
+        flat = logits.detach().flatten(0, 1)
+        masks = flat.new_zeros((len(flat), *size_hw), dtype=torch.bool)
+        if flat.device.type == "cpu":
+            rows, columns = (
+                _axis(logits.shape[2 + axis], self._square(), input_hw[axis], size_hw[axis])
+                for axis in (0, 1)
+            )
+            for mask, values in zip(masks, flat - threshold, strict=True):
+                _enlarge(values, rows, columns, out=mask)
+        else:
+            at_once = max(1, PIXELS_AT_ONCE // max(self.side**2, size_hw[0] * size_hw[1]))
+            for start in range(0, len(flat), at_once):
+                part = slice(start, start + at_once)
+                square = flat[part, None]
+                if side := self._square():
+                    square = _resize(square, (side, side))[..., : input_hw[0], : input_hw[1]]
+                torch.gt(_resize(square, size_hw)[:, 0], threshold, out=masks[part])
+        return masks.view(*logits.shape[:2], *size_hw)
+
+    def _square(self) -> int:
+        """Return the side of the square to which logits are enlarged first, 0 for none."""
+        return self.side if self.name == "longest-side" else 0
+
+
+@dataclass(frozen=True)
+class _Axis:
+    """How positions of a grid become pixels along one axis.
+
+    Attributes:
+        weights: (P, n) float32, of n positions for each of P pixels.
+        first: (P,), the first position that has a weight.
+        last: (P,), the last one.
+    """
+
+    weights: Tensor
+    first: npt.NDArray[np.intp]
+    last: npt.NDArray[np.intp]
+
+    def reach(self, occupied: Tensor) -> tuple[slice, slice]:
+        """Return the pixels that occupied positions reach, and all positions that reach those.
+
+        Args:
+            occupied: (n,) bool, of which one is set.
+        """
+        places = np.flatnonzero(occupied.numpy())
+        start = int(np.searchsorted(self.last, places[0]))
+        stop = int(np.searchsorted(self.first, places[-1], side="right"))
+        if start == stop:  # shrunk so far that no pixel has a weight of it
+            return slice(0), slice(0)
+        return slice(start, stop), slice(self.first[start], self.last[stop - 1] + 1)
+
+
+@lru_cache(maxsize=8)
+def _axis(n: int, square: int, kept: int, pixels: int) -> _Axis:
+    """Return the axis of n positions that are enlarged to a square's side, cropped and resized."""
+    grid = torch.eye(n)[None, None]
+    if square:
+        grid = _resize(grid, (square, n))[..., :kept, :]
+    weights = _resize(grid, (pixels, n))[0, 0]
+    has_weight = weights.numpy() != 0
+    return _Axis(weights, has_weight.argmax(1), n - 1 - has_weight[:, ::-1].argmax(1))
+
+
+def _enlarge(logits: Tensor, rows: _Axis, columns: _Axis, *, out: Tensor) -> None:
+    """Set the pixels (H, W) bool whose logit is above 0; the others are not looked at.
+
+    A pixel's logit is a mean of those of positions near it, so it is not above 0 where none is.
+    """
+    above = logits > 0
+    if not above.any():
+        return
+    y, from_y = rows.reach(above.any(1))
+    x, from_x = columns.reach(above.any(0))
+    enlarged = rows.weights[y, from_y] @ logits[from_y, from_x] @ columns.weights[x, from_x].mT
+    torch.gt(enlarged, 0, out=out[y, x])
 
 
 def input_scale(size_hw: tuple[int, int], input_hw: tuple[int, int]) -> Floats:

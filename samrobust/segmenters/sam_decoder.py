@@ -420,7 +420,7 @@ def _double(convolution: nn.ConvTranspose2d, x: Tensor) -> Tensor:
 
 def _flatten(grid: Tensor) -> Tensor:
     """Return (N, L, C) of (N, C, h, w)."""
-    return grid.flatten(2).mT
+    return grid.flatten(2).mT.contiguous()
 
 
 def _heads(attention: Attention, x: Tensor) -> Tensor:
