@@ -13,10 +13,11 @@ from samrobust.errors import ProtocolError
 from samrobust.evaluation.runner import evaluate
 from samrobust.protocol import load_protocol
 from samrobust.report.formats import to_csv, to_latex, to_markdown
+from samrobust.report.layout import records
 from samrobust.report.page import page
 from samrobust.report.scores import click_statistics
 from samrobust.report.summary import Section, summarise
-from samrobust.report.tables import glance_table, records, terminal_tables
+from samrobust.report.tables import glance_table, terminal_tables
 from samrobust.runs.store import Run
 from samrobust.types import Image, Instance, Prediction, PromptBatch, Sample, SegmenterInfo
 from tests.conftest import MemoryDataset, rectangle

@@ -25,8 +25,9 @@ from samrobust.report.formats import (
     write_tables,
     write_text,
 )
+from samrobust.report.layout import Table
 from samrobust.report.summary import Section, summarise
-from samrobust.report.tables import Table, terminal_tables, with_columns
+from samrobust.report.tables import terminal_tables, with_columns
 from samrobust.types import DatasetInfo, SegmenterInfo
 from tests.runs import CONTROL, PAIR, SAM, STABLE, MadeUp, described, member
 

@@ -29,7 +29,7 @@ from rich.text import Text
 
 if TYPE_CHECKING:
     from samrobust.evaluation.runner import Progress as Evaluating
-    from samrobust.report.tables import Table as ReportTable
+    from samrobust.report.layout import Table as ReportTable
 
 out = Console(highlight=False, emoji=False)
 err = Console(stderr=True, highlight=False, emoji=False)

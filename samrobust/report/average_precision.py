@@ -7,9 +7,9 @@ objects are annotated, detections that match none do not count.
 
 import contextlib
 import io
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -22,12 +22,16 @@ from pycocotools.cocoeval import COCOeval
 from samrobust.degradations.human import human_percentile
 from samrobust.metrics.overlap import boundary_width
 from samrobust.report.coco_results import detection_results, image_id, segmentation, sizes_of
-from samrobust.report.columns import PRECISIONS
+from samrobust.report.columns import NO_VALUE, PRECISIONS
+from samrobust.report.layout import Spread, Table, records, value_text
 from samrobust.report.scores import ObjectScores, iou_of_trials
 from samrobust.report.statistics import INTERVAL, bootstrap_weights
 from samrobust.runs.manifest import has_detections
 from samrobust.runs.store import Run, read_detections, read_raters
 from samrobust.types import Floats
+
+if TYPE_CHECKING:
+    from samrobust.report.summary import Section
 
 ERRORS = {"p0-25": 25.0, "p25-50": 50.0, "p50-75": 75.0, "p75-90": 90.0, "p90-100": np.inf}
 """Class of a box -> the human percentile that its error stays below."""
@@ -262,3 +266,47 @@ def _by_error(run: Run, scores: ObjectScores) -> list[dict[str, Any]]:
             row["miou_low"], row["miou_high"] = np.nanquantile(means, INTERVAL)
         rows.append(row)
     return rows
+
+
+def detector_tables(section: "Section", spread: Spread, *, where: str) -> Iterator[Table]:
+    """Yield what the masks of a detector's boxes are worth, where prompts are such."""
+    precisions = records(section.average_precision)
+    if precisions:
+        first = precisions[0]
+        columns = [each for each in PRECISIONS if each.column in first]
+        rows = tuple(
+            (row["segmenter"], *(each.text(row[each.column]) for each in columns))
+            for row in precisions
+        )
+        rules = "LVIS" if "ap_rare" in first else "COCO"
+        about = (
+            f"{rules}'s average precision of masks, in percent, by the detector's scores, over "
+            f"{first['n_detections']} detections in {first['n_images']} images: those with an "
+            "annotation. Boundary AP: with the lower of IoU and boundary IoU."
+        )
+        if rules == "LVIS":
+            about += " AP r, c, f: of rare, common and frequent categories."
+        header = ("segmenter", *(each.label for each in columns))
+        title = f"{section.title}; average precision"
+        of = tuple((row[0],) for row in rows)
+        yield Table(title, header, rows, (about,), n_names=1, segmenters=of)
+    errors = section.detector_error
+    if len(errors):
+        counts = dict(zip(errors["boxes"], errors["n_boxes"], strict=True))
+        cells: dict[str, dict[str, str]] = {}
+        for row in records(errors):
+            text = f"{value_text(row, 'miou')} {spread(row, 'miou')}".rstrip()
+            cells.setdefault(row["segmenter"], {})[row["boxes"]] = text
+        rows = tuple(
+            (label, *(of_label.get(name, NO_VALUE) for name in counts))
+            for label, of_label in cells.items()
+        )
+        boxes = ", ".join(f"{name} ({count})" for name, count in counts.items())
+        about = (
+            f"mIoU in percent of the boxes that match an object (IoU >= 0.5 with its tight box, "
+            f"same category); {where} the 95 % interval. By the human percentile of the box's "
+            f"error (boxes): {boxes}."
+        )
+        title = f"{section.title}; by error of the box"
+        of = tuple((row[0],) for row in rows)
+        yield Table(title, ("segmenter", *counts), rows, (about,), n_names=1, segmenters=of)

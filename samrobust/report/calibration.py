@@ -5,7 +5,7 @@ masks from bad ones (ranking), and whether it picks the best of several candidat
 Formulas: docs/sources/robustness.md, C.4.5.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from scipy import optimize, sparse, special
 
 from samrobust.report.columns import Statistic
 from samrobust.report.glance import EXACT
+from samrobust.report.layout import Spread, Table, records
 from samrobust.report.scores import ObjectScores, iou_of_trials
 from samrobust.report.statistics import INTERVAL, Ints, bootstrap_weights
 from samrobust.runs.store import Run, read_quality
@@ -385,3 +386,59 @@ def risk_coverage(found: Estimates) -> tuple[Floats, Floats]:
     order = np.argsort(-found.quality, kind="stable")
     counts = np.arange(1, len(order) + 1)
     return counts / len(order), np.cumsum(1 - found.iou[order]) / counts
+
+
+_QUALITY = {
+    "calibration": CALIBRATION,
+    "ranking": RANKING,
+}
+_QUALITY_TERMS = {
+    "bias": "bias: mean of estimate - IoU",
+    "growth": "growth: bias less that of the exact prompt",
+    "mae": "MAE: mean size of the difference",
+    "iou_ece": "IoU-ECE: mean over 15 bins of equal mass of the size of the mean difference",
+    "recalibrated": "recalibrated: IoU-ECE after isotonic regression on other images",
+    "d_ece_50": "D-ECE: as IoU-ECE, with the share of masks of IoU >= .5 or .75 for the mean IoU",
+    "spearman": "Spearman: rank correlation of estimate and IoU",
+    "auroc": "AUROC: of the estimate, for IoU >= .5",
+    "aurc": "AURC: mean of 1 - mIoU over all shares of the prompts, highest estimate first",
+    "e_aurc": "E-AURC: AURC less the lowest that there could be",
+    "iou_at_80": "IoU at 80 %: without the fifth of lowest estimate",
+    "gap": "gap: IoU of the best candidate less that of the one of highest estimate",
+    "best_chosen": "best chosen: prompts in which these are one",
+}
+
+
+def quality_tables(section: "Section", spread: Spread, *, where: str) -> Iterator[Table]:
+    """Yield what the segmenters' own estimates of IoU are worth, where they have some."""
+    if len(section.calibration):
+        for about in _QUALITY:
+            yield _quality_table(section, about, spread, where=where)
+
+
+def _quality_table(section: "Section", about: str, spread: Spread, *, where: str) -> Table:
+    """Return what the segmenters' own estimates of IoU are worth: one of the two halves."""
+    frame = section.calibration
+    frame = frame[frame["condition"].isin(section.shown_conditions)]
+    shown_here = [each for each in _QUALITY[about] if frame[each.column].notna().any()]
+    rows = [
+        (
+            row["segmenter"],
+            row["condition"],
+            *(
+                f"{each.text(row[each.column])} {spread(row, each.column, each)}".rstrip()
+                for each in shown_here
+            ),
+        )
+        for row in records(frame)
+    ]
+    columns = [each.column for each in shown_here]
+    sentence = "; ".join(_QUALITY_TERMS[name] for name in columns if name in _QUALITY_TERMS)
+    note = (
+        f"The segmenter's own estimate of each mask's IoU, in percent; {where} the 95 % interval, "
+        f"bootstrap over images. {sentence[0].upper()}{sentence[1:]}."
+    )
+    header = ("segmenter", "condition", *(each.label for each in shown_here))
+    of = tuple((row[0],) for row in rows)
+    title = f"{section.title}; {about} of the estimated IoU"
+    return Table(title, header, tuple(rows), (note,), segmenters=of)

@@ -1,16 +1,21 @@
 """How much the clicks of likely and of unlikely users differ in what they need."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from samrobust.degradations.clicks import N_GROUPS
+from samrobust.report.columns import OF_CLICKS, Statistic
+from samrobust.report.layout import Spread, Table, records
 from samrobust.report.scores import ObjectScores, conversations
 from samrobust.report.statistics import INTERVAL, bootstrap_weights
 from samrobust.runs.store import Run
 from samrobust.types import Floats
+
+if TYPE_CHECKING:
+    from samrobust.report.summary import Section
 
 NOC = "noc_90"
 """What groups are compared by (RClicks, docs/sources/peers.md 1.2)."""
@@ -62,3 +67,35 @@ def _figures(means: Floats) -> Floats:
     """Return (R, 3) NoC, dGR and NSR of (R, 4) means: of groups, group 1, group 10 and spread."""
     noc, first, last, spread = means.T
     return np.stack([noc, (first - last) / last, spread / noc], axis=1)
+
+
+_GROUPS = {
+    "noc_90": OF_CLICKS["noc_90"],
+    "dgr": Statistic("dgr", "dGR", "%", higher_is_better=False),
+    "nsr": Statistic("nsr", "NSR", "%", higher_is_better=False),
+}
+
+
+def group_tables(section: "Section", spread: Spread, *, where: str) -> Iterator[Table]:
+    """Yield how much likely and unlikely clicks differ, where a conversation has both."""
+    rows = records(section.click_groups)
+    if rows:
+        texts = [
+            (
+                row["segmenter"],
+                *(
+                    f"{each.text(row[name])} {spread(row, name, each)}".rstrip()
+                    for name, each in _GROUPS.items()
+                ),
+            )
+            for row in rows
+        ]
+        about = (
+            f"NoC@90: mean over ten groups of clicks, from unlikely to likely; dGR: group 1 less "
+            f"group 10, in percent of group 10; NSR: standard deviation over the groups, mean over "
+            f"objects, in percent of the NoC; {where} the 95 % interval over images."
+        )
+        header = ("segmenter", *(each.label for each in _GROUPS.values()))
+        title = f"{section.title}; groups of clicks"
+        of = tuple((row["segmenter"],) for row in rows)
+        yield Table(title, header, tuple(texts), (about,), n_names=1, segmenters=of)

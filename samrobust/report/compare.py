@@ -8,9 +8,9 @@ import pandas as pd
 
 from samrobust.errors import RunError
 from samrobust.report.columns import NO_VALUE, SPREADS, statistic_of
+from samrobust.report.layout import Table, p_text, points, records
 from samrobust.report.precision import LIMITS, Verdict, identity_of
 from samrobust.report.summary import Section, corrected, summarise
-from samrobust.report.tables import Table, p_text, points, records
 from samrobust.runs.store import Run
 
 

@@ -1,14 +1,20 @@
 """Corrupted images crossed with degraded prompts: means, what is left, and their interaction."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
+from samrobust.report.columns import NO_VALUE, Statistic, statistic_of
 from samrobust.report.glance import EXACT
+from samrobust.report.layout import Row, Spread, Table, points, records
 from samrobust.report.statistics import INTERVAL
 from samrobust.types import Floats
+
+if TYPE_CHECKING:
+    from samrobust.report.summary import Section
 
 ALL = "all"
 """In place of a corruption: the unweighted mean over all of them."""
@@ -112,3 +118,79 @@ def _selections(images: Mapping[str, Mapping[str, Any]]) -> dict[tuple[str, floa
             ]
         )
     }
+
+
+_LEFT = Statistic("relative", "left in %", "%", higher_is_better=True)
+
+
+def corruption_tables(section: "Section", spread: Spread, *, where: str) -> Iterator[Table]:
+    """Yield the means over corruptions by severity, then their interaction with prompts."""
+    frame = section.corruptions[section.corruptions["corruption"] == ALL]
+    if frame.empty:
+        return
+    unit = statistic_of(str(frame["statistic"].iloc[0]))
+    count = section.corruptions["corruption"].nunique() - 1
+    over = "the one corruption" if count == 1 else f"the {count} corruptions"
+    by_prompt = frame.assign(row=frame["severity"].map(_severity), column=frame["condition"])
+    interval = f"{where} the 95 % interval over images"
+    yield _crossed_table(
+        by_prompt,
+        "value",
+        lambda row: f"{unit.text(row['value'])} {spread(row, 'value', unit)}".rstrip(),
+        head=(f"{section.title}; on corrupted images", "severity"),
+        about=f"Mean {unit.label} over {over}, by prompt; {interval}.",
+    )
+    by_severity = frame[frame["interaction"].notna()]
+    if len(by_severity):
+        names = by_severity["severity"].map(_severity)
+        yield _crossed_table(
+            by_severity.assign(row=by_severity["condition"], column=names),
+            "interaction",
+            lambda row: f"{points(row['interaction'])} {spread(row, 'interaction', unit)}".rstrip(),
+            head=(f"{section.title}; interaction of corruption and prompt", "condition"),
+            about=f"m(c, p) - m(c, 0) - m(0, p) + m(0, 0) in points of {unit.label}, c a "
+            "corruption, p a prompt, 0 none and the exact box; below 0 both together cost more "
+            f"than the sum of what each costs alone. Mean over {over}, by severity; {interval}.",
+        )
+
+
+def tables_by_corruption(section: "Section", spread: Spread, *, where: str) -> Iterator[Table]:
+    """Yield what is left under each corruption, as the mean over its severities."""
+    frame = section.corruptions[section.corruptions["severity"].isna()]
+    if frame.empty:
+        return
+    unit = statistic_of(str(frame["statistic"].iloc[0]))
+    yield _crossed_table(
+        frame.assign(row=frame["corruption"], column=frame["condition"]),
+        "relative",
+        lambda row: f"{_LEFT.text(row['relative'])} {spread(row, 'relative', _LEFT)}".rstrip(),
+        head=(f"{section.title}; by corruption", "corruption"),
+        about=f"{unit.label} in % of that on the images as they are stored, for the same prompts; "
+        f"mean over severities; {where} the 95 % interval over images.",
+    )
+
+
+def _crossed_table(
+    frame: pd.DataFrame,
+    value: str,
+    text: Callable[[Row], str],
+    *,
+    head: tuple[str, str],
+    about: str,
+) -> Table:
+    """Return a table of one row per segmenter and `row`, and one column per `column`."""
+    columns = list(frame["column"].unique())
+    cells: dict[tuple[str, str], dict[str, str]] = {}
+    for row in records(frame.dropna(subset=value)):
+        cells.setdefault((row["segmenter"], row["row"]), {})[row["column"]] = text(row)
+    rows = [
+        (*key, *(found.get(name, NO_VALUE) for name in columns)) for key, found in cells.items()
+    ]
+    title, second = head
+    of = tuple((row[0],) for row in rows)
+    return Table(title, ("segmenter", second, *columns), tuple(rows), (about,), segmenters=of)
+
+
+def _severity(level: float) -> str:
+    """Return a severity as a text; "mean" for that over all."""
+    return "mean" if math.isnan(level) else f"{level:g}"

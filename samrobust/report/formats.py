@@ -11,22 +11,20 @@ import pandas as pd
 from samrobust.errors import RunError
 from samrobust.files import write_atomic
 from samrobust.report.columns import DETAILS, NO_VALUE, statistic_of
+from samrobust.report.layout import Table, interval_text, value_text
 from samrobust.report.summary import MEASURED, Section, summarise
 from samrobust.report.tables import (
     FEW_IMAGES,
     IN_DOMAIN,
-    Table,
     bold_note,
     footnotes,
     glance_table,
-    interval_text,
     mark_of,
     page_tables,
     rows_of,
     shown,
     shown_over_trials,
     trial_terms,
-    value_text,
 )
 from samrobust.runs.store import Run
 

@@ -14,6 +14,7 @@ from markupsafe import Markup
 from samrobust import __version__
 from samrobust.report.formats import write_text
 from samrobust.report.gallery import LARGEST_OUTLINES, Gallery, Photographs, gallery_of
+from samrobust.report.layout import Table
 from samrobust.report.plots import (
     COLUMN_INCHES,
     DPI,
@@ -24,7 +25,7 @@ from samrobust.report.plots import (
     stem_of,
 )
 from samrobust.report.summary import Section
-from samrobust.report.tables import Table, page_tables
+from samrobust.report.tables import page_tables
 from samrobust.runs.manifest import RunManifest
 
 TEMPLATES = Path(__file__).parent / "templates"

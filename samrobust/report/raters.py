@@ -1,8 +1,8 @@
 """How much scores differ between raters and within one, and how ambiguous prompts are."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,10 +12,15 @@ from scipy.sparse import csgraph
 
 from samrobust.errors import RunError
 from samrobust.prompt_files import AGAIN, BETWEEN_RATERS, LOCAL
+from samrobust.report.columns import Statistic
+from samrobust.report.layout import Spread, Table, records
 from samrobust.report.scores import iou_of_trials
 from samrobust.report.statistics import INTERVAL
 from samrobust.runs.store import Run, read_raters
 from samrobust.types import Floats
+
+if TYPE_CHECKING:
+    from samrobust.report.summary import Section
 
 Places = npt.NDArray[np.intp]
 
@@ -183,3 +188,49 @@ def _split_of(run: Run, given: pd.DataFrame, objects: pd.DataFrame) -> RaterSpli
         return None
     rater = given["rater"].astype("category").cat.codes.to_numpy()
     return split_raters(ious[scored], given["place"].to_numpy()[scored], rater[scored])
+
+
+_SPLIT = {
+    "between": Statistic("between", "std between", "%", higher_is_better=False),
+    "within": Statistic("within", "std within", "%", higher_is_better=False),
+    "icc": Statistic("icc", "ICC", "%", higher_is_better=False),
+}
+_AMBIGUITY = {
+    "agreement": Statistic("agreement", "of different raters", "%", higher_is_better=True),
+    "local": Statistic("local", "of boxes at p25", "%", higher_is_better=True),
+}
+
+
+def rater_tables(section: "Section", spread: Spread, *, where: str) -> Iterator[Table]:
+    """Yield what differs between raters and how ambiguous prompts are, if several gave them."""
+    rows = records(section.raters)
+    if not rows:
+        return
+    of = tuple((row["segmenter"],) for row in rows)
+    split = (
+        "Standard deviation of IoU between the means of raters on the same objects, and within a "
+        f"rater, in percent; ICC: the share of that variance that is between raters; {where} the "
+        "95 % interval of an analysis of variance."
+    )
+    ambiguity = (
+        "Mean IoU of pairs of masks of an object, in percent: of different raters (low where the "
+        "prompt is ambiguous), and of boxes at the 25th human percentile (low where the segmenter "
+        f"is sensitive); {where} the 95 % interval over images."
+    )
+    for title, statistics, about in (
+        ("raters", _SPLIT, split),
+        ("agreement of masks", _AMBIGUITY, ambiguity),
+    ):
+        texts = [
+            (
+                row["segmenter"],
+                f"{row['condition']}, {row['n_raters']} raters",
+                *(
+                    f"{each.text(row[name])} {spread(row, name, each)}".rstrip()
+                    for name, each in statistics.items()
+                ),
+            )
+            for row in rows
+        ]
+        header = ("segmenter", "prompts", *(each.label for each in statistics.values()))
+        yield Table(f"{section.title}; {title}", header, tuple(texts), (about,), segmenters=of)

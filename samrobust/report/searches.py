@@ -1,13 +1,18 @@
 """How bad the worst plausible prompts are, and how plausible those are that break a mask."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
+from samrobust.report.columns import Statistic
+from samrobust.report.layout import Spread, Table, records
 from samrobust.report.statistics import INTERVAL, bootstrap_weights
 from samrobust.runs.store import Run, read_searches
+
+if TYPE_CHECKING:
+    from samrobust.report.summary import Section
 
 VALUES = ("worst", "exact", "best", "broken", "breaks_at")
 """Statistics of a search; each has the ends of its interval in `..._low` and `..._high`."""
@@ -80,3 +85,43 @@ def search_table(rows: pd.DataFrame, *, key: str) -> pd.DataFrame:
             row[f"{name}_low"], row[f"{name}_high"] = ends[:, place]
         found.append(row)
     return pd.DataFrame(found, columns=list(COLUMNS))
+
+
+_SEARCHED = (
+    Statistic("worst", "worst", "%", higher_is_better=True),
+    Statistic("exact", "exact", "%", higher_is_better=True),
+    Statistic("best", "best", "%", higher_is_better=True),
+    Statistic("broken", "broken", "%", higher_is_better=False),
+    Statistic("breaks_at", "breaks at", "%", higher_is_better=True),
+)
+
+
+def search_tables(section: "Section", spread: Spread, *, where: str) -> Iterator[Table]:
+    """Yield what searches for the worst prompts found, where there are any."""
+    found = records(section.searches)
+    if not found:
+        return
+    rows = tuple(
+        (
+            row["segmenter"],
+            row["condition"],
+            *(
+                f"{each.text(row[each.column])} {spread(row, each.column, each)}".rstrip()
+                for each in _SEARCHED
+            ),
+        )
+        for row in found
+    )
+    first = found[0]
+    about = (
+        f"mIoU in percent of the worst, the exact and the best of {first['n_asked']} prompts that "
+        f"each segmenter was asked for each of {first['n_objects']} objects, all below the human "
+        f"percentile {first['percentile']:g}; {where} the 95 % interval, bootstrap over images. "
+        "The search goes where this segmenter is weak: only its start is the same for all. Broken: "
+        "objects with a prompt of IoU below 0.5. Breaks at: mean over objects of the lowest human "
+        f"percentile of such a prompt, {first['percentile']:g} where none was found."
+    )
+    header = ("segmenter", "search", *(each.label for each in _SEARCHED))
+    title = f"{section.title}; worst plausible prompts"
+    of = tuple((row[0],) for row in rows)
+    yield Table(title, header, rows, (about,), segmenters=of)

@@ -18,6 +18,7 @@ from samrobust.errors import RunError
 from samrobust.files import errors_at, shown
 from samrobust.protocol import RECORDED, build_degradation
 from samrobust.provenance import origin
+from samrobust.report.average_precision import error_table, precision_table
 from samrobust.report.clicks import click_group_table
 from samrobust.report.columns import (
     COLUMNS,
@@ -639,8 +640,6 @@ class Section:
         Raises:
             RunError: a file of a run cannot be read, or a mask does not fit its image.
         """
-        from samrobust.report.average_precision import precision_table
-
         return precision_table(self.stored, self.segmenters)
 
     @cached_property
@@ -654,8 +653,6 @@ class Section:
         Raises:
             RunError: a file of a run cannot be read.
         """
-        from samrobust.report.average_precision import error_table
-
         return error_table(self.stored, self.segmenters, self.scores)
 
     def figures(self) -> "dict[str, Figure]":

@@ -1,69 +1,32 @@
 """Summaries as tables of text, for a terminal, a page and Markdown."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
-
-import pandas as pd
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 
 from samrobust.registry import known
-from samrobust.report.calibration import CALIBRATION, RANKING
-from samrobust.report.columns import (
-    DETAILS,
-    NO_VALUE,
-    OF_CLICKS,
-    PRECISIONS,
-    Statistic,
-    statistic_of,
+from samrobust.report.average_precision import detector_tables
+from samrobust.report.calibration import quality_tables
+from samrobust.report.clicks import group_tables
+from samrobust.report.columns import DETAILS, NO_VALUE, OF_CLICKS, Statistic, statistic_of
+from samrobust.report.corruptions import corruption_tables, tables_by_corruption
+from samrobust.report.layout import (
+    Row,
+    Spread,
+    Table,
+    half_width,
+    interval_text,
+    p_text,
+    points,
+    records,
+    value_text,
 )
-from samrobust.report.corruptions import ALL
 from samrobust.report.precision import Precision
+from samrobust.report.raters import rater_tables
 from samrobust.report.scores import conversations
+from samrobust.report.searches import search_tables
 from samrobust.report.statistics import KINDS
 from samrobust.report.summary import MEASURED, Section
-
-Row = dict[str, Any]
-
-
-def p_text(p: float) -> str:
-    """Return a p value with as many digits as there is reason for."""
-    return "< 0.001" if p < 0.001 else f"{p:.3f}"
-
-
-def value_text(row: Row, statistic: str) -> str:
-    """Return a statistic of a row as it is shown, a dash where there is none."""
-    return statistic_of(statistic).text(row[statistic])
-
-
-def interval_text(row: Row, statistic: str, shown_as: Statistic | None = None) -> str:
-    """Return the interval of a statistic in brackets, nothing where there is none.
-
-    Args:
-        row: with the ends in `..._low` and `..._high`.
-        statistic: name of the column.
-        shown_as: how it is shown, None for as it is called.
-    """
-    low, high = row[f"{statistic}_low"], row[f"{statistic}_high"]
-    if math.isnan(low):
-        return ""
-    shown_as = shown_as or statistic_of(statistic)
-    return f"[{shown_as.text(low)}, {shown_as.text(high)}]"
-
-
-def half_width(row: Row, statistic: str, shown_as: Statistic | None = None) -> str:
-    """Return half of the interval of a statistic after a sign, nothing where there is none."""
-    half = (row[f"{statistic}_high"] - row[f"{statistic}_low"]) / 2
-    if math.isnan(half):
-        return ""
-    shown_as = shown_as or statistic_of(statistic)
-    return f"±{shown_as.text(half)}" if shown_as.unit else f"±{half:.2g}"
-
-
-def points(difference: float) -> str:
-    """Return a difference of fractions in points, with a sign."""
-    return f"{100 * difference:+.2f}"
-
 
 CLASS_STATISTIC = "miou"
 FEW_IMAGES = 30
@@ -71,32 +34,6 @@ FEW_IMAGES = 30
 5.6)."""
 IN_DOMAIN = "‡"
 """Marks a segmenter that was trained on images of the data set's own collection."""
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table of one section, ready to be printed.
-
-    Attributes:
-        title: protocol, data set and marks.
-        header: one text a column: segmenter, condition, then the statistics that there are.
-        rows: as many texts each; metrics in percent, those of plug-ins in their own unit.
-        footnotes: what the numbers are, and the sources of published rows.
-        bold: (row, column) of the best values, where they are not ties.
-        n_names: columns that are names, before those of numbers.
-        segmenters: those that each row is about.
-        dispensable: columns that may go where there is no room, the first ones first; () for all
-            numbers but the first, the last ones first.
-    """
-
-    title: str
-    header: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    footnotes: tuple[str, ...]
-    bold: frozenset[tuple[int, int]] = frozenset()
-    n_names: int = 2
-    segmenters: tuple[tuple[str, ...], ...] = ()
-    dispensable: tuple[int, ...] = ()
 
 
 def terminal_tables(sections: Sequence[Section], *, details: bool = False) -> list[Table]:
@@ -108,19 +45,22 @@ def terminal_tables(sections: Sequence[Section], *, details: bool = False) -> li
         sections: the summaries.
         details: also what is known over trials, by classes of objects and of pairs of segmenters.
     """
-    spread, where = half_width, "± half of"
-    tables = []
-    for section in sections:
-        tables.append(_table(section, spread, where=where))
-        tables += _click_tables(section, spread, where=where)
-        tables += _detector_tables(section, spread, where=where)
-        tables += _rater_tables(section)
-        tables += _search_tables(section, spread, where=where)
-        tables += _corruption_tables(section, spread, where=where)
-        if details:
-            tables += _by_corruption(section, spread, where=where)
-            tables += _details(section, spread, where=where)
-    return tables
+    return [
+        table
+        for section in sections
+        for table in _all_tables(section, half_width, "± half of", details=details)
+    ]
+
+
+def page_tables(section: Section) -> list[Table]:
+    """Return the main table and its details, with intervals in brackets."""
+    return list(_all_tables(section, interval_text, "in brackets", details=True))
+
+
+def _all_tables(section: Section, spread: Spread, where: str, *, details: bool) -> Iterator[Table]:
+    yield _table(section, spread, where=where)
+    for subject in (*SUBJECTS, *(DETAILED if details else ())):
+        yield from subject(section, spread, where=where)
 
 
 _RELATIVE = Statistic("relative", "drop in %", "%", higher_is_better=False)
@@ -174,24 +114,9 @@ def glance_table(section: Section, *, brackets: bool = False) -> Table | None:
     )
 
 
-def page_tables(section: Section) -> list[Table]:
-    """Return the main table and its details, with intervals in brackets."""
-    where = "in brackets"
-    return [
-        _table(section, interval_text, where=where),
-        *_click_tables(section, interval_text, where=where),
-        *_detector_tables(section, interval_text, where=where),
-        *_rater_tables(section),
-        *_search_tables(section, spread=interval_text, where=where),
-        *_corruption_tables(section, interval_text, where=where),
-        *_by_corruption(section, interval_text, where=where),
-        *_details(section, interval_text, where=where),
-    ]
-
-
 def _table(
     section: Section,
-    spread: Callable[[Row, str], str],
+    spread: Spread,
     *,
     where: str,
     statistics: Sequence[str] = (),
@@ -221,7 +146,7 @@ def _table(
     return Table(title, header, tuple(rows), notes, frozenset(bold), segmenters=of)
 
 
-def _details(section: Section, spread: Callable[[Row, str], str], *, where: str) -> Iterator[Table]:
+def _details(section: Section, spread: Spread, *, where: str) -> Iterator[Table]:
     over_trials = shown_over_trials(section)
     if over_trials:
         yield _table(section, spread, where=where, statistics=over_trials)
@@ -229,98 +154,18 @@ def _details(section: Section, spread: Callable[[Row, str], str], *, where: str)
         yield _class_table(section, str(kind), spread, where=where)
     if len(section.differences):
         yield difference_table(section, CLASS_STATISTIC)
-    for about in ("calibration", "ranking"):
-        if len(section.calibration):
-            yield _quality_table(section, about, spread, where=where)
-
-
-_QUALITY = {
-    "calibration": CALIBRATION,
-    "ranking": RANKING,
-}
-_QUALITY_TERMS = {
-    "bias": "bias: mean of estimate - IoU",
-    "growth": "growth: bias less that of the exact prompt",
-    "mae": "MAE: mean size of the difference",
-    "iou_ece": "IoU-ECE: mean over 15 bins of equal mass of the size of the mean difference",
-    "recalibrated": "recalibrated: IoU-ECE after isotonic regression on other images",
-    "d_ece_50": "D-ECE: as IoU-ECE, with the share of masks of IoU >= .5 or .75 for the mean IoU",
-    "spearman": "Spearman: rank correlation of estimate and IoU",
-    "auroc": "AUROC: of the estimate, for IoU >= .5",
-    "aurc": "AURC: mean of 1 - mIoU over all shares of the prompts, highest estimate first",
-    "e_aurc": "E-AURC: AURC less the lowest that there could be",
-    "iou_at_80": "IoU at 80 %: without the fifth of lowest estimate",
-    "gap": "gap: IoU of the best candidate less that of the one of highest estimate",
-    "best_chosen": "best chosen: prompts in which these are one",
-}
-
-
-def _quality_table(
-    section: Section, about: str, spread: Callable[..., str], *, where: str
-) -> Table:
-    """Return what the segmenters' own estimates of IoU are worth: one of the two halves."""
-    frame = section.calibration
-    frame = frame[frame["condition"].isin(section.shown_conditions)]
-    shown_here = [each for each in _QUALITY[about] if frame[each.column].notna().any()]
-    rows = [
-        (
-            row["segmenter"],
-            row["condition"],
-            *(
-                f"{each.text(row[each.column])} {spread(row, each.column, each)}".rstrip()
-                for each in shown_here
-            ),
-        )
-        for row in records(frame)
-    ]
-    columns = [each.column for each in shown_here]
-    sentence = "; ".join(_QUALITY_TERMS[name] for name in columns if name in _QUALITY_TERMS)
-    note = (
-        f"The segmenter's own estimate of each mask's IoU, in percent; {where} the 95 % interval, "
-        f"bootstrap over images. {sentence[0].upper()}{sentence[1:]}."
-    )
-    header = ("segmenter", "condition", *(each.label for each in shown_here))
-    of = tuple((row[0],) for row in rows)
-    title = f"{section.title}; {about} of the estimated IoU"
-    return Table(title, header, tuple(rows), (note,), segmenters=of)
 
 
 _CLICK_COLUMNS = tuple(name for name in OF_CLICKS if name not in ("nof_80", "nof_85"))
-_GROUPS = {
-    "noc_90": OF_CLICKS["noc_90"],
-    "dgr": Statistic("dgr", "dGR", "%", higher_is_better=False),
-    "nsr": Statistic("nsr", "NSR", "%", higher_is_better=False),
-}
 
 
-def _click_tables(section: Section, spread: Callable[..., str], *, where: str) -> Iterator[Table]:
+def _click_tables(section: Section, spread: Spread, *, where: str) -> Iterator[Table]:
     """Yield what conversations need in clicks, where there are some."""
     filled = section.table.notna().any()
     names = [name for name in _CLICK_COLUMNS if filled.get(name)]
     if names and not section.columns:
         table = _table(section, spread, where=where, statistics=names, about="number of clicks")
         yield replace(table, footnotes=(*table.footnotes, *_feedback_note(section)))
-    rows = records(section.click_groups)
-    if rows:
-        texts = [
-            (
-                row["segmenter"],
-                *(
-                    f"{each.text(row[name])} {spread(row, name, each)}".rstrip()
-                    for name, each in _GROUPS.items()
-                ),
-            )
-            for row in rows
-        ]
-        about = (
-            f"NoC@90: mean over ten groups of clicks, from unlikely to likely; dGR: group 1 less "
-            f"group 10, in percent of group 10; NSR: standard deviation over the groups, mean over "
-            f"objects, in percent of the NoC; {where} the 95 % interval over images."
-        )
-        header = ("segmenter", *(each.label for each in _GROUPS.values()))
-        title = f"{section.title}; groups of clicks"
-        of = tuple((row["segmenter"],) for row in rows)
-        yield Table(title, header, tuple(texts), (about,), n_names=1, segmenters=of)
 
 
 def _feedback_note(section: Section) -> Iterator[str]:
@@ -332,144 +177,7 @@ def _feedback_note(section: Section) -> Iterator[str]:
         yield f"With each click given the logits of their last answer: {', '.join(fed) or 'none'}."
 
 
-_SPLIT = {
-    "between": Statistic("between", "std between", "%", higher_is_better=False),
-    "within": Statistic("within", "std within", "%", higher_is_better=False),
-    "icc": Statistic("icc", "ICC", "", higher_is_better=False),
-}
-_AMBIGUITY = {
-    "agreement": Statistic("agreement", "of different raters", "%", higher_is_better=True),
-    "local": Statistic("local", "of boxes at p25", "%", higher_is_better=True),
-}
-
-
-def _rater_tables(section: Section) -> Iterator[Table]:
-    """Yield what differs between raters and how ambiguous prompts are, if several gave them."""
-    rows = records(section.raters)
-    if not rows:
-        return
-    of = tuple((row["segmenter"],) for row in rows)
-    split = (
-        "Standard deviation of IoU between the means of raters on the same objects, and within a "
-        "rater, in percent; ICC: the share of that variance that is between raters; in brackets "
-        "the 95 % interval of an analysis of variance."
-    )
-    ambiguity = (
-        "Mean IoU of pairs of masks of an object, in percent: of different raters (low where the "
-        "prompt is ambiguous), and of boxes at the 25th human percentile (low where the segmenter "
-        "is sensitive); in brackets the 95 % interval over images."
-    )
-    for title, statistics, about in (
-        ("raters", _SPLIT, split),
-        ("agreement of masks", _AMBIGUITY, ambiguity),
-    ):
-        texts = [
-            (
-                row["segmenter"],
-                f"{row['condition']}, {row['n_raters']} raters",
-                *(_with_ends(row, name, shown_as) for name, shown_as in statistics.items()),
-            )
-            for row in rows
-        ]
-        header = ("segmenter", "prompts", *(each.label for each in statistics.values()))
-        yield Table(f"{section.title}; {title}", header, tuple(texts), (about,), segmenters=of)
-
-
-_SEARCHED = (
-    Statistic("worst", "worst", "%", higher_is_better=True),
-    Statistic("exact", "exact", "%", higher_is_better=True),
-    Statistic("best", "best", "%", higher_is_better=True),
-    Statistic("broken", "broken", "%", higher_is_better=False),
-    Statistic("breaks_at", "breaks at", "%", higher_is_better=True),
-)
-
-
-def _search_tables(section: Section, spread: Callable[..., str], *, where: str) -> Iterator[Table]:
-    """Yield what searches for the worst prompts found, where there are any."""
-    found = records(section.searches)
-    if not found:
-        return
-    rows = tuple(
-        (
-            row["segmenter"],
-            row["condition"],
-            *(
-                f"{each.text(row[each.column])} {spread(row, each.column, each)}".rstrip()
-                for each in _SEARCHED
-            ),
-        )
-        for row in found
-    )
-    first = found[0]
-    about = (
-        f"mIoU in percent of the worst, the exact and the best of {first['n_asked']} prompts that "
-        f"each segmenter was asked for each of {first['n_objects']} objects, all below the human "
-        f"percentile {first['percentile']:g}; {where} the 95 % interval, bootstrap over images. "
-        "The search goes where this segmenter is weak: only its start is the same for all. Broken: "
-        "objects with a prompt of IoU below 0.5. Breaks at: mean over objects of the lowest human "
-        f"percentile of such a prompt, {first['percentile']:g} where none was found."
-    )
-    header = ("segmenter", "search", *(each.label for each in _SEARCHED))
-    title = f"{section.title}; worst plausible prompts"
-    of = tuple((row[0],) for row in rows)
-    yield Table(title, header, rows, (about,), segmenters=of)
-
-
-def _detector_tables(
-    section: Section, spread: Callable[[Row, str], str], *, where: str
-) -> Iterator[Table]:
-    """Yield what the masks of a detector's boxes are worth, where prompts are such."""
-    precisions = records(section.average_precision)
-    if precisions:
-        first = precisions[0]
-        columns = [each for each in PRECISIONS if each.column in first]
-        rows = tuple(
-            (row["segmenter"], *(each.text(row[each.column]) for each in columns))
-            for row in precisions
-        )
-        rules = "LVIS" if "ap_rare" in first else "COCO"
-        about = (
-            f"{rules}'s average precision of masks, in percent, by the detector's scores, over "
-            f"{first['n_detections']} detections in {first['n_images']} images: those with an "
-            "annotation. Boundary AP: with the lower of IoU and boundary IoU."
-        )
-        if rules == "LVIS":
-            about += " AP r, c, f: of rare, common and frequent categories."
-        header = ("segmenter", *(each.label for each in columns))
-        title = f"{section.title}; average precision"
-        of = tuple((row[0],) for row in rows)
-        yield Table(title, header, rows, (about,), n_names=1, segmenters=of)
-    errors = section.detector_error
-    if len(errors):
-        counts = dict(zip(errors["boxes"], errors["n_boxes"], strict=True))
-        cells: dict[str, dict[str, str]] = {}
-        for row in records(errors):
-            text = f"{value_text(row, CLASS_STATISTIC)} {spread(row, CLASS_STATISTIC)}".rstrip()
-            cells.setdefault(row["segmenter"], {})[row["boxes"]] = text
-        rows = tuple(
-            (label, *(of_label.get(name, NO_VALUE) for name in counts))
-            for label, of_label in cells.items()
-        )
-        boxes = ", ".join(f"{name} ({count})" for name, count in counts.items())
-        about = (
-            f"mIoU in percent of the boxes that match an object (IoU >= 0.5 with its tight box, "
-            f"same category); {where} the 95 % interval. By the human percentile of the box's "
-            f"error (boxes): {boxes}."
-        )
-        title = f"{section.title}; by error of the box"
-        of = tuple((row[0],) for row in rows)
-        yield Table(title, ("segmenter", *counts), rows, (about,), n_names=1, segmenters=of)
-
-
-def _with_ends(row: Row, name: str, shown_as: Statistic) -> str:
-    if shown_as.unit:
-        return f"{shown_as.text(row[name])} {interval_text(row, name, shown_as)}".rstrip()
-    return f"{row[name]:.2f} [{row[f'{name}_low']:.2f}, {row[f'{name}_high']:.2f}]"
-
-
-def _class_table(
-    section: Section, kind: str, spread: Callable[[Row, str], str], *, where: str
-) -> Table:
+def _class_table(section: Section, kind: str, spread: Spread, *, where: str) -> Table:
     frame = section.breakdown[section.breakdown["kind"] == kind]
     counts = dict(zip(frame["class"], frame["n_objects"], strict=True))
     cells: dict[tuple[str, str], dict[str, str]] = {}
@@ -494,84 +202,6 @@ def _class_table(
     title = f"{section.title}; by {kind} of the object"
     of = tuple((row[0],) for row in rows)
     return Table(title, header, tuple(rows), (about,), segmenters=of)
-
-
-_LEFT = Statistic("relative", "left in %", "%", higher_is_better=True)
-
-
-def _corruption_tables(
-    section: Section, spread: Callable[..., str], *, where: str
-) -> Iterator[Table]:
-    """Yield the means over corruptions by severity, then their interaction with prompts."""
-    frame = section.corruptions[section.corruptions["corruption"] == ALL]
-    if frame.empty:
-        return
-    unit = statistic_of(str(frame["statistic"].iloc[0]))
-    count = section.corruptions["corruption"].nunique() - 1
-    over = "the one corruption" if count == 1 else f"the {count} corruptions"
-    by_prompt = frame.assign(row=frame["severity"].map(_severity), column=frame["condition"])
-    interval = f"{where} the 95 % interval over images"
-    yield _crossed_table(
-        by_prompt,
-        "value",
-        lambda row: f"{unit.text(row['value'])} {spread(row, 'value', unit)}".rstrip(),
-        head=(f"{section.title}; on corrupted images", "severity"),
-        about=f"Mean {unit.label} over {over}, by prompt; {interval}.",
-    )
-    by_severity = frame[frame["interaction"].notna()]
-    if len(by_severity):
-        names = by_severity["severity"].map(_severity)
-        yield _crossed_table(
-            by_severity.assign(row=by_severity["condition"], column=names),
-            "interaction",
-            lambda row: f"{points(row['interaction'])} {spread(row, 'interaction', unit)}".rstrip(),
-            head=(f"{section.title}; interaction of corruption and prompt", "condition"),
-            about=f"m(c, p) - m(c, 0) - m(0, p) + m(0, 0) in points of {unit.label}, c a "
-            "corruption, p a prompt, 0 none and the exact box; below 0 both together cost more "
-            f"than the sum of what each costs alone. Mean over {over}, by severity; {interval}.",
-        )
-
-
-def _by_corruption(section: Section, spread: Callable[..., str], *, where: str) -> Iterator[Table]:
-    """Yield what is left under each corruption, as the mean over its severities."""
-    frame = section.corruptions[section.corruptions["severity"].isna()]
-    if frame.empty:
-        return
-    unit = statistic_of(str(frame["statistic"].iloc[0]))
-    yield _crossed_table(
-        frame.assign(row=frame["corruption"], column=frame["condition"]),
-        "relative",
-        lambda row: f"{_LEFT.text(row['relative'])} {spread(row, 'relative', _LEFT)}".rstrip(),
-        head=(f"{section.title}; by corruption", "corruption"),
-        about=f"{unit.label} in % of that on the images as they are stored, for the same prompts; "
-        f"mean over severities; {where} the 95 % interval over images.",
-    )
-
-
-def _crossed_table(
-    frame: pd.DataFrame,
-    value: str,
-    text: Callable[[Row], str],
-    *,
-    head: tuple[str, str],
-    about: str,
-) -> Table:
-    """Return a table of one row per segmenter and `row`, and one column per `column`."""
-    columns = list(frame["column"].unique())
-    cells: dict[tuple[str, str], dict[str, str]] = {}
-    for row in records(frame.dropna(subset=value)):
-        cells.setdefault((row["segmenter"], row["row"]), {})[row["column"]] = text(row)
-    rows = [
-        (*key, *(found.get(name, NO_VALUE) for name in columns)) for key, found in cells.items()
-    ]
-    title, second = head
-    of = tuple((row[0],) for row in rows)
-    return Table(title, ("segmenter", second, *columns), tuple(rows), (about,), segmenters=of)
-
-
-def _severity(level: float) -> str:
-    """Return a severity as a text; "mean" for that over all."""
-    return "mean" if math.isnan(level) else f"{level:g}"
 
 
 def difference_table(section: Section, statistic: str) -> Table:
@@ -603,11 +233,6 @@ def difference_table(section: Section, statistic: str) -> Table:
 def rows_of(section: Section) -> list[Row]:
     """Return the rows of a section that tables show, as dictionaries."""
     return records(section.table[section.table["condition"].isin(section.shown_conditions)])
-
-
-def records(frame: pd.DataFrame) -> list[Row]:
-    """Return the rows of a table as dictionaries."""
-    return [{str(key): row[key] for key in row} for row in frame.to_dict("records")]
 
 
 def with_columns(sections: Sequence[Section], names: Sequence[str]) -> list[Section]:
@@ -750,3 +375,16 @@ def bold_note(bold: Iterable[object]) -> tuple[str, ...]:
             "p < 0.05 after Holm's correction)."
         ),
     )
+
+
+SUBJECTS = (
+    _click_tables,
+    group_tables,
+    detector_tables,
+    rater_tables,
+    search_tables,
+    corruption_tables,
+)
+"""What tables are there besides the main one, each for a section that has something of it."""
+DETAILED = (tables_by_corruption, _details, quality_tables)
+"""Those that are shown where details are asked for."""
