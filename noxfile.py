@@ -1,4 +1,4 @@
-"""Checks: `nox` runs all of them, `nox -s tests` one, `nox -s nightly` the slow tests.
+"""Checks: `nox` runs all of them, `nox -s tests` one, `nox -s nightly coverage` what is slow.
 
 The checks share one environment, which the session `environment` installs; `smoke` has a user's.
 """
@@ -45,16 +45,15 @@ def types(session: nox.Session) -> None:
 
 @check
 def tests(session: nox.Session) -> None:
-    """Run the tests with branch coverage; what needs photographs that are not there is skipped."""
-    session.run(
-        "pytest",
-        "--cov",
-        "--cov-report=term-missing:skip-covered",
-        "--numprocesses=2",
-        "--dist=loadfile",  # fixtures of a file train models: once
-        *session.posargs,
-        env=ONE_THREAD,
-    )
+    """Run the tests; what needs photographs that are not there is skipped."""
+    # fixtures of a file train models: once
+    session.run("pytest", "--numprocesses=2", "--dist=loadfile", *session.posargs, env=ONE_THREAD)
+
+
+@check
+def coverage(session: nox.Session) -> None:
+    """Run the tests with branch coverage, which takes half as long again."""
+    session.notify("tests", ["--cov", "--cov-report=term-missing:skip-covered", *session.posargs])
 
 
 @check
