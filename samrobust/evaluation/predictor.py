@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -30,6 +31,7 @@ class Selected:
         gap: (T,) float64, IoU of the best candidate less that of the candidate of the highest
             quality; None where there is one candidate.
         logits: (T, h, w) float32 of the masks, None where they are not wanted or not given.
+        gradients: (T, 4) float32 of the boxes, None where they are not wanted.
     """
 
     draws: Draws
@@ -38,6 +40,7 @@ class Selected:
     quality: Tensor
     gap: Tensor | None
     logits: Tensor | None = None
+    gradients: Tensor | None = None
 
 
 class Predictor:
@@ -85,6 +88,7 @@ class Predictor:
         *,
         selection: Selection | None = None,
         with_logits: bool = False,
+        with_gradients: bool = False,
     ) -> Iterator[Selected]:
         """Yield the masks that are scored, by instance and condition.
 
@@ -92,12 +96,19 @@ class Predictor:
             draws: the prompts.
             selection: which of several candidates is scored, in place of the predictor's own.
             with_logits: whether logits are wanted too.
+            with_gradients: whether gradients are wanted too; the prompts are boxes, and the
+                segmenter gives gradients.
         """
         by_structure: dict[tuple[bool, int, bool], list[Draws]] = defaultdict(list)
         for draw in draws:
             by_structure[draw.prompts.structure].append(draw)
         for group in by_structure.values():
-            yield from self._masks_of_group(group, selection or self._selection, with_logits)
+            yield from self._masks_of_group(
+                group,
+                selection or self._selection,
+                with_logits=with_logits,
+                with_gradients=with_gradients,
+            )
 
     def each_mask(self, prompts: PromptBatch) -> Iterator[tuple[Mask, float]]:
         """Yield the mask of each prompt, (H, W) bool, of the highest quality, and its quality."""
@@ -112,24 +123,36 @@ class Predictor:
             yield from zip(*chosen, strict=True)
 
     def _masks_of_group(
-        self, group: Sequence[Draws], selection: Selection, with_logits: bool
+        self,
+        group: Sequence[Draws],
+        selection: Selection,
+        *,
+        with_logits: bool,
+        with_gradients: bool,
     ) -> Iterator[Selected]:
         prompts = PromptBatch.join([draw.prompts for draw in group])
+        targets = [torch.tensor(draw.instance.mask) for draw in group]
+        owners = np.repeat(np.arange(len(group)), [len(draw.prompts) for draw in group])
         candidates = _Queue()
         start = 0
-        for draw in group:
+        for draw, target in zip(group, targets, strict=True):
             trials = len(draw.prompts)
             while candidates.n_waiting < trials:
-                batch = prompts[start : start + self._batch_size]
+                rows = slice(start, start + self._batch_size)
+                batch = prompts[rows]
                 start += len(batch)
-                predicted = self._predict(batch, selection)
+                if with_gradients:
+                    of_batch = torch.stack([targets[owner] for owner in owners[rows]])
+                    predicted = self._predict_with_gradients(batch, of_batch, selection)
+                else:
+                    predicted = self._predict(batch, selection)
                 self._finite.append(predicted.quality.isfinite().all())
                 if not with_logits:
                     predicted = replace(predicted, logits=None)
                 candidates.put(self._without_void(predicted))
             prediction = candidates.take(trials)
-            target = to_device(torch.tensor(draw.instance.mask), prediction.masks.device)
-            yield self._select(draw, prediction, target, selection)
+            on_device = to_device(target, prediction.masks.device)
+            yield self._select(draw, prediction, on_device, selection)
 
     def _predict(self, prompts: PromptBatch, selection: Selection) -> Prediction:
         """Return the candidates at all thresholds after each other, those at 0 first.
@@ -147,6 +170,18 @@ class Predictor:
         )
         return _together(at_each, dim=1)
 
+    def _predict_with_gradients(
+        self, prompts: PromptBatch, targets: Tensor, selection: Selection
+    ) -> Prediction:
+        """Return what `_predict` does, with gradients, of which the finite ones are checked too."""
+        found: list[Prediction] = self._segmenter.predict_with_gradients(
+            self._embedding, prompts, targets, self._thresholds, selection=selection
+        )
+        together = _together(found, dim=1)
+        if together.gradients is not None:
+            self._finite.append(together.gradients.isfinite().all())
+        return together
+
     def _select(
         self, draw: Draws, prediction: Prediction, target: Tensor, selection: Selection
     ) -> Selected:
@@ -156,7 +191,8 @@ class Predictor:
         if n_candidates == 1:
             at_each = zip(self._thresholds, prediction.masks.unbind(1), strict=True)
             single = None if logits is None else logits[:, 0]
-            return Selected(draw, dict(at_each), target, quality[:, 0], None, single)
+            masks = dict(at_each)
+            return Selected(draw, masks, target, quality[:, 0], None, single, prediction.gradients)
         row = torch.arange(len(quality), device=quality.device)
         candidates = prediction.masks[:, :n_candidates].flatten(0, 1)
         ious = iou(candidates, target).view(quality.shape)
@@ -168,7 +204,8 @@ class Predictor:
             for place, threshold in enumerate(self._thresholds)
         }
         of_chosen = None if logits is None else logits[row, chosen]
-        return Selected(draw, masks, target, quality[row, chosen], gap, of_chosen)
+        gradients = prediction.gradients
+        return Selected(draw, masks, target, quality[row, chosen], gap, of_chosen, gradients)
 
     def _without_void(self, prediction: Prediction) -> Prediction:
         if self._void is None:
@@ -215,13 +252,18 @@ class _Queue:
 def _together(predictions: Sequence[Prediction], *, dim: int) -> Prediction:
     """Return predictions after each other, along prompts (0) or candidates (1)."""
     logits = [prediction.logits for prediction in predictions if prediction.logits is not None]
+    gradients = [each.gradients for each in predictions if each.gradients is not None]
+    if dim == 1:  # of each prompt one
+        gradients = gradients[:1]
     return Prediction(
         torch.cat([prediction.masks for prediction in predictions], dim),
         torch.cat([prediction.quality for prediction in predictions], dim),
         torch.cat(logits, dim) if len(logits) == len(predictions) else None,
+        torch.cat(gradients) if gradients else None,
     )
 
 
 def _rows(prediction: Prediction, rows: slice) -> Prediction:
     logits = None if prediction.logits is None else prediction.logits[rows]
-    return Prediction(prediction.masks[rows], prediction.quality[rows], logits)
+    gradients = None if prediction.gradients is None else prediction.gradients[rows]
+    return Prediction(prediction.masks[rows], prediction.quality[rows], logits, gradients)
