@@ -141,7 +141,7 @@ class WorstBoxByGradient(_Search):
     takes: ClassVar[Literal["lowest", "highest"]] = "lowest"
     needs_gradients: ClassVar[bool] = True
     rounds: int = 16
-    rate: float = 0.02
+    rate: float = 0.03
 
     def __post_init__(self) -> None:
         super().__post_init__()

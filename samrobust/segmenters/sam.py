@@ -410,7 +410,11 @@ def predict_with_gradients(
     scale = np.tile(input_scale(embedding.size_hw, embedding.input_size_hw), 2)
     with torch.inference_mode(mode=False), torch.enable_grad():
         # a tensor of inference mode can be in no graph
-        tensors = {k: v.clone() for k, v in vars(embedding).items() if isinstance(v, Tensor)}
+        tensors: dict[str, Any] = {
+            name: tensor.clone()
+            for name, tensor in vars(embedding).items()
+            if isinstance(tensor, Tensor)
+        }
         boxes, points, labels = sam.to_input_pixels(embedding, prompts)
         if boxes is None:
             raise SegmenterError(f"{sam.info.label}: gradients are of boxes, got none")
