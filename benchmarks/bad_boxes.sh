@@ -4,7 +4,7 @@
 # DATA holds data sets of COCO's format; runs are resumed where they stopped. A photograph of COCO has
 # three times the objects.
 set -euo pipefail
-data=$1 out=$2 limit=${3:-20} trials=${4:-4} limit_coco=${5:-8}
+data=$1 out=$2 limit=${3:-20} trials=${4:-4} limit_coco=${5:-6}
 
 remedied=(--segmenter ellipse --segmenter sam-nano --segmenter stable-sam)
 for remedy in ensemble-boxes:5 medoid:5 agree-weighted:5 box-from-mask:1 \

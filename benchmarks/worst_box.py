@@ -176,7 +176,7 @@ def _adam(
         instance: the object.
         sign: -1 for the lowest IoU, 1 for the highest.
     """
-    target = torch.tensor(instance.mask, device=sam.device)
+    target = torch.tensor(instance.mask)
     points = np.zeros((1, 0, 2), np.float32), np.zeros((1, 0), np.int32)
     with torch.inference_mode(mode=False), torch.enable_grad():
         tight = torch.tensor(mask_to_box(instance.mask), dtype=torch.float32)[None]
@@ -190,7 +190,7 @@ def _adam(
             )
             off = _loss(box.relu(), tight)
             masks = found.masks[:, found.quality[0].argmax()]
-            yield iou(masks, target).item(), human_percentile(off.item())
+            yield iou(masks, target.to(sam.device)).item(), human_percentile(off.item())
             optimiser.zero_grad()
             if off.item() > 0:  # the density of no error is 0
                 likely: Tensor = people.log_prob(off)  # type: ignore[no-untyped-call]

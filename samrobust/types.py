@@ -388,7 +388,7 @@ class GivesGradients(Protocol):
         Args:
             embedding: of the image, from `encode`.
             prompts: N boxes without points, in pixels of the original image.
-            targets: (N, H, W) bool, the object of each prompt, on the segmenter's device.
+            targets: (N, H, W) bool, the object of each prompt; on the CPU.
             thresholds: of the logits.
             selection: of several candidates, the one that the loss is of.
         """

@@ -131,19 +131,18 @@ class Predictor:
         with_gradients: bool,
     ) -> Iterator[Selected]:
         prompts = PromptBatch.join([draw.prompts for draw in group])
-        targets = [torch.tensor(draw.instance.mask) for draw in group]
-        owners = np.repeat(np.arange(len(group)), [len(draw.prompts) for draw in group])
+        owners = [draw for draw in group for _ in range(len(draw.prompts))]
         candidates = _Queue()
         start = 0
-        for draw, target in zip(group, targets, strict=True):
+        for draw in group:
             trials = len(draw.prompts)
             while candidates.n_waiting < trials:
                 rows = slice(start, start + self._batch_size)
                 batch = prompts[rows]
                 start += len(batch)
                 if with_gradients:
-                    of_batch = torch.stack([targets[owner] for owner in owners[rows]])
-                    predicted = self._predict_with_gradients(batch, of_batch, selection)
+                    targets = np.stack([owner.instance.mask for owner in owners[rows]])
+                    predicted = self._predict_with_gradients(batch, targets, selection)
                 else:
                     predicted = self._predict(batch, selection)
                 self._finite.append(predicted.quality.isfinite().all())
@@ -151,8 +150,8 @@ class Predictor:
                     predicted = replace(predicted, logits=None)
                 candidates.put(self._without_void(predicted))
             prediction = candidates.take(trials)
-            on_device = to_device(target, prediction.masks.device)
-            yield self._select(draw, prediction, on_device, selection)
+            target = to_device(torch.tensor(draw.instance.mask), prediction.masks.device)
+            yield self._select(draw, prediction, target, selection)
 
     def _predict(self, prompts: PromptBatch, selection: Selection) -> Prediction:
         """Return the candidates at all thresholds after each other, those at 0 first.
@@ -171,11 +170,15 @@ class Predictor:
         return _together(at_each, dim=1)
 
     def _predict_with_gradients(
-        self, prompts: PromptBatch, targets: Tensor, selection: Selection
+        self, prompts: PromptBatch, targets: Mask, selection: Selection
     ) -> Prediction:
-        """Return what `_predict` does, with gradients, of which the finite ones are checked too."""
+        """Return what `_predict` does, with gradients, which must be finite too."""
         found: list[Prediction] = self._segmenter.predict_with_gradients(
-            self._embedding, prompts, targets, self._thresholds, selection=selection
+            self._embedding,
+            prompts,
+            torch.from_numpy(targets),
+            self._thresholds,
+            selection=selection,
         )
         together = _together(found, dim=1)
         if together.gradients is not None:

@@ -403,7 +403,7 @@ def predict_with_gradients(
         decode: as `Sam.decode`.
         embedding: of the image.
         prompts: N boxes.
-        targets: (N, H, W) bool.
+        targets: (N, H, W) bool, on the CPU.
         thresholds: of the logits.
         selection: which of several candidates.
     """
@@ -421,7 +421,8 @@ def predict_with_gradients(
         tokens = sam.tokens(boxes.requires_grad_(), points, labels)
         masks = SINGLE if selection == "single" else CANDIDATES
         logits, quality = decode(replace(embedding, **tensors), tokens, masks=masks)
-        shares = sam.to_grid(embedding, targets, logits.shape[-2:])[:, None].clone()
+        on_device = to_device(targets, logits.device)
+        shares = sam.to_grid(embedding, on_device, logits.shape[-2:])[:, None].clone()
         losses = dice_loss(logits, shares)
         chosen = losses.argmin(dim=1) if selection == "oracle" else quality.argmax(dim=1)
         loss = losses.gather(1, chosen[:, None]).sum()
