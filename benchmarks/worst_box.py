@@ -93,6 +93,9 @@ def main(
     ] = None,
     split: Annotated[str, typer.Option(help="Of the data set.")] = "val2017",
     limit: Annotated[int, typer.Option(help="Images.")] = 5,
+    image: Annotated[
+        list[str] | None, typer.Option(help="Id of an image, repeatable; in place of --limit.")
+    ] = None,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     batch_size: Annotated[int, typer.Option(help="Prompts per forward pass.")] = 16,
 ) -> None:
@@ -102,7 +105,7 @@ def main(
         dataset = open_dataset("coco", root=data_root, split=split)
     sam = _built(variant, device)
     found: dict[str, list[Found]] = {name: [] for name in ("BREPS", *SEARCHES)}
-    for sample_id in dataset.ids()[:limit]:
+    for sample_id in image or dataset.ids()[:limit]:
         sample = dataset[sample_id]
         with torch.inference_mode():
             (embedding,) = sam.encode([sample.image])
