@@ -175,7 +175,8 @@ def with_gradient(protocol: EvalProtocol) -> EvalProtocol:
                     f"{where}: condition '{condition.name}' cannot search by gradient; allowed are "
                     "searches for boxes"
                 )
-            kind, by_gradient = search.by_gradient()
+            with errors_at(f"{where}: condition '{condition.name}' by gradient", ProtocolError):
+                kind, by_gradient = search.by_gradient()
             condition = dataclasses.replace(condition, degradation=by_gradient, kind=kind)
         conditions.append(condition)
     if not any(isinstance(condition.degradation, Search) for condition in conditions):

@@ -351,6 +351,11 @@ def test_what_cannot_go_by_gradient_is_refused() -> None:
         with_gradient(load_protocol("worst-point"))
     with pytest.raises(ProtocolError, match="protocol noisy-box has no search that could go by"):
         with_gradient(load_protocol("noisy-box"))
+    plain = load_protocol("worst-box")
+    long = WorstBox(rounds=1000, parents=1, children=2)
+    conditions = (replace(plain.conditions[1], degradation=long),)
+    with pytest.raises(ProtocolError, match="'worst-box' by gradient: rounds must be in"):
+        with_gradient(replace(plain, conditions=conditions))
     with pytest.raises(ValueError, match="rate must be above 0 and at most 1, got 0"):
         WorstBoxByGradient(rate=0)
 
