@@ -1,12 +1,13 @@
-"""The search for the worst box beside BREPS' schedule: IoU found, decodes and seconds, in one run.
+"""Searches for the worst box beside BREPS' schedule: IoU found, passes and seconds, in one run.
 
     python -m benchmarks.worst_box --data-root VOC --split val --limit 5
     python -m benchmarks.worst_box --variant vit_b
 
-BREPS moves the corners by Adam, 50 steps down and 50 up, each with a forward and a backward pass
-of prompt encoder and decoder (docs/sources/peers.md 1.1). Both ways see the same embedding, which
-is not counted, and score the candidate of three in which the model believes most. BREPS' dice loss
-is taken in the decoder's own grid, which is the faster way. Weights are random, but SAM-nano's.
+BREPS moves the corners by Adam, 50 steps down and 50 up, one object after the other, each with a
+forward and a backward pass of prompt encoder and decoder (docs/sources/peers.md 1.1). The suite's
+searches ask for all objects of an image in one batch. All ways see the same embedding, which is not
+counted, score the candidate of three in which the model believes most, and take the gradient of the
+dice loss in the decoder's own grid, which is the faster way. Weights are random, but SAM-nano's.
 """
 
 import math
@@ -15,41 +16,50 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 import numpy as np
 import torch
 import typer
 from torch import Tensor
-from torch.nn import functional
 from torchvision.ops import complete_box_iou_loss
 
 from benchmarks.photograph import DrawnPhotograph, save_random_sam
 from samrobust.cli.terminal import print_table
 from samrobust.datasets import open_dataset
 from samrobust.degradations.human import SCALE, SHAPE, human_percentile
-from samrobust.degradations.search import WorstBox
+from samrobust.degradations.search import WorstBox, WorstBoxByGradient
 from samrobust.evaluation.predictor import Predictor
 from samrobust.evaluation.prompts import draw_prompts
 from samrobust.evaluation.search import search_prompts
 from samrobust.geometry import mask_to_box
 from samrobust.metrics.overlap import iou
 from samrobust.protocol import load_protocol
-from samrobust.segmenters.frames import input_scale
+from samrobust.segmenters.frames import MASK_THRESHOLD
 from samrobust.segmenters.nano import NAME, build_sam_nano
 from samrobust.segmenters.sam import Sam, SamEmbedding, build_sam
-from samrobust.segmenters.sam_decoder import CANDIDATES, FastDecoder, prompt_tokens
-from samrobust.types import Condition, Dataset, EvalProtocol, Instance, Sample, SegmenterOptions
+from samrobust.types import (
+    Condition,
+    Dataset,
+    EvalProtocol,
+    Instance,
+    PromptBatch,
+    Sample,
+    Search,
+    SegmenterOptions,
+)
 
 STEPS = 50
 RATE = 9 / (1024 * math.sqrt(2))
-"""Of Adam, in diagonals of the input."""
+"""Of Adam, in diagonals of the image."""
 WEIGHT = 0.1
 """Of the log-likelihood of the box."""
-SEARCHES = {
-    "search": WorstBox(),
-    "search of 50": WorstBox(draws=17, rounds=4, parents=4, children=2),
-    "search of 9": WorstBox(draws=6, rounds=1, parents=1, children=2),
+SEARCHES: dict[str, Search] = {
+    "sampling": WorstBox(),
+    "gradient": WorstBoxByGradient(),
+    "sampling of 50": WorstBox(draws=17, rounds=4, parents=4, children=2),
+    "gradient of 50": WorstBoxByGradient(draws=17, rounds=8, parents=4),
+    "sampling of 9": WorstBox(draws=6, rounds=1, parents=1, children=2),
 }
 
 
@@ -60,7 +70,8 @@ class Found:
     Attributes:
         decodes: forward passes of the decoder, a prompt each.
         backward: backward passes.
-        seconds: of both; on a CPU those of its cores, so that other work does not count.
+        seconds: of both; on a CPU those of its cores, so that other work does not count. The share
+            of an object, where all of an image are searched together.
         worst: lowest IoU.
         plausible: lowest IoU of a box below the 95th human percentile.
         best: highest IoU.
@@ -82,6 +93,9 @@ def main(
     ] = None,
     split: Annotated[str, typer.Option(help="Of the data set.")] = "val2017",
     limit: Annotated[int, typer.Option(help="Images.")] = 5,
+    image: Annotated[
+        list[str] | None, typer.Option(help="Id of an image, repeatable; in place of --limit.")
+    ] = None,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     batch_size: Annotated[int, typer.Option(help="Prompts per forward pass.")] = 16,
 ) -> None:
@@ -91,17 +105,14 @@ def main(
         dataset = open_dataset("coco", root=data_root, split=split)
     sam = _built(variant, device)
     found: dict[str, list[Found]] = {name: [] for name in ("BREPS", *SEARCHES)}
-    for sample_id in dataset.ids()[:limit]:
+    for sample_id in image or dataset.ids()[:limit]:
         sample = dataset[sample_id]
         with torch.inference_mode():
-            (encoded,) = sam.encode([sample.image])
-        # a tensor of inference mode can be in no graph
-        embedding = replace(encoded, features=encoded.features.clone())
-        for instance in sample.instances:
-            found["BREPS"].append(by_gradient(sam, embedding, instance))
-            one = replace(sample, instances=[instance])
+            (embedding,) = sam.encode([sample.image])
+            for instance in sample.instances:
+                found["BREPS"].append(by_breps(sam, embedding, instance))
             for name, search in SEARCHES.items():
-                found[name].append(by_search(sam, embedding, one, search, batch_size=batch_size))
+                found[name] += by_search(sam, embedding, sample, search, batch_size=batch_size)
     _print(f"{sam.info.label} on {device}, {len(found['BREPS'])} objects", found)
 
 
@@ -115,36 +126,44 @@ def _built(variant: str, device: str) -> Sam:
         return build_sam(replace(options, variant=variant, checkpoint=weights))
 
 
-@torch.inference_mode()
 def by_search(
-    sam: Sam, embedding: SamEmbedding, sample: Sample, search: WorstBox, *, batch_size: int
-) -> Found:
-    """Return what a search finds for the one object of a sample, as an evaluation runs it."""
+    sam: Sam, embedding: SamEmbedding, sample: Sample, search: Search, *, batch_size: int
+) -> list[Found]:
+    """Return what a search finds for each object of a sample, as an evaluation runs it."""
     base = load_protocol("worst-box")
     condition = Condition("worst-box", search, "worst-box", trials=1)
     protocol: EvalProtocol = replace(base, conditions=(condition,), selection="best-quality")
     started = _seconds(sam)
     draws = draw_prompts(sample, "benchmark", protocol)
     predictor = Predictor(sam, embedding, "best-quality", batch_size)
-    (found,) = (each.row for each in search_prompts(predictor, sample.sample_id, draws))
-    seconds = _seconds(sam) - started
-    if found is None:
-        raise RuntimeError("a search of one condition has a row")
-    return Found(found.n_asked, 0, seconds, found.worst, found.worst, found.best)
+    rows = [found.row for found in search_prompts(predictor, sample.sample_id, draws) if found.row]
+    seconds = (_seconds(sam) - started) / len(rows)
+    return [
+        Found(
+            row.n_asked,
+            row.n_asked if search.needs_gradients else 0,
+            seconds,
+            row.worst,
+            row.worst,
+            row.best,
+        )
+        for row in rows
+    ]
 
 
-def by_gradient(sam: Sam, embedding: SamEmbedding, instance: Instance) -> Found:
+def by_breps(sam: Sam, embedding: SamEmbedding, instance: Instance) -> Found:
     """Return what BREPS' schedule finds for an object, down and up."""
     started = _seconds(sam)
     down = list(_adam(sam, embedding, instance, sign=-1))
     up = list(_adam(sam, embedding, instance, sign=1))
     seconds = _seconds(sam) - started
+    n_passes, limit = len(down) + len(up), WorstBox().percentile
     return Found(
-        decodes=len(down) + len(up),
-        backward=len(down) + len(up),
+        decodes=n_passes,
+        backward=n_passes,
         seconds=seconds,
         worst=min(value for value, _ in down),
-        plausible=min(value for value, percentile in down if percentile <= WorstBox().percentile),
+        plausible=min(value for value, percentile in down if percentile <= limit),
         best=max(value for value, _ in up),
     )
 
@@ -160,29 +179,28 @@ def _adam(
         instance: the object.
         sign: -1 for the lowest IoU, 1 for the highest.
     """
-    target = torch.tensor(instance.mask, device=sam.device)
-    scale = np.tile(input_scale(embedding.size_hw, embedding.input_size_hw), 2)
-    corners = torch.tensor(mask_to_box(instance.mask) * scale, dtype=torch.float32)
-    tight = corners.to(sam.device)[None]
-    box = tight.clone().requires_grad_()
-    optimiser = torch.optim.Adam([box], lr=RATE * math.hypot(*embedding.input_size_hw))
-    decode = FastDecoder(sam.model)
-    people = torch.distributions.Gamma(torch.tensor(SHAPE), torch.tensor(1 / SCALE))
-    no_points = torch.zeros(1, 0, 2, device=sam.device), torch.zeros(1, 0, device=sam.device)
-    for _ in range(STEPS):
-        tokens = prompt_tokens(sam.model.prompt_encoder, box, *no_points)
-        logits, quality = decode(embedding.features, tokens, masks=CANDIDATES)
-        logits = logits[:, quality[0].argmax()][:, None]
-        off = _loss(box.relu(), tight)
-        masks = sam.to_masks(embedding, logits.detach())[:, 0]
-        yield iou(masks, target).item(), human_percentile(off.item())
-        loss = sign * _dice(logits, target, embedding, sam)
-        if off.item() > 0:  # the density of no error is 0
-            likely: Tensor = people.log_prob(off.cpu())  # type: ignore[no-untyped-call]
-            loss = loss - WEIGHT * likely.to(off)
-        optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimiser.step()
+    target = torch.tensor(instance.mask)
+    points = np.zeros((1, 0, 2), np.float32), np.zeros((1, 0), np.int32)
+    with torch.inference_mode(mode=False), torch.enable_grad():
+        tight = torch.tensor(mask_to_box(instance.mask), dtype=torch.float32)[None]
+        box = tight.clone().requires_grad_()
+        optimiser = torch.optim.Adam([box], lr=RATE * math.hypot(*embedding.size_hw))
+        people = torch.distributions.Gamma(torch.tensor(SHAPE), torch.tensor(1 / SCALE))
+        for _ in range(STEPS):
+            prompts = PromptBatch(box.detach().numpy().copy(), *points)
+            (found,) = sam.predict_with_gradients(
+                embedding, prompts, target[None], [MASK_THRESHOLD], selection="best-quality"
+            )
+            off = _loss(box.relu(), tight)
+            masks = found.masks[:, found.quality[0].argmax()]
+            yield iou(masks, target.to(sam.device)).item(), human_percentile(off.item())
+            optimiser.zero_grad()
+            if off.item() > 0:  # the density of no error is 0
+                likely: Tensor = people.log_prob(off)  # type: ignore[no-untyped-call]
+                (-WEIGHT * likely).backward()  # type: ignore[no-untyped-call]
+            of_dice = sign * cast(Tensor, found.gradients).cpu()
+            box.grad = of_dice if box.grad is None else box.grad + of_dice
+            optimiser.step()
 
 
 def _seconds(sam: Sam) -> float:
@@ -191,20 +209,9 @@ def _seconds(sam: Sam) -> float:
 
 def _loss(box: Tensor, tight: Tensor) -> Tensor:
     """Return the complete-IoU loss of (1, 4) boxes, whose last pixels are inside."""
-    ends = torch.tensor([0.0, 0, 1, 1], device=box.device)
+    ends = torch.tensor([0.0, 0, 1, 1])
     found: Tensor = complete_box_iou_loss(box + ends, tight + ends, reduction="sum")
     return found
-
-
-def _dice(logits: Tensor, target: Tensor, embedding: SamEmbedding, sam: Sam) -> Tensor:
-    """Return 1 - the dice of (1, 1, 4h, 4w) logits and a target (H, W), in the decoder's grid."""
-    side = sam.model.image_encoder.img_size
-    height, width = embedding.input_size_hw
-    resized = functional.interpolate(target[None, None].float(), (height, width), mode="area")
-    square = functional.pad(resized, (0, side - width, 0, side - height))
-    small = functional.interpolate(square, logits.shape[-2:], mode="area")
-    share = logits.sigmoid()
-    return 1 - 2 * (share * small).sum() / (share.sum() + small.sum())
 
 
 def _print(title: str, found: dict[str, list[Found]]) -> None:

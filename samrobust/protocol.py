@@ -23,6 +23,7 @@ from samrobust.types import (
     Degradation,
     Detections,
     EvalProtocol,
+    GoesByGradient,
     ImageCondition,
     Interaction,
     Recording,
@@ -156,6 +157,32 @@ def with_trials(protocol: EvalProtocol, trials: int) -> EvalProtocol:
     with errors_at(f"protocol {protocol.name}, {trials} trials", ProtocolError):
         _check_prompts(conditions)
     return dataclasses.replace(protocol, conditions=conditions, trials=trials)
+
+
+def with_gradient(protocol: EvalProtocol) -> EvalProtocol:
+    """Return the protocol with searches by gradient, of as many prompts, as NAME-by-gradient.
+
+    Raises:
+        ProtocolError: the protocol has no search, or one that gradients do not help.
+    """
+    where = f"protocol {protocol.name}"
+    conditions = []
+    for condition in protocol.conditions:
+        search = condition.degradation
+        if isinstance(search, Search) and not search.needs_gradients:
+            if not isinstance(search, GoesByGradient):
+                raise ProtocolError(
+                    f"{where}: condition '{condition.name}' cannot search by gradient; allowed are "
+                    "searches for boxes"
+                )
+            with errors_at(f"{where}: condition '{condition.name}' by gradient", ProtocolError):
+                kind, by_gradient = search.by_gradient()
+            condition = dataclasses.replace(condition, degradation=by_gradient, kind=kind)
+        conditions.append(condition)
+    if not any(isinstance(condition.degradation, Search) for condition in conditions):
+        raise ProtocolError(f"{where} has no search that could go by gradient; worst-box has one")
+    name = f"{protocol.name}-by-gradient"
+    return dataclasses.replace(protocol, name=name, conditions=tuple(conditions))
 
 
 def with_conditions(protocol: EvalProtocol, names: Sequence[str]) -> EvalProtocol:

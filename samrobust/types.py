@@ -221,11 +221,13 @@ class Prediction:
             fails on this image).
         logits: (N, M, h, w) float32 in the segmenter's own frame and size, which later prompts of
             the same image may hold; None from a segmenter that takes none.
+        gradients: (N, 4) float32, see `GivesGradients`; None where they are not wanted.
     """
 
     masks: "torch.Tensor"
     quality: "torch.Tensor"
     logits: "torch.Tensor | None" = None
+    gradients: "torch.Tensor | None" = None
 
     def __post_init__(self) -> None:
         if self.masks.ndim != 4 or self.quality.shape != self.masks.shape[:2]:
@@ -236,6 +238,9 @@ class Prediction:
         logits = self.logits
         if logits is not None and (logits.ndim != 4 or logits.shape[:2] != self.quality.shape):
             raise ValueError(f"logits must be (N, M, h, w), got shape {tuple(logits.shape)}")
+        gradients = self.gradients
+        if gradients is not None and gradients.shape != (len(self.masks), 4):
+            raise ValueError(f"gradients must be (N, 4), got shape {tuple(gradients.shape)}")
 
 
 @dataclass(frozen=True)
@@ -363,6 +368,33 @@ class PredictsAt(Protocol):
         ...
 
 
+class GivesGradients(Protocol):
+    """A segmenter that also tells how its masks change with their boxes; some searches need it."""
+
+    def predict_with_gradients(
+        self,
+        embedding: Any,  # noqa: ANN401
+        prompts: PromptBatch,
+        targets: "torch.Tensor",
+        thresholds: Sequence[float],
+        *,
+        selection: Selection,
+    ) -> list[Prediction]:
+        """Return a prediction per threshold, as `PredictsAt` does, with gradients.
+
+        Gradients are those of the dice loss, in [0, 1], of each prompt's mask in the coordinates
+        of its box, in 1 / pixels of the original image. The caller may have switched gradients off.
+
+        Args:
+            embedding: of the image, from `encode`.
+            prompts: N boxes without points, in pixels of the original image.
+            targets: (N, H, W) bool, the object of each prompt; on the CPU.
+            thresholds: of the logits.
+            selection: of several candidates, the one that the loss is of.
+        """
+        ...
+
+
 @runtime_checkable
 class SharesEmbeddings(Protocol):
     """A segmenter whose embeddings other segmenters with the same encoder can use."""
@@ -427,18 +459,33 @@ class Degradation(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Asked:
+    """The prompts of one object that a search has asked so far, in their order.
+
+    Attributes:
+        prompts: N prompts, those of `SearchSpace.starts` first.
+        ious: (N,) in [0, 1], of their masks.
+        gradients: (N, 4) of their boxes, see `GivesGradients`; None unless the search needs them.
+    """
+
+    prompts: PromptBatch
+    ious: Floats
+    gradients: Floats | None = None
+
+
 class SearchSpace(Protocol):
     """The prompts of one object among which a search looks; all have the same structure."""
 
     starts: PromptBatch
     """Of the first round; the first one is the exact prompt."""
 
-    def after(self, number: int, parents: PromptBatch) -> PromptBatch:
-        """Return the prompts of a later round.
+    def after(self, number: int, asked: Asked) -> PromptBatch:
+        """Return the prompts of a later round; depends on nothing but its arguments.
 
         Args:
             number: of the round, from 0.
-            parents: the prompts of lowest IoU so far, the lowest first.
+            asked: in all earlier rounds.
         """
         ...
 
@@ -461,15 +508,12 @@ class Search(Protocol):
     """False: the prompt that is taken is one."""
     takes: ClassVar[Literal["lowest", "highest"]]
     """Of which IoU the prompt is that is scored."""
+    needs_gradients: ClassVar[bool]
+    """Whether only segmenters that give gradients can be asked."""
 
     @property
     def rounds(self) -> int:
         """Return how many rounds there are after the first one."""
-        ...
-
-    @property
-    def parents(self) -> int:
-        """Return how many prompts a later round starts from."""
         ...
 
     @property
@@ -479,6 +523,15 @@ class Search(Protocol):
 
     def start(self, mask: Mask, rng: np.random.Generator) -> SearchSpace:
         """Return where to look for a mask (H, W) bool, not empty; `rng` is the only randomness."""
+        ...
+
+
+@runtime_checkable
+class GoesByGradient(Protocol):
+    """A search that has a counterpart that goes by gradient."""
+
+    def by_gradient(self) -> tuple[str, Search]:
+        """Return the registered name of a search with as many prompts, and that search."""
         ...
 
 

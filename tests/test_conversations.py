@@ -343,7 +343,7 @@ def test_interactions_that_cannot_be_are_refused_in_one_line(
 def test_segmenters_without_points_are_refused(tmp_path: Path) -> None:
     boxes = Squares(frozenset({"box"}))
     with pytest.raises(SegmenterError, match="'box@0' gives points, segmenter squares accepts box"):
-        check_can_run(boxes.info, protocol_of(tmp_path, BOX))
+        check_can_run(boxes, protocol_of(tmp_path, BOX))
 
 
 def test_clicks_are_not_written_as_prompts(tmp_path: Path, dataset: MemoryDataset) -> None:

@@ -225,13 +225,13 @@ class _Refusing:
 
 
 def test_prompts_that_a_segmenter_does_not_take_are_refused_by_name() -> None:
-    info = build_box_fill(SegmenterOptions()).info
-    check_can_run(info, load_protocol("noisy-box"))
+    segmenter = build_box_fill(SegmenterOptions())
+    check_can_run(segmenter, load_protocol("noisy-box"))
     with pytest.raises(
         SegmenterError,
         match="protocol points: condition 'points-1' gives points, segmenter box-fill accepts box",
     ):
-        check_can_run(info, load_protocol("points"))
+        check_can_run(segmenter, load_protocol("points"))
 
 
 def test_gradients_are_off_in_the_loop(small_dataset: MemoryDataset) -> None:

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.ops import sigmoid_focal_loss
 
+from samrobust.metrics.overlap import dice_loss
 from samrobust.seeding import keyed_generator
 from samrobust.segmenters.hq_modules import untrained_parts
 from samrobust.segmenters.hq_sam import HqSam
@@ -20,7 +21,6 @@ from samrobust.training import losses as losses_module
 from samrobust.training.examples import Example
 from samrobust.training.losses import (
     count_corrections,
-    dice_loss,
     draw_points,
     example_losses,
     mask_loss,

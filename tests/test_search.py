@@ -21,6 +21,7 @@ from samrobust.runs.manifest import SearchRow
 from samrobust.runs.store import read_masks, read_searches
 from samrobust.seeding import keyed_generator
 from samrobust.types import (
+    Asked,
     Instance,
     Mask,
     Prediction,
@@ -50,10 +51,11 @@ MASKS = {
 def asked(search: WorstBox | WorstPoint, mask: Mask) -> tuple[PromptBatch, Any]:
     """Return all prompts of a search in which the last ones asked are always the worst."""
     space = search.start(mask, keyed_generator("test"))
-    batches = [space.starts]
+    prompts = space.starts
     for number in range(search.rounds):
-        batches.append(space.after(number, batches[-1][-search.parents :]))
-    return PromptBatch.join(batches), space
+        ious = 1 - np.arange(len(prompts)) / 1000
+        prompts = PromptBatch.join([prompts, space.after(number, Asked(prompts, ious))])
+    return prompts, space
 
 
 @pytest.mark.parametrize("name", MASKS)
@@ -256,7 +258,7 @@ def test_a_run_is_resumed_without_asking_again(
     [
         ('search = "worst-bx"', "unknown search 'worst-bx'. Did you mean 'worst-box'?"),
         ('search = "worst-box"\npercentile = 0', "percentile must be above 0 and at most 99"),
-        ('search = "worst-box"\nrounds = 0', "rounds must be in [1, 100], got 0"),
+        ('search = "worst-box"\nrounds = 0', "rounds must be in [1, 1000], got 0"),
         (
             'search = "worst-box"\nparents = 1000\nchildren = 1000',
             "4000065 prompts an object, at most 20000 are allowed",

@@ -139,6 +139,15 @@ def evaluate_command(
         ),
     ] = None,
     *,
+    gradient: Annotated[
+        bool,
+        typer.Option(
+            "--gradient",
+            help="Search for the worst box by gradient instead of by sampling, in as many passes; "
+            "for SAMs of this package. Marked in the results.",
+            rich_help_panel=RUN,
+        ),
+    ] = False,
     keep_going: Annotated[
         bool,
         typer.Option(
@@ -249,6 +258,7 @@ def evaluate_command(
         box_format=box_format,
         trials=trials,
         selection=selection,
+        gradient=gradient,
     )
     names = segmenter or DEFAULT_SEGMENTERS
     chosen = choose_segmenters(

@@ -19,7 +19,7 @@ from typer.core import TyperCommand, TyperOption
 from samrobust.cli.terminal import note_line
 from samrobust.datasets import DATASETS, GROUPS, open_dataset, option_name, set_fields
 from samrobust.errors import SamrobustError
-from samrobust.protocol import load_protocol, with_trials
+from samrobust.protocol import load_protocol, with_gradient, with_trials
 from samrobust.registry import Registry, known, one_of
 from samrobust.segmenters import SEGMENTERS
 from samrobust.types import (
@@ -326,6 +326,7 @@ def chosen_protocols(
     box_format: str = "auto",
     trials: int | None = None,
     selection: str | None = None,
+    gradient: bool = False,
 ) -> list[EvalProtocol]:
     """Return the protocols that the options name, or the recorded prompts in their place.
 
@@ -352,6 +353,8 @@ def chosen_protocols(
         protocols = [load_prompts(file, datasets[0], boxes=form)]
     if trials is not None:
         protocols = [with_trials(protocol, trials) for protocol in protocols]
+    if gradient:
+        protocols = [with_gradient(protocol) for protocol in protocols]
     if selection is not None:
         chosen = one_of(Selection, selection, kind="selection")
         protocols = [replace(protocol, selection=chosen) for protocol in protocols]

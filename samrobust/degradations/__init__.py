@@ -87,6 +87,8 @@ SEARCHES: Registry[type[Search]] = Registry(
         for name, target, summary in (
             ("worst-box", "WorstBox", "the box of lowest IoU among those as near as people's"),
             ("best-box", "BestBox", "the box of highest IoU that this search asks"),
+            ("worst-box-by-gradient", "WorstBoxByGradient", "as worst-box, by steps of Adam"),
+            ("best-box-by-gradient", "BestBoxByGradient", "as best-box, of that search"),
             ("worst-point", "WorstPoint", "the point of lowest IoU among those people may click"),
             ("best-point", "BestPoint", "the point of highest IoU that this search asks"),
         )

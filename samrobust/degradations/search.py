@@ -1,8 +1,8 @@
 """The worst prompt that a person might still give: where the search for it starts, and goes on.
 
-A search sees prompts and the IoU that a segmenter reaches with them, so it works for any segmenter.
-Its candidates are all plausible: boxes as near to the tight one as people's, points as deep inside
-of the object as clicks (docs/sources/peers.md 5.3 and 5.4).
+A search sees prompts and the IoU that a segmenter reaches with them, so it works for any segmenter;
+one by gradient also sees gradients. All candidates are plausible: boxes as near to the tight one as
+people's, points as deep inside of the object as clicks (docs/sources/peers.md 5.3 and 5.4).
 """
 
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from scipy import ndimage
 
 from samrobust.degradations.human import MOST, HumanBox, box_loss, human_percentile
 from samrobust.geometry import clip_box, depths, mask_to_box
-from samrobust.types import FOREGROUND, Floats, Mask, PromptBatch, PromptKind, SearchSpace
+from samrobust.types import FOREGROUND, Asked, Floats, Mask, PromptBatch, PromptKind, SearchSpace
 
 SIGMA = 0.08
 """Standard deviation of the steps of the first round, in sides of the object; halved each round."""
@@ -22,31 +22,33 @@ LEAST_STEP = 1.0
 """Pixels; of the standard deviation of steps between points, which are whole pixels."""
 _HALVINGS = 20
 """Of the way back to the tight box, by which a box becomes plausible."""
-_LIMITS = {"draws": 1_000, "rounds": 100, "parents": 1_000, "children": 1_000}
+_LIMITS = {"draws": 1_000, "rounds": 1_000, "parents": 1_000, "children": 1_000}
 _MOST_ASKED = 20_000
+FADING = 0.9, 0.999
+"""Of Adam's means of gradients and of their squares, per step (Kingma and Ba 2015)."""
+_NO_GRADIENT = 1e-8
+"""Adam's epsilon."""
 
 
 @dataclass(frozen=True)
 class _Search:
     """The parameters of a search.
 
-    It starts with the exact prompt and with plausible ones. In each round the parents, the prompts
-    of lowest IoU so far, have as many children as each other, at normally distributed steps.
+    It starts with the exact prompt and with plausible ones.
 
     Attributes:
         percentile: of people's prompts; those that are worse are not asked.
         draws: prompts that it starts with, besides the exact one.
         rounds: of going on.
-        parents: in a round.
-        children: of each parent.
+        parents: prompts of lowest IoU that it goes on from.
     """
 
     is_random: ClassVar[bool] = False
+    needs_gradients: ClassVar[bool] = False
     percentile: float = 95.0
     draws: int = 64
     rounds: int = 4
     parents: int = 8
-    children: int = 4
 
     def __post_init__(self) -> None:
         if not 0 < self.percentile <= MOST:
@@ -54,7 +56,7 @@ class _Search:
                 f"percentile must be above 0 and at most {MOST:g}, got {self.percentile}"
             )
         for name, most in _LIMITS.items():
-            if not 1 <= (value := getattr(self, name)) <= most:
+            if not 1 <= (value := getattr(self, name, 1)) <= most:
                 raise ValueError(f"{name} must be in [1, {most}], got {value}")
         if self.n_asked > _MOST_ASKED:
             raise ValueError(f"{self.n_asked} prompts an object, at most {_MOST_ASKED} are allowed")
@@ -62,11 +64,40 @@ class _Search:
     @property
     def n_asked(self) -> int:
         """Return how many prompts a segmenter is asked for an object."""
-        return 1 + self.draws + self.rounds * self.parents * self.children
+        return 1 + self.draws + self.rounds * self.parents
 
 
 @dataclass(frozen=True)
-class WorstBox(_Search):
+class _Sampling(_Search):
+    """The parameters of a search that needs no gradients.
+
+    In each round the parents, the prompts of lowest IoU so far, have as many children as each
+    other, at normally distributed steps.
+
+    Attributes:
+        children: of each parent.
+    """
+
+    children: int = 4
+
+    @property
+    def n_asked(self) -> int:
+        """Return how many prompts a segmenter is asked for an object."""
+        return 1 + self.draws + self.rounds * self.parents * self.children
+
+    @property
+    def one_child(self) -> tuple[float, int, int, int]:
+        """Return the parameters of a search of as many prompts, with one child a parent."""
+        return self.percentile, self.draws, self.rounds * self.children, self.parents
+
+    def lowest(self, asked: Asked) -> PromptBatch:
+        """Return the parents of a round, the lowest first."""
+        order = np.argsort(asked.ious, kind="stable")[: self.parents]
+        return PromptBatch.join([asked.prompts[i : i + 1] for i in order])
+
+
+@dataclass(frozen=True)
+class WorstBox(_Sampling):
     """Takes the box of lowest IoU of those that are as near to the tight one as people's."""
 
     family: ClassVar[str] = "box-search"
@@ -75,7 +106,11 @@ class WorstBox(_Search):
 
     def start(self, mask: Mask, rng: np.random.Generator) -> SearchSpace:
         """Return the boxes of an object; `rng` is the only randomness."""
-        return _Boxes(self, mask, rng)
+        return _SampledBoxes(self, mask, rng)
+
+    def by_gradient(self) -> tuple[str, "WorstBoxByGradient"]:
+        """Return name and search that starts as this one, and asks as many boxes by gradient."""
+        return "worst-box-by-gradient", WorstBoxByGradient(*self.one_child)
 
 
 @dataclass(frozen=True)
@@ -84,9 +119,49 @@ class BestBox(WorstBox):
 
     takes: ClassVar[Literal["lowest", "highest"]] = "highest"
 
+    def by_gradient(self) -> tuple[str, "WorstBoxByGradient"]:
+        """Return name and search that starts as this one, and asks as many boxes by gradient."""
+        return "best-box-by-gradient", BestBoxByGradient(*self.one_child)
+
 
 @dataclass(frozen=True)
-class WorstPoint(_Search):
+class WorstBoxByGradient(_Search):
+    """As `WorstBox`, but goes on by gradients of a dice loss (BREPS, docs/sources/peers.md 1.1).
+
+    From the boxes of lowest IoU of the start, each parent is moved by a step of Adam a round, all
+    parents at once, and back to what is plausible. Differs: BREPS starts at the tight box alone,
+    its step is a share of the image's diagonal, and how plausible a box is is a term of its loss.
+
+    Attributes:
+        rate: of Adam, in sides of the object.
+    """
+
+    family: ClassVar[str] = "box-search-by-gradient"
+    gives: ClassVar[frozenset[PromptKind]] = frozenset({"box"})
+    takes: ClassVar[Literal["lowest", "highest"]] = "lowest"
+    needs_gradients: ClassVar[bool] = True
+    rounds: int = 16
+    rate: float = 0.03
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.rate <= 1:
+            raise ValueError(f"rate must be above 0 and at most 1, got {self.rate}")
+
+    def start(self, mask: Mask, rng: np.random.Generator) -> SearchSpace:
+        """Return the boxes of an object; `rng` is the only randomness."""
+        return _DescendedBoxes(self, mask, rng)
+
+
+@dataclass(frozen=True)
+class BestBoxByGradient(WorstBoxByGradient):
+    """Takes the box of highest IoU of all that the search for the worst asks."""
+
+    takes: ClassVar[Literal["lowest", "highest"]] = "highest"
+
+
+@dataclass(frozen=True)
+class WorstPoint(_Sampling):
     """Takes the point of lowest IoU of the object's pixels that people might click.
 
     A pixel is clicked with a probability proportional to its distance to the outside; its
@@ -110,22 +185,16 @@ class BestPoint(WorstPoint):
 
 
 class _Boxes:
-    """The plausible boxes of an object; see `samrobust.types.SearchSpace`."""
+    """The plausible boxes of an object, of which some are drawn."""
 
-    def __init__(self, search: WorstBox, mask: Mask, rng: np.random.Generator) -> None:
+    def __init__(self, search: _Search, mask: Mask, rng: np.random.Generator) -> None:
         self._tight, self._size_hw = mask_to_box(mask), (mask.shape[0], mask.shape[1])
-        self._percentile, self._children = search.percentile, search.children
+        self._percentile = search.percentile
         self._sides = np.tile(self._tight[2:] - self._tight[:2] + 1, 2)
         human = HumanBox()
         drawn = [human.around(self._tight, self._size_hw, rng) for _ in range(search.draws)]
-        self._steps = rng.standard_normal((search.rounds, search.parents * search.children, 4))
         exact = self._tight.astype(np.float32)
         self.starts = _batch(boxes=[exact, *map(self._plausible, drawn)])
-
-    def after(self, number: int, parents: PromptBatch) -> PromptBatch:
-        boxes = np.repeat(np.asarray(parents.boxes, np.float64), self._children, axis=0)
-        steps = SIGMA / 2**number * self._steps[number, : len(boxes)] * self._sides
-        return _batch(boxes=[self._plausible(box) for box in boxes + steps])
 
     def percentiles(self, prompts: PromptBatch) -> Floats:
         return np.array([self._percentile_of(box) for box in np.asarray(prompts.boxes)])
@@ -153,6 +222,54 @@ class _Boxes:
         return (self._tight + share * (box - self._tight)).astype(np.float32)
 
 
+class _SampledBoxes(_Boxes):
+    """See `samrobust.types.SearchSpace`."""
+
+    def __init__(self, search: WorstBox, mask: Mask, rng: np.random.Generator) -> None:
+        super().__init__(search, mask, rng)
+        self._search = search
+        self._steps = rng.standard_normal((search.rounds, search.parents * search.children, 4))
+
+    def after(self, number: int, asked: Asked) -> PromptBatch:
+        parents = self._search.lowest(asked)
+        boxes = np.repeat(np.asarray(parents.boxes, np.float64), self._search.children, axis=0)
+        steps = SIGMA / 2**number * self._steps[number, : len(boxes)] * self._sides
+        return _batch(boxes=[self._plausible(box) for box in boxes + steps])
+
+
+class _DescendedBoxes(_Boxes):
+    """See `samrobust.types.SearchSpace`."""
+
+    def __init__(self, search: WorstBoxByGradient, mask: Mask, rng: np.random.Generator) -> None:
+        super().__init__(search, mask, rng)
+        self._search = search
+
+    def after(self, number: int, asked: Asked) -> PromptBatch:
+        if asked.gradients is None:
+            raise ValueError("a search by gradient was given none")
+        n = len(self.starts)
+        parents = np.argsort(asked.ious[:n], kind="stable")[: self._search.parents]
+        # round by round, each parent's boxes at the same place
+        places = np.concatenate([parents, np.arange(n, len(asked.ious))])
+        gradients = asked.gradients[places].reshape(number + 1, -1, 4) * self._sides
+        boxes = np.asarray(asked.prompts.boxes, np.float64)[places[-len(parents) :]]
+        ascent = self._search.rate * adam_step(gradients) * self._sides
+        return _batch(boxes=[self._plausible(box) for box in boxes + ascent])
+
+
+def adam_step(gradients: Floats) -> Floats:
+    """Return (..., ) the step of Adam (Kingma and Ba 2015) after gradients (T, ...), at rate 1."""
+    ages = np.arange(len(gradients))[::-1]
+    mean, square = (
+        np.tensordot(weights / weights.sum(), values, axes=1)
+        for weights, values in zip(
+            (fading**ages for fading in FADING), (gradients, gradients**2), strict=True
+        )
+    )
+    step: Floats = mean / (np.sqrt(square) + _NO_GRADIENT)
+    return step
+
+
 class _Points:
     """The plausible points of an object; see `samrobust.types.SearchSpace`."""
 
@@ -167,13 +284,13 @@ class _Points:
         yx = np.argwhere(plausible)
         mass = depth[plausible] / depth[plausible].sum()
         drawn = yx[rng.choice(len(yx), search.draws, p=mass)]
-        self._children = search.children
+        self._search = search
         self._steps = rng.standard_normal((search.rounds, search.parents * search.children, 2))
         deepest = np.argwhere(depth == depth.max())[:1]
         self.starts = self._prompts(np.concatenate([deepest, drawn]))
 
-    def after(self, number: int, parents: PromptBatch) -> PromptBatch:
-        yx = np.repeat(self._places(parents), self._children, axis=0)
+    def after(self, number: int, asked: Asked) -> PromptBatch:
+        yx = np.repeat(self._places(self._search.lowest(asked)), self._search.children, axis=0)
         sides = np.array(self._percentiles.shape)
         steps = np.maximum(SIGMA / 2**number * sides, LEAST_STEP) * self._steps[number, : len(yx)]
         moved = np.clip(np.rint(yx + steps).astype(np.int64), 0, sides - 1)

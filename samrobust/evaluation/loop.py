@@ -61,8 +61,8 @@ from samrobust.types import (
     Metric,
     PromptBatch,
     Sample,
+    Search,
     Segmenter,
-    SegmenterInfo,
 )
 
 T = TypeVar("T")
@@ -154,13 +154,15 @@ class LoopOptions:
     image_batch_size: int = 1
 
 
-def check_can_run(info: SegmenterInfo, protocol: EvalProtocol) -> None:
-    """Check that a segmenter accepts all prompts of a protocol, and that the protocol has scores.
+def check_can_run(segmenter: Segmenter[Any], protocol: EvalProtocol) -> None:
+    """Check that a segmenter can run a protocol, and that the protocol has scores.
 
     Raises:
-        SegmenterError: it does not; the message names both.
+        SegmenterError: it does not accept all prompts, or gives no gradients that a search needs;
+            the message names both.
         ProtocolError: all metrics need two trials, and every condition has one.
     """
+    info = segmenter.info
     metrics = [load_metric(name) for name in protocol.metrics]
     max_trials = max(condition.trials for condition in protocol.conditions)
     if max_trials < 2 and all(metric.over_trials for metric in metrics):
@@ -181,6 +183,14 @@ def check_can_run(info: SegmenterInfo, protocol: EvalProtocol) -> None:
                 f"{' and '.join(sorted(missing))}, segmenter {info.label} accepts "
                 f"{', '.join(sorted(info.prompts))}"
             )
+        search = condition.degradation
+        needs_gradients = isinstance(search, Search) and search.needs_gradients
+        if needs_gradients and getattr(segmenter, "predict_with_gradients", None) is None:
+            raise SegmenterError(
+                f"protocol {protocol.name}: condition '{condition.name}' needs gradients, which "
+                f"segmenter {info.label} does not give; allowed are the SAMs of this package and "
+                "models with a method predict_with_gradients; without --gradient any is searched"
+            )
 
 
 def score_images(
@@ -196,7 +206,7 @@ def score_images(
             is set, memory runs out with a single prompt or a prediction is not finite.
     """
     for job in jobs:
-        check_can_run(job.segmenter.info, job.protocol)
+        check_can_run(job.segmenter, job.protocol)
     wanted = [frozenset(job.sample_ids) for job in jobs]
     sample_ids = [name for name in dataset.ids() if any(name in ids for ids in wanted)]
     jobs_of = {

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -30,6 +31,7 @@ class Selected:
         gap: (T,) float64, IoU of the best candidate less that of the candidate of the highest
             quality; None where there is one candidate.
         logits: (T, h, w) float32 of the masks, None where they are not wanted or not given.
+        gradients: (T, 4) float32 of the boxes, None where they are not wanted.
     """
 
     draws: Draws
@@ -38,6 +40,7 @@ class Selected:
     quality: Tensor
     gap: Tensor | None
     logits: Tensor | None = None
+    gradients: Tensor | None = None
 
 
 class Predictor:
@@ -85,6 +88,7 @@ class Predictor:
         *,
         selection: Selection | None = None,
         with_logits: bool = False,
+        with_gradients: bool = False,
     ) -> Iterator[Selected]:
         """Yield the masks that are scored, by instance and condition.
 
@@ -92,12 +96,19 @@ class Predictor:
             draws: the prompts.
             selection: which of several candidates is scored, in place of the predictor's own.
             with_logits: whether logits are wanted too.
+            with_gradients: whether gradients are wanted too; the prompts are boxes, and the
+                segmenter gives gradients.
         """
         by_structure: dict[tuple[bool, int, bool], list[Draws]] = defaultdict(list)
         for draw in draws:
             by_structure[draw.prompts.structure].append(draw)
         for group in by_structure.values():
-            yield from self._masks_of_group(group, selection or self._selection, with_logits)
+            yield from self._masks_of_group(
+                group,
+                selection or self._selection,
+                with_logits=with_logits,
+                with_gradients=with_gradients,
+            )
 
     def each_mask(self, prompts: PromptBatch) -> Iterator[tuple[Mask, float]]:
         """Yield the mask of each prompt, (H, W) bool, of the highest quality, and its quality."""
@@ -112,18 +123,29 @@ class Predictor:
             yield from zip(*chosen, strict=True)
 
     def _masks_of_group(
-        self, group: Sequence[Draws], selection: Selection, with_logits: bool
+        self,
+        group: Sequence[Draws],
+        selection: Selection,
+        *,
+        with_logits: bool,
+        with_gradients: bool,
     ) -> Iterator[Selected]:
         prompts = PromptBatch.join([draw.prompts for draw in group])
+        owners = [draw for draw in group for _ in range(len(draw.prompts))]
         candidates = _Queue()
         targets: dict[int, Tensor] = {}
         start = 0
         for draw in group:
             trials = len(draw.prompts)
             while candidates.n_waiting < trials:
-                batch = prompts[start : start + self._batch_size]
+                rows = slice(start, start + self._batch_size)
+                batch = prompts[rows]
                 start += len(batch)
-                predicted = self._predict(batch, selection)
+                if with_gradients:
+                    targets = np.stack([owner.instance.mask for owner in owners[rows]])
+                    predicted = self._predict_with_gradients(batch, targets, selection)
+                else:
+                    predicted = self._predict(batch, selection)
                 self._finite.append(predicted.quality.isfinite().all())
                 if not with_logits:
                     predicted = replace(predicted, logits=None)
@@ -151,6 +173,22 @@ class Predictor:
         )
         return _together(at_each, dim=1)
 
+    def _predict_with_gradients(
+        self, prompts: PromptBatch, targets: Mask, selection: Selection
+    ) -> Prediction:
+        """Return what `_predict` does, with gradients, which must be finite too."""
+        found: list[Prediction] = self._segmenter.predict_with_gradients(
+            self._embedding,
+            prompts,
+            torch.from_numpy(targets),
+            self._thresholds,
+            selection=selection,
+        )
+        together = _together(found, dim=1)
+        if together.gradients is not None:
+            self._finite.append(together.gradients.isfinite().all())
+        return together
+
     def _select(
         self, draw: Draws, prediction: Prediction, target: Tensor, selection: Selection
     ) -> Selected:
@@ -160,7 +198,8 @@ class Predictor:
         if n_candidates == 1:
             at_each = zip(self._thresholds, prediction.masks.unbind(1), strict=True)
             single = None if logits is None else logits[:, 0]
-            return Selected(draw, dict(at_each), target, quality[:, 0], None, single)
+            masks = dict(at_each)
+            return Selected(draw, masks, target, quality[:, 0], None, single, prediction.gradients)
         row = torch.arange(len(quality), device=quality.device)
         candidates = prediction.masks[:, :n_candidates].flatten(0, 1)
         ious = iou(candidates, target).view(quality.shape)
@@ -172,7 +211,8 @@ class Predictor:
             for place, threshold in enumerate(self._thresholds)
         }
         of_chosen = None if logits is None else logits[row, chosen]
-        return Selected(draw, masks, target, quality[row, chosen], gap, of_chosen)
+        gradients = prediction.gradients
+        return Selected(draw, masks, target, quality[row, chosen], gap, of_chosen, gradients)
 
     def _without_void(self, prediction: Prediction) -> Prediction:
         if self._void is None:
@@ -221,13 +261,18 @@ def _together(predictions: Sequence[Prediction], *, dim: int) -> Prediction:
     if len(predictions) == 1:
         return predictions[0]  # not copied
     logits = [prediction.logits for prediction in predictions if prediction.logits is not None]
+    gradients = [each.gradients for each in predictions if each.gradients is not None]
+    if dim == 1:  # of each prompt one
+        gradients = gradients[:1]
     return Prediction(
         torch.cat([prediction.masks for prediction in predictions], dim),
         torch.cat([prediction.quality for prediction in predictions], dim),
         torch.cat(logits, dim) if len(logits) == len(predictions) else None,
+        torch.cat(gradients) if gradients else None,
     )
 
 
 def _rows(prediction: Prediction, rows: slice) -> Prediction:
     logits = None if prediction.logits is None else prediction.logits[rows]
-    return Prediction(prediction.masks[rows], prediction.quality[rows], logits)
+    gradients = None if prediction.gradients is None else prediction.gradients[rows]
+    return Prediction(prediction.masks[rows], prediction.quality[rows], logits, gradients)

@@ -253,7 +253,7 @@ def _runnable(
     for protocol in protocols:
         for segmenter in segmenters:
             try:
-                check_can_run(segmenter.info, protocol)
+                check_can_run(segmenter, protocol)
             except SegmenterError as error:
                 errors.append(error)
             else:

@@ -13,7 +13,7 @@ from samrobust.evaluation.prompts import Draws
 from samrobust.metrics.overlap import iou
 from samrobust.runs.manifest import SearchRow
 from samrobust.segmenters.frames import MASK_THRESHOLD
-from samrobust.types import Floats, PromptBatch, Search, SearchSpace
+from samrobust.types import Asked, Floats, PromptBatch, Search, SearchSpace
 
 BROKEN_BELOW = 0.5
 """IoU; a prompt with less breaks the mask."""
@@ -57,10 +57,12 @@ def search_prompts(
 
 
 def _run(predictor: Predictor, pools: Sequence["_Pool"]) -> None:
-    for number in range(-1, pools[0].search.rounds):
+    search = pools[0].search
+    for number in range(-1, search.rounds):
         asked = [replace(pool.draws, prompts=pool.prompts_of(number)) for pool in pools]
-        for pool, found in zip(pools, predictor.all_masks(asked), strict=True):
-            pool.add(found)
+        found = predictor.all_masks(asked, with_gradients=search.needs_gradients)
+        for pool, selected in zip(pools, found, strict=True):
+            pool.add(selected)
 
 
 class _Pool:
@@ -72,15 +74,16 @@ class _Pool:
         self._space = space
         self._prompts: list[PromptBatch] = []
         self._ious = np.zeros(0)
+        self._gradients = np.zeros((0, 4))
         self._extremes: dict[str, tuple[float, Selected]] = {}
 
     def prompts_of(self, number: int) -> PromptBatch:
         """Return the prompts of a round, -1 for the first one."""
         if number < 0:
             return self._space.starts
-        prompts = PromptBatch.join(self._prompts)
-        order = np.argsort(self._ious, kind="stable")[: self.search.parents]
-        return self._space.after(number, PromptBatch.join([prompts[i : i + 1] for i in order]))
+        gradients = self._gradients if self.search.needs_gradients else None
+        asked = Asked(PromptBatch.join(self._prompts), self._ious, gradients)
+        return self._space.after(number, asked)
 
     def add(self, found: Selected) -> None:
         """Add the masks of a round."""
@@ -92,6 +95,9 @@ class _Pool:
                 self._extremes[name] = value, _one_of(found, place)
         self._prompts.append(found.draws.prompts)
         self._ious = np.concatenate([self._ious, ious])
+        if found.gradients is not None:
+            gradients = found.gradients.numpy(force=True)
+            self._gradients = np.concatenate([self._gradients, gradients])
 
     def taken(self, sample_id: str) -> Iterator[Searched]:
         """Yield what the conditions take, in their order."""

@@ -103,7 +103,7 @@ def answers(
     draws = draw_prompts(sample, KEY, protocol)
     exact = ExactBox()(sample.instances[0].mask, np.random.default_rng())
     for segmenter in segmenters:
-        check_can_run(segmenter.info, protocol)
+        check_can_run(segmenter, protocol)
         (embedding,) = segmenter.encode([sample.image])
         exact_mask = _masks(segmenter, embedding, PromptBatch.stack([exact]))[0]
         for draw in draws:

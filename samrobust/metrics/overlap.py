@@ -16,6 +16,8 @@ if TYPE_CHECKING:  # a report reads the labels of metrics and runs without torch
 
 DILATION_RATIO = 0.02
 """Width of the boundary band as a fraction of the image diagonal (Cheng et al. 2021, sec. 4)."""
+SMOOTH = 1.0
+"""Pixels added to both sides of the Dice ratio, so that empty masks have a gradient."""
 
 _Pair = tuple["Tensor", "Tensor"]
 _SHARED: ContextVar[list[tuple[_Pair, tuple[Words, Words]]] | None] = ContextVar(
@@ -32,6 +34,19 @@ def packing_shared() -> Iterator[None]:
         yield
     finally:
         _SHARED.reset(token)
+
+
+def dice_loss(logits: "Tensor", targets: "Tensor") -> "Tensor":
+    """Return (...), 1 - the Dice coefficient of soft masks (Milletari et al. 2016, plain sums).
+
+    Args:
+        logits: (..., H, W).
+        targets: (..., H, W), in [0, 1].
+    """
+    soft = logits.sigmoid()
+    both = (soft * targets).sum(dim=(-2, -1))
+    areas = soft.sum(dim=(-2, -1)) + targets.sum(dim=(-2, -1))
+    return 1 - (2 * both + SMOOTH) / (areas + SMOOTH)
 
 
 def boundary_width(height: int, width: int) -> int:

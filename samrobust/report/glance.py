@@ -11,7 +11,7 @@ from samrobust.report.statistics import INTERVAL
 
 EXACT = "exact-box"
 """The degradation that leaves the prompt as it is."""
-BEST = ("best-box", "best-point")
+BEST = ("best-box", "best-box-by-gradient", "best-point")
 """Searches that take the best prompt: neither degraded nor exact."""
 VALUES = ("exact", "mean", "drop", "relative")
 """Columns with values; each has the ends of its interval in `..._low` and `..._high`."""

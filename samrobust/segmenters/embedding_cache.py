@@ -171,6 +171,11 @@ class CachedSegmenter:
         """Return the segmenter's method of that name; there is none where it has none."""
         return self.segmenter.predict_at  # type: ignore[attr-defined]
 
+    @property
+    def predict_with_gradients(self) -> Any:  # noqa: ANN401
+        """Return the segmenter's method of that name; there is none where it has none."""
+        return self.segmenter.predict_with_gradients  # type: ignore[attr-defined]
+
 
 def with_cache(segmenter: Segmenter[Any], cache: EmbeddingCache) -> Segmenter[Any]:
     """Return a segmenter that uses a cache, or the same one where it shares no embeddings."""

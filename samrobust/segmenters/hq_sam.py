@@ -23,7 +23,7 @@ from samrobust.segmenters.hq_modules import (
 )
 from samrobust.segmenters.mobile_sam import tiny_sam_model, with_timm_names
 from samrobust.segmenters.published import fetch
-from samrobust.segmenters.sam import Sam, SamEmbedding, Sizes, sam_of
+from samrobust.segmenters.sam import Sam, SamEmbedding, Sizes, predict_with_gradients, sam_of
 from samrobust.segmenters.sam_decoder import CANDIDATES, SINGLE
 from samrobust.segmenters.weights import (
     Family,
@@ -32,7 +32,14 @@ from samrobust.segmenters.weights import (
     load_family,
     split_hq,
 )
-from samrobust.types import HqOutput, Image, Prediction, PromptBatch, SegmenterOptions
+from samrobust.types import (
+    HqOutput,
+    Image,
+    Prediction,
+    PromptBatch,
+    SegmenterOptions,
+    Selection,
+)
 
 NAME = "hq-sam"
 KIND = "hq-sam-parts"
@@ -145,6 +152,20 @@ class HqSam:
         wanted = CANDIDATES if multimask else SINGLE
         logits, quality = self.logits(embedding, prompts, masks=wanted)
         return self.base.predictions(embedding, logits, quality, thresholds)
+
+    def predict_with_gradients(
+        self,
+        embedding: HqEmbedding,
+        prompts: PromptBatch,
+        targets: Tensor,
+        thresholds: Sequence[float],
+        *,
+        selection: Selection,
+    ) -> list[Prediction]:
+        """Return what `predict_at` does, with gradients; see `Sam.predict_with_gradients`."""
+        return predict_with_gradients(
+            self.base, self.decode, embedding, prompts, targets, thresholds, selection=selection
+        )
 
     def logits(
         self, embedding: SamEmbedding, prompts: PromptBatch, *, masks: range = SINGLE

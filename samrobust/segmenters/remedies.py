@@ -290,7 +290,7 @@ class ElasticBox(_SeesOnce):
             seen.embedding.features[0, :width].flatten(1), dim=0
         )  # C x L
         grid_hw = seen.embedding.features.shape[-2:]
-        inside = _on_grid(answer.masks, seen.embedding.input_size_hw, sam, grid_hw)  # N x L
+        inside = sam.to_grid(seen.embedding, answer.masks[:, 0], grid_hw).flatten(1)  # N x L
         mean = functional.normalize(inside @ features.T, dim=1)
         similarity = (mean @ features).view(-1, 1, *grid_hw)
         similar = sam.to_masks(seen.embedding, similarity - SIMILAR)[:, 0].numpy(force=True)
@@ -419,14 +419,6 @@ def _tight_boxes(masks: Tensor) -> tuple[npt.NDArray[np.float32], Tensor]:
     y1 = height - 1 - rows.flip(1).argmax(dim=1)
     boxes = torch.stack([x0, y0, x1, y1], dim=1).float().numpy(force=True)
     return boxes, ~masks.flatten(1).any(dim=1)
-
-
-def _on_grid(masks: Tensor, input_hw: tuple[int, int], sam: Any, grid_hw: torch.Size) -> Tensor:  # noqa: ANN401
-    """Return (N, L), which share of each position of the embedding is inside of masks."""
-    side = sam.model.image_encoder.img_size
-    resized = functional.interpolate(masks.float(), input_hw, mode="area")
-    square = functional.pad(resized, (0, side - input_hw[1], 0, side - input_hw[0]))
-    return functional.interpolate(square, tuple(grid_hw), mode="area").flatten(1)
 
 
 def _grown(

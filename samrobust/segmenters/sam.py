@@ -1,6 +1,6 @@
 """Segment Anything (Kirillov et al. 2023) as a segmenter: one image, many prompts, no state."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, TypeVar, cast
 
@@ -14,8 +14,10 @@ from segment_anything.modeling.prompt_encoder import PromptEncoder
 from segment_anything.modeling.sam import Sam as SamModel
 from segment_anything.modeling.transformer import TwoWayTransformer
 from torch import Tensor, nn
+from torch.nn import functional
 
 from samrobust.errors import SegmenterError
+from samrobust.metrics.overlap import dice_loss
 from samrobust.registry import known
 from samrobust.segmenters import ROWS
 from samrobust.segmenters.device import resolve_device, to_device
@@ -44,6 +46,7 @@ from samrobust.types import (
     PromptBatch,
     SegmenterInfo,
     SegmenterOptions,
+    Selection,
 )
 
 DEFAULT_VARIANT = "vit_b"
@@ -195,6 +198,20 @@ class Sam:
         logits, quality = self.logits(embedding, prompts, masks=masks_wanted)
         return self.predictions(embedding, logits, quality, thresholds)
 
+    def predict_with_gradients(
+        self,
+        embedding: SamEmbedding,
+        prompts: PromptBatch,
+        targets: Tensor,
+        thresholds: Sequence[float],
+        *,
+        selection: Selection,
+    ) -> list[Prediction]:
+        """Return what `predict_at` does, with gradients; see `predict_with_gradients`."""
+        return predict_with_gradients(
+            self, self.decode, embedding, prompts, targets, thresholds, selection=selection
+        )
+
     def predictions(
         self,
         embedding: SamEmbedding,
@@ -251,6 +268,19 @@ class Sam:
             threshold=threshold,
         )
 
+    def to_grid(self, embedding: SamEmbedding, masks: Tensor, grid_hw: Sequence[int]) -> Tensor:
+        """Return (N, h, w) float32, which share of each position of a grid is inside of masks.
+
+        Args:
+            embedding: of the image.
+            masks: (N, H, W) bool in the image's own size.
+            grid_hw: (h, w), of positions of the square input, as of features or logits.
+        """
+        side, input_hw = self._frame.side, embedding.input_size_hw
+        resized = functional.interpolate(masks[:, None].float(), input_hw, mode="area")
+        square = functional.pad(resized, (0, side - input_hw[1], 0, side - input_hw[0]))
+        return functional.interpolate(square, tuple(grid_hw), mode="area")[:, 0]
+
     def to_square(self, image: Image) -> tuple[Tensor, Sizes]:
         """Return the encoder's normalised input (3, side, side), and the sizes of an embedding."""
         pixels = to_device(self._frame.to_input(image), self.model.device)
@@ -289,6 +319,12 @@ class Sam:
         Autocast is off: in bfloat16 a point moves by more than a pixel (docs/sources/performance.md
         6).
         """
+        return self.tokens(*self.to_input_pixels(embedding, prompts))
+
+    def to_input_pixels(
+        self, embedding: SamEmbedding, prompts: PromptBatch
+    ) -> tuple[Tensor | None, Tensor, Tensor]:
+        """Return boxes (N, 4), points (N, K, 2) and labels (N, K) in pixels of the square input."""
         scale = input_scale(embedding.size_hw, embedding.input_size_hw)
         device = self.model.device
         boxes = None
@@ -296,8 +332,11 @@ class Sam:
             xyxy = torch.tensor(prompts.boxes * np.tile(scale, 2), dtype=torch.float32)
             boxes = to_device(xyxy, device)
         points = to_device(torch.tensor(prompts.points * scale, dtype=torch.float32), device)
-        labels = to_device(torch.tensor(prompts.labels), device)
-        with torch.autocast(device.type, enabled=False):
+        return boxes, points, to_device(torch.tensor(prompts.labels), device)
+
+    def tokens(self, boxes: Tensor | None, points: Tensor, labels: Tensor) -> Tensor:
+        """Return (N, P, C), the tokens of prompts in pixels of the square input."""
+        with torch.autocast(self.model.device.type, enabled=False):
             return prompt_tokens(self.model.prompt_encoder, boxes, points, labels)
 
     def embed_masks(self, prompts: PromptBatch) -> Tensor | None:
@@ -344,6 +383,56 @@ def one_per_prompt(embeddings: Sequence[E], counts: Sequence[int]) -> E:
             repeats = torch.tensor(counts, device=tensors[0].device)
             rows[name] = torch.cat(tensors).repeat_interleave(repeats, 0, output_size=sum(counts))
     return replace(first, **rows)
+
+
+def predict_with_gradients(
+    sam: Sam,
+    decode: Callable[..., tuple[Tensor, Tensor]],
+    embedding: SamEmbedding,
+    prompts: PromptBatch,
+    targets: Tensor,
+    thresholds: Sequence[float],
+    *,
+    selection: Selection,
+) -> list[Prediction]:
+    """Return what `samrobust.types.GivesGradients` says, for a SAM or what is made of one.
+
+    The dice loss is taken in the decoder's own grid, of probabilities. Of several candidates it is
+    that of the highest quality, or by "oracle" of the lowest loss. Pixels that no metric counts are
+    background to it.
+
+    Args:
+        sam: that makes tokens of prompts, and masks of logits.
+        decode: as `Sam.decode`.
+        embedding: of the image.
+        prompts: N boxes.
+        targets: (N, H, W) bool, on the CPU.
+        thresholds: of the logits.
+        selection: which of several candidates.
+    """
+    scale = np.tile(input_scale(embedding.size_hw, embedding.input_size_hw), 2)
+    with torch.inference_mode(mode=False), torch.enable_grad():
+        # a tensor of inference mode can be in no graph
+        tensors: dict[str, Any] = {
+            name: tensor.clone()
+            for name, tensor in vars(embedding).items()
+            if isinstance(tensor, Tensor)
+        }
+        boxes, points, labels = sam.to_input_pixels(embedding, prompts)
+        if boxes is None:
+            raise SegmenterError(f"{sam.info.label}: gradients are of boxes, got none")
+        tokens = sam.tokens(boxes.requires_grad_(), points, labels)
+        masks = SINGLE if selection == "single" else CANDIDATES
+        logits, quality = decode(replace(embedding, **tensors), tokens, masks=masks)
+        on_device = to_device(targets, logits.device)
+        shares = sam.to_grid(embedding, on_device, logits.shape[-2:])[:, None].clone()
+        losses = dice_loss(logits, shares)
+        chosen = losses.argmin(dim=1) if selection == "oracle" else quality.argmax(dim=1)
+        loss = losses.gather(1, chosen[:, None]).sum()
+        (gradients,) = torch.autograd.grad(loss, boxes)
+    of_pixels = gradients * to_device(torch.tensor(scale, dtype=torch.float32), gradients.device)
+    predictions = sam.predictions(embedding, logits.detach(), quality.detach(), thresholds)
+    return [replace(prediction, gradients=of_pixels) for prediction in predictions]
 
 
 def build_sam(options: SegmenterOptions) -> Sam:

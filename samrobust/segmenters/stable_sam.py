@@ -30,7 +30,7 @@ from samrobust.segmenters.stable_plugins import (
     Plugins,
     regular_locations,
 )
-from samrobust.types import Image, Prediction, PromptBatch, SegmenterOptions
+from samrobust.types import Image, Prediction, PromptBatch, SegmenterOptions, Selection
 
 NAME = "stable-sam"
 WEIGHTS = Path(__file__).parent / "weights" / "stable-sam.safetensors"
@@ -155,6 +155,20 @@ class StableSam:
     ) -> list[Prediction]:
         """Return a prediction per threshold of the logits; see `Sam.predict_at`."""
         return self.base.predict_at(embedding, prompts, thresholds, multimask=multimask)
+
+    def predict_with_gradients(
+        self,
+        embedding: SamEmbedding,
+        prompts: PromptBatch,
+        targets: Tensor,
+        thresholds: Sequence[float],
+        *,
+        selection: Selection,
+    ) -> list[Prediction]:
+        """Return what `predict_at` does, with gradients; see `Sam.predict_with_gradients`."""
+        return self.base.predict_with_gradients(
+            embedding, prompts, targets, thresholds, selection=selection
+        )
 
     def logits(
         self, embedding: SamEmbedding, prompts: PromptBatch, *, masks: range = SINGLE

@@ -26,7 +26,10 @@ DEFAULT_ATTRIBUTE = "build"
 """What is looked for in a file of which only the path is named."""
 _NOT_IDENTITY = {"device", "progress"}
 """Options that change no number, or stand in a run's manifest anyway."""
-_FORWARDED = ("encode", "predict", "predict_at", "encoder_key", "embedding_type", "device", "model")
+_FORWARDED = (
+    *("encode", "predict", "predict_at", "predict_with_gradients"),
+    *("encoder_key", "embedding_type", "device", "model"),
+)
 """What a segmenter has, or may have besides."""
 
 

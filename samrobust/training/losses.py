@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from samrobust.degradations.clicks import Click
+from samrobust.metrics.overlap import dice_loss
 from samrobust.seeding import keyed_generator
 from samrobust.segmenters.device import to_device
 from samrobust.segmenters.sam import SamEmbedding, one_per_prompt
@@ -25,8 +26,6 @@ UNCERTAIN_FRACTION = 0.75
 """Of the points, the fraction at which the mask is least certain."""
 FOREGROUND_FRACTION = 0.5
 """Of a position's area: above it the position counts as foreground where a yes or no is needed."""
-SMOOTH = 1.0
-"""Pixels added to both sides of the Dice ratio, so that empty masks have a gradient."""
 
 
 class PromptDecoder(Protocol):
@@ -202,19 +201,6 @@ def pixel_loss(logits: Tensor, targets: Tensor, *, gamma: float = 0.0) -> Tensor
     if gamma:
         losses = losses * (1 - torch.exp(-losses)) ** gamma
     return losses.mean(dim=(-2, -1))
-
-
-def dice_loss(logits: Tensor, targets: Tensor) -> Tensor:
-    """Return (...), 1 - the Dice coefficient of soft masks (Milletari et al. 2016, plain sums).
-
-    Args:
-        logits: (..., H, W).
-        targets: (..., H, W), in [0, 1].
-    """
-    soft = logits.sigmoid()
-    both = (soft * targets).sum(dim=(-2, -1))
-    areas = soft.sum(dim=(-2, -1)) + targets.sum(dim=(-2, -1))
-    return 1 - (2 * both + SMOOTH) / (areas + SMOOTH)
 
 
 def draw_points(size_hw: Sequence[int], side: float, rng: np.random.Generator) -> Tensor:
