@@ -142,8 +142,8 @@ class Predictor:
                 batch = prompts[rows]
                 start += len(batch)
                 if with_gradients:
-                    targets = np.stack([owner.instance.mask for owner in owners[rows]])
-                    predicted = self._predict_with_gradients(batch, targets, selection)
+                    wanted = np.stack([owner.instance.mask for owner in owners[rows]])
+                    predicted = self._predict_with_gradients(batch, wanted, selection)
                 else:
                     predicted = self._predict(batch, selection)
                 self._finite.append(predicted.quality.isfinite().all())
