@@ -59,7 +59,7 @@ SEARCHES: dict[str, Search] = {
     "gradient": WorstBoxByGradient(),
     "sampling of 50": WorstBox(draws=17, rounds=4, parents=4, children=2),
     "gradient of 50": WorstBoxByGradient(draws=17, rounds=8, parents=4),
-    "sampling of 9": WorstBox(draws=6, rounds=1, parents=1, children=2),
+    "sampling of 18": WorstBox(draws=11, rounds=2, parents=1, children=3),
 }
 
 
