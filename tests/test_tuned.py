@@ -9,6 +9,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.nn import functional
 
 from samrobust.datasets.coco import build_coco
 from samrobust.errors import CheckpointError, SegmenterError, TrainingError
@@ -109,6 +110,62 @@ def test_a_file_holds_what_was_learned_and_says_on_what(
     assert sum(x.numel() for x in found.values()) == counts[model]
     if model != "decoder-tuned":
         assert files[model].stat().st_size < 2**20
+
+
+def distilling(model: str, share: float) -> Recipe:
+    """Return a recipe with exact boxes alone, all positions of masks, and cross-entropy alone."""
+    recipe = recipe_of(model, "whole-masks")
+    boxes = tuple(source for source in recipe.prompts if source.kind == "exact-box")
+    loss = replace(recipe.loss, cross_entropy=1.0, dice=0.0, distilled=share)
+    return replace(recipe, prompts=boxes, loss=loss)
+
+
+@pytest.mark.parametrize("model", [*MODELS, "lora-tuned"])
+def test_the_base_itself_has_nothing_to_learn_from_its_own_answers(model: str) -> None:
+    slopes = []
+    for share in (0.0, 1.0):
+        trainee = build_trainee(distilling(model, share), TraineeOptions())
+        recipe = distilling(model, share)
+        examples = examples_of(recipe, trainee.side, trainee.stride)
+        (loss,) = trainee.losses(examples, recipe.phases[0]).values()
+        loss.backward()  # type: ignore[no-untyped-call]
+        slopes.append(
+            max(
+                float(x.grad.abs().max())
+                for x in trainee.learned.parameters()
+                if x.grad is not None
+            )
+        )
+    assert slopes[1] < 1e-3 * slopes[0]
+
+
+def test_distilled_targets_are_mixed_with_the_answers_of_the_base_before_training() -> None:
+    recipe = distilling("decoder-tuned", 0.25)
+    trainee = build_trainee(recipe, TraineeOptions())
+    with torch.no_grad():
+        for parameter in trainee.learned.parameters():
+            parameter.mul_(1.01)
+    examples = examples_of(recipe, trainee.side, trainee.stride)
+    (found,) = trainee.losses(examples, recipe.phases[0]).values()
+    base, tuned = build_sam_nano(SegmenterOptions()), trainee.segmenter()
+    wanted = []
+    for example in examples:
+        square = base.model.preprocess(example.image)[None]
+        (embedding,) = base.embed(square, [(example.size_hw, example.input_size_hw)])
+        for prompts in example.prompts:
+            with torch.no_grad():
+                teacher, _ = base.logits(embedding, example.exact)
+                student, _ = tuned.logits(embedding, prompts)
+            target = 0.75 * example.targets + 0.25 * teacher[:, 0].sigmoid()
+            wanted.append(functional.binary_cross_entropy(student[:, 0].sigmoid(), target))
+    assert found.item() == pytest.approx(torch.stack(wanted).mean().item(), rel=1e-4)
+
+
+def test_a_model_without_a_base_has_nothing_to_distil_from() -> None:
+    recipe = load_recipe("sam-nano")
+    recipe = replace(recipe, loss=replace(recipe.loss, distilled=0.5))
+    with pytest.raises(TrainingError, match="distilled must be 0 for sam-nano"):
+        build_trainee(recipe, TraineeOptions())
 
 
 @pytest.mark.parametrize("model", MODELS)

@@ -152,6 +152,8 @@ class LossWeights:
         sampled: side of a square of as many pixels as points are sampled, as a fraction of the
             mask's side; most points are where the mask is uncertain (HQ-SAM: 112 / 256); 0 for all
             pixels.
+        distilled: share of the target that is what the base answers to the exact box, whatever the
+            prompt (self-distillation); the rest is the object's mask. 0 for models without a base.
     """
 
     cross_entropy: NonNegative = 2.0
@@ -160,6 +162,7 @@ class LossWeights:
     quality: NonNegative = 1.0
     candidate: NonNegative = 1.0
     sampled: Fraction = 0.0
+    distilled: Fraction = 0.0
 
 
 @dataclass(frozen=True)
@@ -306,8 +309,11 @@ def recipe_summary(name: str) -> str:
 def describe_recipe(recipe: Recipe) -> dict[str, Any]:
     """Return a recipe as plain JSON values, for the header of weights files."""
     table = dataclasses.asdict(recipe) | {"plugins": recipe.plugins.described}
-    if recipe.clicks is None:  # as of recipes before there were any
+    # as of recipes before there were any
+    if recipe.clicks is None:
         table.pop("clicks")
+    if not recipe.loss.distilled:
+        table["loss"].pop("distilled")
     for row, source in zip(table["prompts"], recipe.prompts, strict=True):
         row["degradation"] = dataclasses.asdict(source.degradation)  # type: ignore[call-overload]
     return table
