@@ -213,6 +213,9 @@ class Recipe:
         weight_decay: of AdamW.
         clip_norm: maximum norm of the gradient.
         average: decay of the moving average of the weights, which is validated and saved.
+        interpolation: how far from the initial weights towards that average the validated and
+            saved weights are; below 1 less changes, for better and worse (Wortsman et al. 2022,
+            "Robust fine-tuning of zero-shot models").
         corrections: fraction of the steps in which each prompt gets one more point, drawn from
             where the first prediction is wrong (Kirillov et al. 2023, app. A), or several, as
             `clicks` says.
@@ -251,6 +254,7 @@ class Recipe:
     trunk: Trunk = field(default_factory=Trunk)
     rates: Mapping[str, NonNegative] = field(default_factory=dict)
     clicks: CorrectiveClicks | None = None
+    interpolation: Fraction = 1.0
 
     @property
     def n_steps(self) -> int:
@@ -314,6 +318,8 @@ def describe_recipe(recipe: Recipe) -> dict[str, Any]:
         table.pop("clicks")
     if not recipe.loss.distilled:
         table["loss"].pop("distilled")
+    if recipe.interpolation == 1:
+        table.pop("interpolation")
     for row, source in zip(table["prompts"], recipe.prompts, strict=True):
         row["degradation"] = dataclasses.asdict(source.degradation)  # type: ignore[call-overload]
     return table
