@@ -42,6 +42,7 @@ def _load(tmp_path: Path, text: str) -> Recipe:
 RECIPES = ["hq-sam", "robust", "sam-nano"]
 CHANGES = [
     "careful",
+    "distilled",
     "dsp",
     "imagenet",
     "nano-plugins",

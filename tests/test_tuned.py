@@ -1,6 +1,6 @@
 """Training a part of a SAM, and the segmenters that its files become."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,8 +14,8 @@ from torch.nn import functional
 from samrobust.datasets.coco import build_coco
 from samrobust.errors import CheckpointError, SegmenterError, TrainingError
 from samrobust.segmenters import SEGMENTERS
-from samrobust.segmenters.nano import SIDE, WEIGHTS, build_sam_nano
-from samrobust.segmenters.sam import Sam, SamOptions
+from samrobust.segmenters.nano import CHANNELS, SIDE, WEIGHTS, build_sam_nano
+from samrobust.segmenters.sam import Sam, SamEmbedding, SamOptions
 from samrobust.segmenters.stable_plugins import n_parameters
 from samrobust.segmenters.stable_sam import StableSam
 from samrobust.training import adapters
@@ -161,10 +161,44 @@ def test_distilled_targets_are_mixed_with_the_answers_of_the_base_before_trainin
     assert found.item() == pytest.approx(torch.stack(wanted).mean().item(), rel=1e-4)
 
 
+def test_each_image_is_read_with_a_share_of_the_next_and_taught_without(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    recipe = distilling("stable-sam", 1.0)
+    plain = build_trainee(recipe, TraineeOptions())
+    mixing = replace(recipe, augmentation=replace(recipe.augmentation, mix=0.5))
+    trainee = build_trainee(mixing, TraineeOptions())
+    examples = examples_of(recipe, trainee.side, trainee.stride)
+    seen = []
+
+    def keep(
+        _segmenter: object, embedded: Iterable[tuple[Example, SamEmbedding]], _: Recipe
+    ) -> None:
+        seen.append(list(embedded))
+
+    monkeypatch.setattr(adapters, "example_losses", keep)
+    for one in (plain, trainee):
+        one.losses(examples, recipe.phases[0])
+    (first, second), mixed = seen
+    for (example, own), (_, other), (mixed_example, found) in (
+        (first, second, mixed[0]),
+        (second, first, mixed[1]),
+    ):
+        assert torch.equal(mixed_example.targets, example.targets)
+        change, whole = (
+            x.features[:, :CHANNELS] - own.features[:, :CHANNELS] for x in (found, other)
+        )
+        share = float((change * whole).sum() / (whole * whole).sum())
+        assert 0 < share < 0.5
+        torch.testing.assert_close(change, share * whole, rtol=1e-3, atol=1e-5)
+        assert torch.equal(found.features[:, CHANNELS:], own.features[:, CHANNELS:])
+    assert not torch.equal(mixed[0][1].features, mixed[1][1].features)
+
+
 def test_a_model_without_a_base_has_nothing_to_distil_from() -> None:
     recipe = load_recipe("sam-nano")
     recipe = replace(recipe, loss=replace(recipe.loss, distilled=0.5))
-    with pytest.raises(TrainingError, match="distilled must be 0 for sam-nano"):
+    with pytest.raises(TrainingError, match="distilled and mix must be 0 for sam-nano"):
         build_trainee(recipe, TraineeOptions())
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from samrobust.errors import TrainingError
+from samrobust.seeding import keyed_generator
 from samrobust.segmenters.adapters import (
     DECODER,
     LORA,
@@ -113,7 +114,23 @@ class TunedTrainee:
                 self._distilled(example, embedding, self._teacher)
                 for example, embedding in zip(examples, embeddings, strict=True)
             ]
-        return example_losses(self._segmenter, zip(examples, embeddings, strict=True), self._recipe)
+        read = self._mixed(examples, embeddings) if self._recipe.augmentation.mix else embeddings
+        return example_losses(self._segmenter, zip(examples, read, strict=True), self._recipe)
+
+    def _mixed(
+        self, examples: Sequence[Example], embeddings: Sequence[SamEmbedding]
+    ) -> list[SamEmbedding]:
+        """Return the embeddings with a share of the next image's in each; finer features stay."""
+        channels = self._model.mask_decoder.transformer_dim
+        mixed = []
+        others = [*embeddings[1:], embeddings[0]]
+        for example, own, other in zip(examples, embeddings, others, strict=True):
+            rng = keyed_generator("mix", self._recipe.seed, *example.key)
+            share = rng.uniform(0, self._recipe.augmentation.mix)
+            coarse, finer = own.features.tensor_split([channels], dim=1)
+            coarse = coarse.lerp(other.features[:, :channels], share)
+            mixed.append(replace(own, features=torch.cat([coarse, finer], dim=1)))
+        return mixed
 
     @torch.no_grad()
     def _distilled(

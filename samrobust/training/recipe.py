@@ -176,6 +176,9 @@ class Augmentation:
         grey: fraction of crops without colour.
         paste: fraction of crops with pasted objects of another image.
         least_pixels: minimum number of pixels of an object in the encoder's input.
+        mix: maximum share of another image of the step in the embedding of a frozen encoder, drawn
+            uniformly for each image (after Verma et al. 2019, "Manifold mixup"). Targets stay: a
+            base reads images that it was trained on too well, and new ones less so.
     """
 
     least_crop: Fraction = 0.4
@@ -184,6 +187,7 @@ class Augmentation:
     grey: Fraction = 0.1
     paste: Fraction = 0.0
     least_pixels: Annotated[int, Meta(ge=1)] = 48
+    mix: Fraction = 0.0
 
 
 @dataclass(frozen=True)
@@ -318,6 +322,8 @@ def describe_recipe(recipe: Recipe) -> dict[str, Any]:
         table.pop("clicks")
     if not recipe.loss.distilled:
         table["loss"].pop("distilled")
+    if not recipe.augmentation.mix:
+        table["augmentation"].pop("mix")
     if recipe.interpolation == 1:
         table.pop("interpolation")
     for row, source in zip(table["prompts"], recipe.prompts, strict=True):
