@@ -148,6 +148,7 @@ def test_distilled_targets_are_mixed_with_the_answers_of_the_base_before_trainin
     examples = examples_of(recipe, trainee.side, trainee.stride)
     (found,) = trainee.losses(examples, recipe.phases[0]).values()
     base, tuned = build_sam_nano(SegmenterOptions()), trainee.segmenter()
+    assert isinstance(tuned, Sam)
     wanted = []
     for example in examples:
         square = base.model.preprocess(example.image)[None]
