@@ -38,9 +38,8 @@ def example(
     labels = np.ones((n, 2), np.int32)
     xyxy = np.tile(np.array([1, 2, 30, 40], np.float32), (n, 1)) if boxes else None
     image = torch.zeros(3, *input_hw, dtype=torch.uint8)
-    return Example(
-        image, size_hw, input_hw, (PromptBatch(xyxy, points, labels),), targets, 2, (7, 1), "a"
-    )
+    prompts = PromptBatch(xyxy, points, labels)
+    return Example(image, size_hw, input_hw, (prompts,), prompts, targets, 2, (7, 1), "a")
 
 
 def wrong_logits(example: Example) -> Tensor:

@@ -340,6 +340,7 @@ def _three_examples(segmenter: Sam | StableSam | HqSam) -> list[tuple[Example, S
             size_hw,
             embedding.input_size_hw,
             kinds,
+            random_prompts(size_hw, n, 0, boxes=True),
             targets,
             MASK_STRIDE,
             (5, slot),

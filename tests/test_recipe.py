@@ -42,6 +42,7 @@ def _load(tmp_path: Path, text: str) -> Recipe:
 RECIPES = ["hq-sam", "robust", "sam-nano"]
 CHANGES = [
     "careful",
+    "distilled",
     "dsp",
     "imagenet",
     "nano-plugins",
@@ -321,9 +322,17 @@ def test_the_hash_does_not_change_with_how_a_file_is_written(tmp_path: Path) -> 
 def test_a_described_recipe_is_json_and_says_all() -> None:
     recipe = tiny_recipe()
     described = json.loads(json.dumps(describe_recipe(recipe)))
-    assert {*described, "clicks"} == {field.name for field in dataclasses.fields(recipe)}
-    with_clicks = describe_recipe(dataclasses.replace(recipe, clicks=CorrectiveClicks()))
-    assert set(with_clicks) == {*described, "clicks"}
+    named = {field.name for field in dataclasses.fields(recipe)}
+    assert {*described, "clicks", "interpolation"} == named
+    loss = dataclasses.replace(recipe.loss, distilled=0.5)
+    augmentation = dataclasses.replace(recipe.augmentation, mix=0.5)
+    whole = dataclasses.replace(
+        recipe, clicks=CorrectiveClicks(), interpolation=0.5, loss=loss, augmentation=augmentation
+    )
+    assert set(describe_recipe(whole)) == named
+    for table in ("loss", "augmentation"):
+        assert describe_recipe(whole)[table] == dataclasses.asdict(whole)[table]
+        assert set(described[table]) < set(describe_recipe(whole)[table])
     assert described["prompts"][0] == {
         "weight": 2,
         "kind": "box-noise",

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from samrobust.errors import TrainingError
 from samrobust.geometry import SMALL_AREA
-from samrobust.segmenters.nano import MASK_STRIDE, build_sam_nano
+from samrobust.segmenters.nano import MASK_STRIDE, build_sam_nano, nano_model
 from samrobust.segmenters.published import file_sha256
 from samrobust.segmenters.weights import load_header, load_tensors
 from samrobust.training import loop
@@ -168,6 +168,25 @@ def test_weights_are_stored_as_the_moving_average_has_them(
         assert torch.equal(stored[name], average.half().float())
     assert same_tensors(learned(undisturbed.training), undisturbed.weights)  # it has its own back
     build_sam_nano(SegmenterOptions(checkpoint=undisturbed.path))
+
+
+def test_saved_weights_are_as_far_from_the_initial_ones_as_the_recipe_says(tmp_path: Path) -> None:
+    places = replace(tiny_recipe().phases[0], steps=2, images=1)
+    recipe = replace(without_validation(tiny_recipe()), phases=(places,), average=0.5)
+    found = {}
+    for share in (0.0, 0.75, 1.0):
+        training = open_training(replace(recipe, interpolation=share), tmp_path / str(share))
+        list(training.run(workers=0))
+        current = {name: x.clone() for name, x in learned(training).items()}
+        with training.averaged():
+            found[share] = {
+                name: x.detach().clone() for name, x in training._trainee.learned.named_parameters()
+            }
+        assert same_tensors(learned(training), current)
+    torch.manual_seed(recipe.seed)
+    for name, x in nano_model().named_parameters():
+        assert torch.equal(found[0.0][name], x)
+        torch.testing.assert_close(found[0.75][name], 0.25 * x + 0.75 * found[1.0][name])
 
 
 def test_the_average_follows_the_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,6 @@
 """Training a part of a SAM, and the segmenters that its files become."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,12 +9,13 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.nn import functional
 
 from samrobust.datasets.coco import build_coco
 from samrobust.errors import CheckpointError, SegmenterError, TrainingError
 from samrobust.segmenters import SEGMENTERS
-from samrobust.segmenters.nano import SIDE, WEIGHTS, build_sam_nano
-from samrobust.segmenters.sam import Sam, SamOptions
+from samrobust.segmenters.nano import CHANNELS, SIDE, WEIGHTS, build_sam_nano
+from samrobust.segmenters.sam import Sam, SamEmbedding, SamOptions
 from samrobust.segmenters.stable_plugins import n_parameters
 from samrobust.segmenters.stable_sam import StableSam
 from samrobust.training import adapters
@@ -109,6 +110,97 @@ def test_a_file_holds_what_was_learned_and_says_on_what(
     assert sum(x.numel() for x in found.values()) == counts[model]
     if model != "decoder-tuned":
         assert files[model].stat().st_size < 2**20
+
+
+def distilling(model: str, share: float) -> Recipe:
+    """Return a recipe with exact boxes alone, all positions of masks, and cross-entropy alone."""
+    recipe = recipe_of(model, "whole-masks")
+    boxes = tuple(source for source in recipe.prompts if source.kind == "exact-box")
+    loss = replace(recipe.loss, cross_entropy=1.0, dice=0.0, distilled=share)
+    return replace(recipe, prompts=boxes, loss=loss)
+
+
+@pytest.mark.parametrize("model", [*MODELS, "lora-tuned"])
+def test_the_base_itself_has_nothing_to_learn_from_its_own_answers(model: str) -> None:
+    slopes = []
+    for share in (0.0, 1.0):
+        trainee = build_trainee(distilling(model, share), TraineeOptions())
+        recipe = distilling(model, share)
+        examples = examples_of(recipe, trainee.side, trainee.stride)
+        (loss,) = trainee.losses(examples, recipe.phases[0]).values()
+        loss.backward()  # type: ignore[no-untyped-call]
+        slopes.append(
+            max(
+                float(x.grad.abs().max())
+                for x in trainee.learned.parameters()
+                if x.grad is not None
+            )
+        )
+    assert slopes[1] < 1e-3 * slopes[0]
+
+
+def test_distilled_targets_are_mixed_with_the_answers_of_the_base_before_training() -> None:
+    recipe = distilling("decoder-tuned", 0.25)
+    trainee = build_trainee(recipe, TraineeOptions())
+    with torch.no_grad():
+        for parameter in trainee.learned.parameters():
+            parameter.mul_(1.01)
+    examples = examples_of(recipe, trainee.side, trainee.stride)
+    (found,) = trainee.losses(examples, recipe.phases[0]).values()
+    base, tuned = build_sam_nano(SegmenterOptions()), trainee.segmenter()
+    assert isinstance(tuned, Sam)
+    wanted = []
+    for example in examples:
+        square = base.model.preprocess(example.image)[None]
+        (embedding,) = base.embed(square, [(example.size_hw, example.input_size_hw)])
+        for prompts in example.prompts:
+            with torch.no_grad():
+                teacher, _ = base.logits(embedding, example.exact)
+                student, _ = tuned.logits(embedding, prompts)
+            target = 0.75 * example.targets + 0.25 * teacher[:, 0].sigmoid()
+            wanted.append(functional.binary_cross_entropy(student[:, 0].sigmoid(), target))
+    assert found.item() == pytest.approx(torch.stack(wanted).mean().item(), rel=1e-4)
+
+
+def test_each_image_is_read_with_a_share_of_the_next_and_taught_without(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    recipe = distilling("stable-sam", 1.0)
+    plain = build_trainee(recipe, TraineeOptions())
+    mixing = replace(recipe, augmentation=replace(recipe.augmentation, mix=0.5))
+    trainee = build_trainee(mixing, TraineeOptions())
+    examples = examples_of(recipe, trainee.side, trainee.stride)
+    seen = []
+
+    def keep(
+        _segmenter: object, embedded: Iterable[tuple[Example, SamEmbedding]], _: Recipe
+    ) -> None:
+        seen.append(list(embedded))
+
+    monkeypatch.setattr(adapters, "example_losses", keep)
+    for one in (plain, trainee):
+        one.losses(examples, recipe.phases[0])
+    (first, second), mixed = seen
+    for (example, own), (_, other), (mixed_example, found) in (
+        (first, second, mixed[0]),
+        (second, first, mixed[1]),
+    ):
+        assert torch.equal(mixed_example.targets, example.targets)
+        change, whole = (
+            x.features[:, :CHANNELS] - own.features[:, :CHANNELS] for x in (found, other)
+        )
+        share = float((change * whole).sum() / (whole * whole).sum())
+        assert 0 < share < 0.5
+        torch.testing.assert_close(change, share * whole, rtol=1e-3, atol=1e-5)
+        assert torch.equal(found.features[:, CHANNELS:], own.features[:, CHANNELS:])
+    assert not torch.equal(mixed[0][1].features, mixed[1][1].features)
+
+
+def test_a_model_without_a_base_has_nothing_to_distil_from() -> None:
+    recipe = load_recipe("sam-nano")
+    recipe = replace(recipe, loss=replace(recipe.loss, distilled=0.5))
+    with pytest.raises(TrainingError, match="distilled and mix must be 0 for sam-nano"):
+        build_trainee(recipe, TraineeOptions())
 
 
 @pytest.mark.parametrize("model", MODELS)

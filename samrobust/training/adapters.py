@@ -4,6 +4,8 @@ The image encoder needs no gradients: an image is encoded once for all of its pr
 """
 
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from samrobust.errors import TrainingError
+from samrobust.seeding import keyed_generator
 from samrobust.segmenters.adapters import (
     DECODER,
     LORA,
@@ -23,7 +26,8 @@ from samrobust.segmenters.adapters import (
 from samrobust.segmenters.hq_modules import parts_like_sam
 from samrobust.segmenters.hq_sam import HqSam
 from samrobust.segmenters.nano import NAME as NANO
-from samrobust.segmenters.sam import Sam
+from samrobust.segmenters.sam import Sam, SamEmbedding
+from samrobust.segmenters.sam_decoder import FastDecoder
 from samrobust.segmenters.stable_plugins import Plugins
 from samrobust.segmenters.stable_sam import StableSam
 from samrobust.training.checkpoints import save_weights
@@ -43,7 +47,7 @@ class TunedTrainee:
     Args:
         recipe: losses and seeds.
         base: SAM whose encoder is used; frozen except for `learned`.
-        segmenter: the base, or a segmenter made from it.
+        segmenter: the base, or a segmenter made from it; untrained, it answers as the base does.
         learned: the module that is trained.
         header: metadata of the weights file.
     """
@@ -57,8 +61,13 @@ class TunedTrainee:
         header: Mapping[str, str],
     ) -> None:
         self._recipe = recipe
+        self._base = base
         self._model = base.model
         self._segmenter = segmenter
+        self._teacher: FastDecoder | None = None
+        if recipe.loss.distilled:
+            encoder = base.model.image_encoder
+            self._teacher = FastDecoder(deepcopy(base.model, {id(encoder): encoder}))
         self._learned = learned.requires_grad_(True)
         self._header = header
 
@@ -100,7 +109,40 @@ class TunedTrainee:
         squares = [self._model.preprocess(one.image.to(self._model.device)) for one in examples]
         sizes = [(one.size_hw, one.input_size_hw) for one in examples]
         embeddings = self._segmenter.embed(torch.stack(squares), sizes)
-        return example_losses(self._segmenter, zip(examples, embeddings, strict=True), self._recipe)
+        if self._teacher is not None:
+            examples = [
+                self._distilled(example, embedding, self._teacher)
+                for example, embedding in zip(examples, embeddings, strict=True)
+            ]
+        read = self._mixed(examples, embeddings) if self._recipe.augmentation.mix else embeddings
+        return example_losses(self._segmenter, zip(examples, read, strict=True), self._recipe)
+
+    def _mixed(
+        self, examples: Sequence[Example], embeddings: Sequence[SamEmbedding]
+    ) -> list[SamEmbedding]:
+        """Return the embeddings with a share of the next image's in each; finer features stay."""
+        channels = self._model.mask_decoder.transformer_dim
+        mixed = []
+        others = [*embeddings[1:], embeddings[0]]
+        for example, own, other in zip(examples, embeddings, others, strict=True):
+            rng = keyed_generator("mix", self._recipe.seed, *example.key)
+            share = rng.uniform(0, self._recipe.augmentation.mix)
+            coarse, finer = own.features.tensor_split([channels], dim=1)
+            coarse = coarse.lerp(other.features[:, :channels], share)
+            mixed.append(replace(own, features=torch.cat([coarse, finer], dim=1)))
+        return mixed
+
+    @torch.no_grad()
+    def _distilled(
+        self, example: Example, embedding: SamEmbedding, teacher: FastDecoder
+    ) -> Example:
+        """Return an example whose targets are in part the base's answers to the exact boxes."""
+        tokens = self._base.embed_prompts(embedding, example.exact)
+        with torch.autocast(self._model.device.type, enabled=False):
+            logits, _ = teacher(embedding.features, tokens)
+        answers = logits[:, 0].sigmoid().to(example.targets)
+        share = self._recipe.loss.distilled
+        return replace(example, targets=example.targets.lerp(answers, share))
 
     def segmenter(self) -> Sam | StableSam | HqSam:
         """Return the segmenter that is trained."""

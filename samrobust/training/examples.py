@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from samrobust.degradations.boxes import ExactBox
 from samrobust.errors import DatasetError
 from samrobust.evaluation.loop import end_with_parent, identity_collate
 from samrobust.seeding import keyed_generator
@@ -42,6 +43,7 @@ class Example:
         size_hw: of the crop; prompts are in its pixels.
         input_size_hw: of the crop in the encoder's input.
         prompts: N prompts of each kind.
+        exact: the N exact boxes.
         targets: (N, 4h', 4w') float32, the masks in the grid of the decoder's logits: the fraction
             of each position's area that is foreground.
         stride: pixels of the encoder's input per position of that grid.
@@ -53,6 +55,7 @@ class Example:
     size_hw: tuple[int, int]
     input_size_hw: tuple[int, int]
     prompts: tuple[PromptBatch, ...]
+    exact: PromptBatch
     targets: Tensor
     stride: int
     key: tuple[int, int]
@@ -113,9 +116,10 @@ class ExampleDraws:
         size_hw = masks[0].shape[0], masks[0].shape[1]
         input_hw = image.shape[-2], image.shape[-1]
         prompts = tuple(PromptBatch.stack([kind(mask, rng) for mask in masks]) for kind in kinds)
+        exact = PromptBatch.stack([ExactBox()(mask, rng) for mask in masks])  # draws nothing
         shrunk = [shrink_mask(mask, input_hw, side // stride, stride=stride) for mask in masks]
         targets = torch.from_numpy(np.stack(shrunk))
-        return Example(image, size_hw, input_hw, prompts, targets, stride, key, sample_id)
+        return Example(image, size_hw, input_hw, prompts, exact, targets, stride, key, sample_id)
 
     def __getitems__(self, keys: Sequence[tuple[int, int]]) -> list[Example] | DatasetError:
         """Return the examples of a batch for a `DataLoader`, or an error instead of raising it.

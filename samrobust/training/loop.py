@@ -83,7 +83,8 @@ class Training:
         self._identity = f"{recipe_hash(recipe)} {data.fingerprint} {trainee.start}".strip()
         named = trainee.learned.named_parameters()
         self._parameters = {name: value for name, value in named if value.requires_grad}
-        self._average = {name: x.detach().clone() for name, x in self._parameters.items()}
+        self._initial = {name: x.detach().clone() for name, x in self._parameters.items()}
+        self._average = {name: x.clone() for name, x in self._initial.items()}
         self._optimizer = _optimizer(self._parameters, trainee.rate_of, recipe)
         self._resume()
         last = recipe.n_steps - 1
@@ -134,17 +135,19 @@ class Training:
 
     @contextlib.contextmanager
     def averaged(self) -> Iterator[None]:
-        """Use the moving average of the weights within the context."""
+        """Use the moving average, as far as the recipe interpolates to it, within the context."""
         learned = self._trainee.learned
         current = {name: x.detach().clone() for name, x in self._parameters.items()}
-        learned.load_state_dict(self._average, strict=False)
+        share = self._recipe.interpolation
+        chosen = {name: x.lerp(self._average[name], share) for name, x in self._initial.items()}
+        learned.load_state_dict(chosen, strict=False)
         try:
             yield
         finally:
             learned.load_state_dict(current, strict=False)
 
     def save(self, path: Path) -> None:
-        """Write the moving average of the weights."""
+        """Write the weights that `averaged` uses."""
         with self.averaged():
             self._trainee.save(path)
 

@@ -152,6 +152,8 @@ class LossWeights:
         sampled: side of a square of as many pixels as points are sampled, as a fraction of the
             mask's side; most points are where the mask is uncertain (HQ-SAM: 112 / 256); 0 for all
             pixels.
+        distilled: share of the target that is what the base answers to the exact box, whatever the
+            prompt (self-distillation); the rest is the object's mask. 0 for models without a base.
     """
 
     cross_entropy: NonNegative = 2.0
@@ -160,6 +162,7 @@ class LossWeights:
     quality: NonNegative = 1.0
     candidate: NonNegative = 1.0
     sampled: Fraction = 0.0
+    distilled: Fraction = 0.0
 
 
 @dataclass(frozen=True)
@@ -173,6 +176,9 @@ class Augmentation:
         grey: fraction of crops without colour.
         paste: fraction of crops with pasted objects of another image.
         least_pixels: minimum number of pixels of an object in the encoder's input.
+        mix: maximum share of another image of the step in the embedding of a frozen encoder, drawn
+            uniformly for each image (after Verma et al. 2019, "Manifold mixup"). Targets stay: a
+            base reads images that it was trained on too well, and new ones less so.
     """
 
     least_crop: Fraction = 0.4
@@ -181,6 +187,7 @@ class Augmentation:
     grey: Fraction = 0.1
     paste: Fraction = 0.0
     least_pixels: Annotated[int, Meta(ge=1)] = 48
+    mix: Fraction = 0.0
 
 
 @dataclass(frozen=True)
@@ -210,6 +217,9 @@ class Recipe:
         weight_decay: of AdamW.
         clip_norm: maximum norm of the gradient.
         average: decay of the moving average of the weights, which is validated and saved.
+        interpolation: how far from the initial weights towards that average the validated and
+            saved weights are; below 1 less changes, for better and worse (Wortsman et al. 2022,
+            "Robust fine-tuning of zero-shot models").
         corrections: fraction of the steps in which each prompt gets one more point, drawn from
             where the first prediction is wrong (Kirillov et al. 2023, app. A), or several, as
             `clicks` says.
@@ -248,6 +258,7 @@ class Recipe:
     trunk: Trunk = field(default_factory=Trunk)
     rates: Mapping[str, NonNegative] = field(default_factory=dict)
     clicks: CorrectiveClicks | None = None
+    interpolation: Fraction = 1.0
 
     @property
     def n_steps(self) -> int:
@@ -306,8 +317,15 @@ def recipe_summary(name: str) -> str:
 def describe_recipe(recipe: Recipe) -> dict[str, Any]:
     """Return a recipe as plain JSON values, for the header of weights files."""
     table = dataclasses.asdict(recipe) | {"plugins": recipe.plugins.described}
-    if recipe.clicks is None:  # as of recipes before there were any
+    # as of recipes before there were any
+    if recipe.clicks is None:
         table.pop("clicks")
+    if not recipe.loss.distilled:
+        table["loss"].pop("distilled")
+    if not recipe.augmentation.mix:
+        table["augmentation"].pop("mix")
+    if recipe.interpolation == 1:
+        table.pop("interpolation")
     for row, source in zip(table["prompts"], recipe.prompts, strict=True):
         row["degradation"] = dataclasses.asdict(source.degradation)  # type: ignore[call-overload]
     return table

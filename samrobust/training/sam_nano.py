@@ -68,6 +68,10 @@ class NanoTrainee:
             raise TrainingError(
                 f"{NAME} is trained without a base: it takes no --base or --variant"
             )
+        if recipe.loss.distilled or recipe.augmentation.mix:
+            raise TrainingError(
+                f"recipe '{recipe.name}': distilled and mix must be 0 for {NAME}, which has no base"
+            )
         torch.manual_seed(recipe.seed)
         self._recipe = recipe
         self._model = nano_model()

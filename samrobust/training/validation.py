@@ -26,7 +26,6 @@ BATCH_SIZE = 16
 """Prompts per forward pass."""
 
 
-@torch.inference_mode()
 def validate(
     segmenter: Segmenter[Any], dataset: Dataset, sample_ids: Sequence[str]
 ) -> dict[str, float]:
@@ -37,19 +36,44 @@ def validate(
     predicted and true IoU for exact boxes, and "objects", the number of objects; if this is 0, it
     is the only entry.
     """
+    return mean_scores(image_scores(segmenter, dataset, sample_ids))
+
+
+def mean_scores(of_images: Sequence[Mapping[str, Floats]]) -> dict[str, float]:
+    """Return what `validate` does, of what `image_scores` returned."""
+    if not of_images:
+        return {"objects": 0}
+    scores = {name: np.concatenate([one[name] for one in of_images]) for name in of_images[0]}
+    predicted, true = scores.pop("quality"), scores["box"]
+    result = {name: float(ious.mean()) for name, ious in scores.items()}
+    if len(true) > 1 and np.ptp(true) > 0 and np.ptp(predicted) > 0:
+        result["quality"] = float(stats.spearmanr(predicted, true).statistic)
+    return {**result, "objects": len(true)}
+
+
+@torch.inference_mode()
+def image_scores(
+    segmenter: Segmenter[Any], dataset: Dataset, sample_ids: Sequence[str]
+) -> list[dict[str, Floats]]:
+    """Return what `validate` takes the means of, for each image with objects.
+
+    Returns:
+        name of the kind of prompt -> (O,) IoU of each object; "quality" -> (O,) its predicted IoU
+        for the exact box.
+    """
     accepted = {
         name: degradation
         for name, degradation in PROMPTS.items()
         if degradation.gives <= segmenter.info.prompts
     }
-    ious: dict[str, list[Floats]] = defaultdict(list)
-    qualities: list[Floats] = []
+    of_images = []
     for sample_id in sample_ids:
         sample = dataset[sample_id]
         instances = [instance for instance in sample.instances if instance.mask.sum() >= SMALL_AREA]
         if not instances:
             continue
         (embedding,) = segmenter.encode([sample.image])
+        scores: dict[str, list[Floats]] = defaultdict(list)
         for name, degradation in accepted.items():
             for start in range(0, len(instances), BATCH_SIZE):
                 batch = instances[start : start + BATCH_SIZE]
@@ -63,13 +87,8 @@ def validate(
                 prediction = segmenter.predict(embedding, PromptBatch.stack(drawn))
                 for mask, instance in zip(prediction.masks[:, 0], batch, strict=True):
                     target = torch.from_numpy(instance.mask.copy()).to(mask.device)
-                    ious[name].append(iou(mask[None], target).numpy(force=True))
+                    scores[name].append(iou(mask[None], target).numpy(force=True))
                 if name == "box":
-                    qualities.append(prediction.quality[:, 0].numpy(force=True))
-    if not qualities:
-        return {"objects": 0}
-    result = {name: float(np.concatenate(values).mean()) for name, values in ious.items()}
-    true, predicted = np.concatenate(ious["box"]), np.concatenate(qualities)
-    if len(true) > 1 and np.ptp(true) > 0 and np.ptp(predicted) > 0:
-        result["quality"] = float(stats.spearmanr(predicted, true).statistic)
-    return {**result, "objects": len(true)}
+                    scores["quality"].append(prediction.quality[:, 0].numpy(force=True))
+        of_images.append({name: np.concatenate(values) for name, values in scores.items()})
+    return of_images
