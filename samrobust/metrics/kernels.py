@@ -27,7 +27,7 @@ def pack(masks: Tensor, n: int) -> Tensor:
     if words.numel():
         grid = trials, triton.cdiv(height * n, PACKED)
         stride = masks.stride(0)
-        with torch.cuda.device_of(masks):
+        with torch.cuda.device_of(masks):  # type: ignore[no-untyped-call]
             _pack[grid](masks.view(torch.uint8), words, stride, height * n, n, width, PACKED)
     return words
 
@@ -44,7 +44,7 @@ def overlap(words: Tensor, others: Tensor) -> Tensor:
         size = words[0].numel()
         grid = len(words), triton.cdiv(size, BLOCK)
         stride = 0 if len(others) == 1 else size
-        with torch.cuda.device_of(words):
+        with torch.cuda.device_of(words):  # type: ignore[no-untyped-call]
             _overlap[grid](words.contiguous(), others.contiguous(), counts, size, stride, BLOCK)
     return counts
 
@@ -56,7 +56,7 @@ def erode(words: Tensor, reach: int) -> Tensor:
     if words.numel():
         trials, height, n = words.shape
         grid = trials, triton.cdiv(height * n, BLOCK)
-        with torch.cuda.device_of(words):
+        with torch.cuda.device_of(words):  # type: ignore[no-untyped-call]
             _erode_rows[grid](words, along_rows, height * n, n, reach, BLOCK)
             _erode_columns[grid](along_rows, eroded, height * n, n, reach, BLOCK)
     return eroded
