@@ -24,7 +24,7 @@ import typer
 
 from benchmarks.photograph import save_random_sam
 from benchmarks.setting import Figures, Setting
-from benchmarks.speed import peaks_of, row_of, table_of
+from benchmarks.speed import peaks_of, row_of, table_of, title_of
 from samrobust.errors import SamrobustError
 from samrobust.files import write_atomic
 from samrobust.segmenters.device import resolve_device
@@ -79,11 +79,10 @@ class Report:
         header = ["check", "largest difference", "allowed", "of", "", ""]
         parts = [f"# {device}", "## Differences to the CPU", _table(header, checks)]
         for row in self.fast:
-            title, table = f"{row['variant']} on {row['device']}", ""
+            parts.append(f"## {title_of(row)}")
             if "parts" in row:
-                title, header, rows = table_of(row)
-                table = _table(header, rows)
-            parts += [f"## {title}", table, _rates(row["measured"])]
+                parts.append(_table(*table_of(row)))
+            parts.append(_rates(row["measured"]))
         trainings = [
             [
                 name,
@@ -171,11 +170,12 @@ def fast(report: Report, device: str, left: Callable[[], float], *, tiny: bool) 
         if stopped:
             last = list(measured)[-1] if measured else "the start"
             report.missing.append(f"{variant}, ways after '{last}': {stopped}")
-        row: dict[str, Any] = {**asdict(setting), "measured": measured, "peaks": peaks}
+        row: dict[str, Any] = asdict(setting)
         if {"samrobust", "careful"} <= measured.keys():
             ours = {way: [measured[way]] for way in ("samrobust", "careful")}
-            row = row_of(setting, ours, measured["work"], peaks) | row
-        report.fast.append(row)
+            row = row_of(setting, ours, measured.pop("work"), peaks)
+        if measured:
+            report.fast.append({**row, "measured": measured, "peaks": peaks})
         report.write()
 
 
@@ -225,7 +225,7 @@ def _rates(measured: dict[str, Figures]) -> str:
         for way, found in measured.items()
         if way != "work"
     ]
-    return f"Prompts/s end to end: {', '.join(rates)}."
+    return f"Prompts/s end to end: {', '.join(rates) or 'none'}."
 
 
 def _agrees(found: dict[str, Any]) -> bool:

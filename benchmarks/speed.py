@@ -149,24 +149,29 @@ def _limits(part: str, work: Figures, setting: Setting, peaks: Figures) -> Figur
 
 def _print(row: Mapping[str, Any]) -> None:
     """Print a row of the figures."""
-    title, header, rows = table_of(row)
-    print_table(title, header, rows)
+    print_table(title_of(row), *table_of(row))
     memory = ", ".join(f"{way} {gib:.2f}" for way, gib in row["peak_gib"].items())
     print(f"busy {row['busy']:.0%}; peak memory in GiB: {memory}")
     print(f"drawing a prompt: {1e6 * row['draw_a_prompt']:.0f} us of CPU time")
 
 
-def table_of(row: Mapping[str, Any]) -> tuple[str, list[str], list[list[str]]]:
-    """Return title, header and rows of the figures; limits as the share that is reached."""
+def title_of(row: Mapping[str, Any]) -> str:
+    """Return what a row is about."""
+    compiled = ", compiled" if row["compiled"] else ""
+    prompts = f", {row['prompts']} prompts" if "prompts" in row else ""
+    return f"{row['variant']} in {row['dtype']}{compiled} on {row['device']}{prompts}"
+
+
+def table_of(row: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Return header and rows of the figures; limits as the share that is reached."""
     rows = []
     for part, found in row["parts"].items():
         pair = found["samrobust"], found["careful"]
         rates = [f"{rate:,.0f}" if rate >= 100 else f"{rate:.3g}" for rate in pair]
         shares = [f"{found[name]:.0%}" if found[name] else "-" for name in _SHARES]
         rows.append([part, found["unit"], *rates, f"{found['ratio']:.1f}", *shares])
-    title = f"{row['variant']} in {row['dtype']} on {row['device']}, {row['prompts']} prompts"
     header = ["", "unit", "samrobust", "careful", "ratio", "of FLOP limit", "of byte limit"]
-    return title, header, rows
+    return header, rows
 
 
 _SHARES = ("of_flop_limit", "of_byte_limit")

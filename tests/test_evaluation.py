@@ -1,7 +1,7 @@
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -278,3 +278,21 @@ def test_a_metric_of_another_name_or_shape_is_refused(
     monkeypatch.setattr(METRICS, "load", lambda name: replace(metric, name=name))
     with pytest.raises(ProtocolError, match=r"metric 'iou' gave values of shape \(\), not \(1,\)"):
         _run(small_dataset, GrownBox())
+
+
+@pytest.mark.parametrize("kind", ["float32", "int64", "bool", "numpy"])
+def test_a_metric_may_give_values_of_any_type(
+    small_dataset: MemoryDataset, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    def number(masks: Tensor, target: Tensor) -> Any:  # noqa: ANN401
+        shares = (masks & target).double().mean(dim=(1, 2)) + 0.7
+        return shares.numpy() if kind == "numpy" else shares.to(getattr(torch, kind))
+
+    monkeypatch.setattr(METRICS, "load", lambda name: Metric(name, number))
+    values = {score.value for score in _scores(_run(small_dataset, GrownBox()))}
+    assert all(type(value) is float for value in values)
+    if kind == "float32":
+        assert all(value == np.float32(value) for value in values)
+    if kind in ("int64", "bool"):
+        assert values <= {0.0, 1.0}
+    assert values

@@ -189,6 +189,7 @@ def test_masks_are_those_of_two_plain_resizes(
             torch.randn(64, 64),  # everywhere
             3 - torch.hypot(y - 11, x - 17),  # an object
             2 - torch.hypot(y, x),  # in the corner
+            2 - torch.minimum(torch.hypot(y, x), torch.hypot(y - 63, x - 40)),  # apart
             5 * ((y == 7) & (x == 9)) - 2.0,  # one position
             torch.full((64, 64), -3.0),  # none
             torch.full((64, 64), 3.0),  # all

@@ -1,5 +1,6 @@
 import copy
 import itertools
+from functools import partial
 
 import pytest
 import torch
@@ -61,6 +62,19 @@ def features_and_prompts(n: int, n_prompt_tokens: int) -> tuple[Tensor, Tensor]:
         torch.randn(1, CHANNELS, *GRID, dtype=torch.float64),
         torch.randn(n, n_prompt_tokens, CHANNELS, dtype=torch.float64),
     )
+
+
+def test_the_decoder_is_compiled_whole(model: SamModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    trace = partial(torch.compile, backend="eager", fullgraph=True)  # what no kernel is made of
+    monkeypatch.setattr(torch, "compile", trace)
+    compiled = FastDecoder(model, compiled=True)
+    for n, n_prompt_tokens in ((4, 2), (7, 3)):
+        features, prompts = features_and_prompts(n, n_prompt_tokens)
+        with torch.inference_mode():
+            found = compiled(features, prompts, masks=SINGLE)
+            wanted = FastDecoder(model)(features, prompts, masks=SINGLE)
+        for ours, theirs in zip(found, wanted, strict=True):
+            assert torch.equal(ours, theirs)
 
 
 @pytest.mark.parametrize("masks", [SINGLE, CANDIDATES, ALL_MASKS])

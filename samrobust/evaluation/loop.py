@@ -555,7 +555,7 @@ def _add_scores(rows: _Rows[Score], sample_id: str, found: Selected, metric: Met
     draws, masks = found.draws, found.masks[metric.threshold]
     if metric.over_trials and len(masks) < 2:
         return
-    scored = metric.fn(masks, found.target)
+    scored = torch.as_tensor(metric.fn(masks, found.target))  # NumPy also does
     wanted = (1,) if metric.over_trials else (len(masks),)
     if tuple(scored.shape) != wanted:
         shape = tuple(scored.shape)

@@ -133,7 +133,7 @@ class Predictor:
         prompts = PromptBatch.join([draw.prompts for draw in group])
         owners = [draw for draw in group for _ in range(len(draw.prompts))]
         candidates = _Queue()
-        targets: dict[int, Tensor] = {}
+        instance, target = None, torch.empty(0)  # draws come instance by instance
         start = 0
         for draw in group:
             trials = len(draw.prompts)
@@ -151,10 +151,9 @@ class Predictor:
                     predicted = replace(predicted, logits=None)
                 candidates.put(self._without_void(predicted))
             prediction = candidates.take(trials)
-            target = targets.get(id(draw.instance))
-            if target is None:
-                target = to_device(torch.tensor(draw.instance.mask), prediction.masks.device)
-                targets[id(draw.instance)] = target
+            if draw.instance is not instance:
+                instance = draw.instance
+                target = to_device(torch.tensor(instance.mask), prediction.masks.device)
             yield self._select(draw, prediction, target, selection)
 
     def _predict(self, prompts: PromptBatch, selection: Selection) -> Prediction:

@@ -1,7 +1,8 @@
 """Pack, count and erode masks on a GPU, by a kernel or two each; `bits` says what is computed.
 
 An image is scored in hundreds of small calls, each of which would wait for hundreds of launches of
-torch's operations, and the GPU with it.
+torch's operations, and the GPU with it. Triton launches on the current device, whatever the
+tensors are on, so each function makes theirs the current one.
 """
 
 import torch
@@ -26,7 +27,8 @@ def pack(masks: Tensor, n: int) -> Tensor:
     if words.numel():
         grid = trials, triton.cdiv(height * n, PACKED)
         stride = masks.stride(0)
-        _pack[grid](masks.view(torch.uint8), words, stride, height * n, n, width, PACKED)
+        with torch.cuda.device_of(masks):  # type: ignore[no-untyped-call]
+            _pack[grid](masks.view(torch.uint8), words, stride, height * n, n, width, PACKED)
     return words
 
 
@@ -42,7 +44,8 @@ def overlap(words: Tensor, others: Tensor) -> Tensor:
         size = words[0].numel()
         grid = len(words), triton.cdiv(size, BLOCK)
         stride = 0 if len(others) == 1 else size
-        _overlap[grid](words.contiguous(), others.contiguous(), counts, size, stride, BLOCK)
+        with torch.cuda.device_of(words):  # type: ignore[no-untyped-call]
+            _overlap[grid](words.contiguous(), others.contiguous(), counts, size, stride, BLOCK)
     return counts
 
 
@@ -53,8 +56,9 @@ def erode(words: Tensor, reach: int) -> Tensor:
     if words.numel():
         trials, height, n = words.shape
         grid = trials, triton.cdiv(height * n, BLOCK)
-        _erode_rows[grid](words, along_rows, height * n, n, reach, BLOCK)
-        _erode_columns[grid](along_rows, eroded, height * n, n, reach, BLOCK)
+        with torch.cuda.device_of(words):  # type: ignore[no-untyped-call]
+            _erode_rows[grid](words, along_rows, height * n, n, reach, BLOCK)
+            _erode_columns[grid](along_rows, eroded, height * n, n, reach, BLOCK)
     return eroded
 
 

@@ -209,8 +209,8 @@ def rater_tables(section: "Section", spread: Spread, *, where: str) -> Iterator[
     of = tuple((row["segmenter"],) for row in rows)
     split = (
         "Standard deviation of IoU between the means of raters on the same objects, and within a "
-        f"rater, in percent; ICC: the share of that variance that is between raters; {where} the "
-        "95 % interval of an analysis of variance."
+        "rater, in percent; ICC: the share of that variance that is between raters, in percent "
+        f"too; {where} the 95 % interval of an analysis of variance."
     )
     ambiguity = (
         "Mean IoU of pairs of masks of an object, in percent: of different raters (low where the "

@@ -17,6 +17,8 @@ MASK_THRESHOLD = 0.0
 """Of logits, in both sources: what is above belongs to the mask."""
 PIXELS_AT_ONCE = 2**26
 """Logits that a GPU enlarges at once: 256 MiB, so that masks of huge photographs fit in memory."""
+PIXELS_WIDE = 256
+"""Strips of a mask that a CPU enlarges one by one: few positions reach each, and some are empty."""
 
 
 class InputFrame:
@@ -122,8 +124,12 @@ class _Axis:
         start = int(np.searchsorted(self.last, places[0]))
         stop = int(np.searchsorted(self.first, places[-1], side="right"))
         if start == stop:  # shrunk so far that no pixel has a weight of it
-            return slice(0), slice(0)
-        return slice(start, stop), slice(self.first[start], self.last[stop - 1] + 1)
+            return slice(0, 0), slice(0, 0)
+        return slice(start, stop), self.positions(slice(start, stop))
+
+    def positions(self, pixels: slice) -> slice:
+        """Return all positions that reach some pixels, of which there is one."""
+        return slice(self.first[pixels.start], self.last[pixels.stop - 1] + 1)
 
 
 @lru_cache(maxsize=8)
@@ -145,10 +151,15 @@ def _enlarge(logits: Tensor, rows: _Axis, columns: _Axis, *, out: Tensor) -> Non
     above = logits > 0
     if not above.any():
         return
-    y, from_y = rows.reach(above.any(1))
-    x, from_x = columns.reach(above.any(0))
-    enlarged = rows.weights[y, from_y] @ logits[from_y, from_x] @ columns.weights[x, from_x].mT
-    torch.gt(enlarged, 0, out=out[y, x])
+    all_x, _ = columns.reach(above.any(0))
+    for start in range(all_x.start, all_x.stop, PIXELS_WIDE):
+        x = slice(start, min(start + PIXELS_WIDE, all_x.stop))
+        from_x = columns.positions(x)
+        occupied = above[:, from_x].any(1)
+        if occupied.any():
+            y, from_y = rows.reach(occupied)
+            of_rows = rows.weights[y, from_y] @ logits[from_y, from_x]
+            torch.gt(of_rows @ columns.weights[x, from_x].mT, 0, out=out[y, x])
 
 
 def input_scale(size_hw: tuple[int, int], input_hw: tuple[int, int]) -> Floats:
