@@ -190,10 +190,10 @@ def test_a_process_that_is_refused_memory_goes_on_with_fewer_prompts(tmp_path: P
     command = (
         *("eval", "--dataset", "scenes", "--split", "1x96x64", "--segmenter", "sam-nano"),
         *("--protocol", "noisy-box", "--workers", "0", "--device", "cpu", "--quiet"),
-        *("--trials", "20"),
+        *("--trials", "60"),
     )
     assert run(tmp_path / "whole", command).code == 0
-    hungry = (*command, "--batch-size", "256")
+    hungry = (*command, "--batch-size", "1024")
     for eighths in range(4, 11):  # of a GiB: the least in which the command comes to its end
         limits = partial(limit_memory, eighths * 2**27), partial(limit_memory, None)
         folder = tmp_path / f"short-{eighths}"

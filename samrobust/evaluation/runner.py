@@ -169,7 +169,8 @@ def evaluate(
         dataset = open_dataset(data)
     else:
         dataset = data if isinstance(data, Dataset) else PairsDataset(data)
-    loop = LoopOptions(batch_size or prompts_at_once(device), workers, keep_masks=keep_masks)
+    at_once = prompts_at_once(device) if batch_size is None else batch_size
+    loop = LoopOptions(at_once, workers, keep_masks=keep_masks)
     settings = RunSettings(
         Path(results), limit, device, loop, progress=progress, self_test=self_test
     )

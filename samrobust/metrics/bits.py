@@ -7,6 +7,7 @@ operators that NumPy and torch both have.
 
 from collections.abc import Callable
 from functools import cache
+from subprocess import CalledProcessError
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -156,12 +157,20 @@ def count_with_torch(words: "Tensor") -> "Tensor":
 
 @cache
 def _kernels(device: str) -> ModuleType | None:
-    """Return the kernels for a kind of device; None where it is no GPU, or Triton is missing."""
+    """Return the kernels for a kind of device; None where it is no GPU, or they cannot be built.
+
+    Torch brings Triton on Linux alone, and Triton wants a C compiler and a GPU that is not too old.
+    """
     if device != "cuda":
         return None
+
+    import torch
+
     try:
         from samrobust.metrics import kernels
-    except ImportError:  # torch brings it on Linux alone
+
+        kernels.pack(torch.zeros(1, 1, 1, dtype=torch.bool, device=device), 1)
+    except (ImportError, OSError, RuntimeError, CalledProcessError):
         return None
     return kernels
 

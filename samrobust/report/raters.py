@@ -13,7 +13,7 @@ from scipy.sparse import csgraph
 from samrobust.errors import RunError
 from samrobust.prompt_files import AGAIN, BETWEEN_RATERS, LOCAL
 from samrobust.report.columns import Statistic
-from samrobust.report.layout import Spread, Table, records
+from samrobust.report.layout import Spread, Table, interval_text, records
 from samrobust.report.scores import iou_of_trials
 from samrobust.report.statistics import INTERVAL
 from samrobust.runs.store import Run, read_raters
@@ -210,23 +210,23 @@ def rater_tables(section: "Section", spread: Spread, *, where: str) -> Iterator[
     split = (
         "Standard deviation of IoU between the means of raters on the same objects, and within a "
         "rater, in percent; ICC: the share of that variance that is between raters, in percent "
-        f"too; {where} the 95 % interval of an analysis of variance."
+        "too; in brackets the 95 % interval of an analysis of variance, which is lopsided."
     )
     ambiguity = (
         "Mean IoU of pairs of masks of an object, in percent: of different raters (low where the "
         "prompt is ambiguous), and of boxes at the 25th human percentile (low where the segmenter "
         f"is sensitive); {where} the 95 % interval over images."
     )
-    for title, statistics, about in (
-        ("raters", _SPLIT, split),
-        ("agreement of masks", _AMBIGUITY, ambiguity),
+    for title, statistics, ends, about in (
+        ("raters", _SPLIT, interval_text, split),
+        ("agreement of masks", _AMBIGUITY, spread, ambiguity),
     ):
         texts = [
             (
                 row["segmenter"],
                 f"{row['condition']}, {row['n_raters']} raters",
                 *(
-                    f"{each.text(row[name])} {spread(row, name, each)}".rstrip()
+                    f"{each.text(row[name])} {ends(row, name, each)}".rstrip()
                     for name, each in statistics.items()
                 ),
             )
