@@ -23,7 +23,7 @@ from samrobust.segmenters.hq_modules import (
 )
 from samrobust.segmenters.mobile_sam import tiny_sam_model, with_timm_names
 from samrobust.segmenters.published import fetch
-from samrobust.segmenters.sam import Sam, SamEmbedding, Sizes, predict_with_gradients, sam_of
+from samrobust.segmenters.sam import BoxGradients, Sam, SamEmbedding, Sizes, sam_of
 from samrobust.segmenters.sam_decoder import CANDIDATES, SINGLE
 from samrobust.segmenters.weights import (
     Family,
@@ -32,14 +32,7 @@ from samrobust.segmenters.weights import (
     load_family,
     split_hq,
 )
-from samrobust.types import (
-    HqOutput,
-    Image,
-    Prediction,
-    PromptBatch,
-    SegmenterOptions,
-    Selection,
-)
+from samrobust.types import HqOutput, Image, Prediction, PromptBatch, SegmenterOptions
 
 NAME = "hq-sam"
 KIND = "hq-sam-parts"
@@ -63,7 +56,7 @@ class HqEmbedding(SamEmbedding):
     details: Tensor
 
 
-class HqSam:
+class HqSam(BoxGradients):
     """A SAM with the parts of HQ-SAM; see `samrobust.types.Segmenter`.
 
     SAM's weights are neither copied nor changed, and stay frozen; the parts can learn.
@@ -91,9 +84,11 @@ class HqSam:
         self.parts = parts.to(base.model.device).eval()
         self._output = output
         settings, model = base.info.settings, base.model
-        self._decode: HqDecoder | StockHqDecoder = StockHqDecoder(model, self.parts)
-        if settings["decoder"] == "fast":
-            self._decode = HqDecoder(model, self.parts, compiled="compiled" in settings)
+        self._decode: HqDecoder | StockHqDecoder = (
+            HqDecoder(model, self.parts, compiled="compiled" in settings)
+            if settings["decoder"] == "fast"
+            else StockHqDecoder(model, self.parts)
+        )
         self.info = adapted_info(base, NAME, checkpoint_sha256, {"output": output})
 
     @property
@@ -152,20 +147,6 @@ class HqSam:
         wanted = CANDIDATES if multimask else SINGLE
         logits, quality = self.logits(embedding, prompts, masks=wanted)
         return self.base.predictions(embedding, logits, quality, thresholds)
-
-    def predict_with_gradients(
-        self,
-        embedding: HqEmbedding,
-        prompts: PromptBatch,
-        targets: Tensor,
-        thresholds: Sequence[float],
-        *,
-        selection: Selection,
-    ) -> list[Prediction]:
-        """Return what `predict_at` does, with gradients; see `Sam.predict_with_gradients`."""
-        return predict_with_gradients(
-            self.base, self.decode, embedding, prompts, targets, thresholds, selection=selection
-        )
 
     def logits(
         self, embedding: SamEmbedding, prompts: PromptBatch, *, masks: range = SINGLE

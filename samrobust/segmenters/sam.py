@@ -1,8 +1,8 @@
 """Segment Anything (Kirillov et al. 2023) as a segmenter: one image, many prompts, no state."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, TypeVar, cast
+from typing import Any, Protocol, TypeVar, cast
 
 import numpy as np
 import torch
@@ -98,7 +98,80 @@ class SamOptions:
     compiled: bool = False
 
 
-class Sam:
+class _Decodes(Protocol):
+    """A SAM, or a segmenter made of one."""
+
+    @property
+    def base(self) -> "Sam":
+        """Return the SAM that makes tokens of prompts, and masks of logits."""
+        ...
+
+    def decode(
+        self,
+        embedding: Any,  # noqa: ANN401
+        tokens: Tensor,
+        *,
+        masks: range = SINGLE,
+    ) -> tuple[Tensor, Tensor]:
+        """Return logits and quality; see `Sam.decode`."""
+        ...
+
+
+class BoxGradients:
+    """What gives a SAM, and segmenters made of one, `samrobust.types.GivesGradients`."""
+
+    def predict_with_gradients(
+        self: _Decodes,
+        embedding: SamEmbedding,
+        prompts: PromptBatch,
+        targets: Tensor,
+        thresholds: Sequence[float],
+        *,
+        selection: Selection,
+    ) -> list[Prediction]:
+        """Return what `predict_at` does, with gradients; see `samrobust.types.GivesGradients`.
+
+        The dice loss is taken in the decoder's own grid, of probabilities. Of several candidates it
+        is that of the highest quality, or by "oracle" of the lowest loss. Pixels that no metric
+        counts are background to it.
+
+        Args:
+            embedding: of the image.
+            prompts: N boxes.
+            targets: (N, H, W) bool, on the CPU.
+            thresholds: of the logits.
+            selection: which of several candidates.
+
+        Raises:
+            SegmenterError: the prompts are no boxes.
+        """
+        sam = self.base
+        scale = np.tile(input_scale(embedding.size_hw, embedding.input_size_hw), 2)
+        with torch.inference_mode(mode=False), torch.enable_grad():
+            # a tensor of inference mode can be in no graph
+            tensors: dict[str, Any] = {
+                name: tensor.clone()
+                for name, tensor in vars(embedding).items()
+                if isinstance(tensor, Tensor)
+            }
+            boxes, points, labels = sam.to_input_pixels(embedding, prompts)
+            if boxes is None:
+                raise SegmenterError(f"{sam.info.label}: gradients are of boxes, got none")
+            tokens = sam.tokens(boxes.requires_grad_(), points, labels)
+            masks = SINGLE if selection == "single" else CANDIDATES
+            logits, quality = self.decode(replace(embedding, **tensors), tokens, masks=masks)
+            on_device = to_device(targets, logits.device)
+            shares = sam.to_grid(embedding, on_device, logits.shape[-2:])[:, None].clone()
+            losses = dice_loss(logits, shares)
+            chosen = losses.argmin(dim=1) if selection == "oracle" else quality.argmax(dim=1)
+            loss = losses.gather(1, chosen[:, None]).sum()
+            (gradients,) = torch.autograd.grad(loss, boxes)
+        of_pixels = gradients * to_device(torch.tensor(scale, dtype=torch.float32), logits.device)
+        predictions = sam.predictions(embedding, logits.detach(), quality.detach(), thresholds)
+        return [replace(prediction, gradients=of_pixels) for prediction in predictions]
+
+
+class Sam(BoxGradients):
     """A SAM that segments; see `samrobust.types.Segmenter` and `SharesEmbeddings`.
 
     Args:
@@ -145,13 +218,20 @@ class Sam:
         )
         self._dtype: torch.dtype = getattr(torch, options.dtype)
         self._frame = InputFrame(options.frame, model.image_encoder.img_size)
-        self._decode: FastDecoder | StockDecoder = StockDecoder(model)
-        if options.decoder == "fast":
-            self._decode = FastDecoder(model, compiled=options.compiled)
+        self._decode: FastDecoder | StockDecoder = (
+            FastDecoder(model, compiled=options.compiled)
+            if options.decoder == "fast"
+            else StockDecoder(model)
+        )
         model.image_encoder.to(self._dtype)
         replace_attention(model.image_encoder, options.attention)
         if options.compiled and isinstance(model.image_encoder, ImageEncoderViT):
             compile_blocks(model.image_encoder)
+
+    @property
+    def base(self) -> "Sam":
+        """Return itself, as segmenters made of a SAM return theirs."""
+        return self
 
     @property
     def device(self) -> torch.device:
@@ -197,20 +277,6 @@ class Sam:
         masks_wanted = CANDIDATES if multimask else SINGLE
         logits, quality = self.logits(embedding, prompts, masks=masks_wanted)
         return self.predictions(embedding, logits, quality, thresholds)
-
-    def predict_with_gradients(
-        self,
-        embedding: SamEmbedding,
-        prompts: PromptBatch,
-        targets: Tensor,
-        thresholds: Sequence[float],
-        *,
-        selection: Selection,
-    ) -> list[Prediction]:
-        """Return what `predict_at` does, with gradients; see `predict_with_gradients`."""
-        return predict_with_gradients(
-            self, self.decode, embedding, prompts, targets, thresholds, selection=selection
-        )
 
     def predictions(
         self,
@@ -383,56 +449,6 @@ def one_per_prompt(embeddings: Sequence[E], counts: Sequence[int]) -> E:
             repeats = torch.tensor(counts, device=tensors[0].device)
             rows[name] = torch.cat(tensors).repeat_interleave(repeats, 0, output_size=sum(counts))
     return replace(first, **rows)
-
-
-def predict_with_gradients(
-    sam: Sam,
-    decode: Callable[..., tuple[Tensor, Tensor]],
-    embedding: SamEmbedding,
-    prompts: PromptBatch,
-    targets: Tensor,
-    thresholds: Sequence[float],
-    *,
-    selection: Selection,
-) -> list[Prediction]:
-    """Return what `samrobust.types.GivesGradients` says, for a SAM or what is made of one.
-
-    The dice loss is taken in the decoder's own grid, of probabilities. Of several candidates it is
-    that of the highest quality, or by "oracle" of the lowest loss. Pixels that no metric counts are
-    background to it.
-
-    Args:
-        sam: that makes tokens of prompts, and masks of logits.
-        decode: as `Sam.decode`.
-        embedding: of the image.
-        prompts: N boxes.
-        targets: (N, H, W) bool, on the CPU.
-        thresholds: of the logits.
-        selection: which of several candidates.
-    """
-    scale = np.tile(input_scale(embedding.size_hw, embedding.input_size_hw), 2)
-    with torch.inference_mode(mode=False), torch.enable_grad():
-        # a tensor of inference mode can be in no graph
-        tensors: dict[str, Any] = {
-            name: tensor.clone()
-            for name, tensor in vars(embedding).items()
-            if isinstance(tensor, Tensor)
-        }
-        boxes, points, labels = sam.to_input_pixels(embedding, prompts)
-        if boxes is None:
-            raise SegmenterError(f"{sam.info.label}: gradients are of boxes, got none")
-        tokens = sam.tokens(boxes.requires_grad_(), points, labels)
-        masks = SINGLE if selection == "single" else CANDIDATES
-        logits, quality = decode(replace(embedding, **tensors), tokens, masks=masks)
-        on_device = to_device(targets, logits.device)
-        shares = sam.to_grid(embedding, on_device, logits.shape[-2:])[:, None].clone()
-        losses = dice_loss(logits, shares)
-        chosen = losses.argmin(dim=1) if selection == "oracle" else quality.argmax(dim=1)
-        loss = losses.gather(1, chosen[:, None]).sum()
-        (gradients,) = torch.autograd.grad(loss, boxes)
-    of_pixels = gradients * to_device(torch.tensor(scale, dtype=torch.float32), gradients.device)
-    predictions = sam.predictions(embedding, logits.detach(), quality.detach(), thresholds)
-    return [replace(prediction, gradients=of_pixels) for prediction in predictions]
 
 
 def build_sam(options: SegmenterOptions) -> Sam:

@@ -22,7 +22,7 @@ from samrobust.segmenters.adapters import (
 )
 from samrobust.segmenters.frames import input_scale
 from samrobust.segmenters.plugin_settings import PluginSettings
-from samrobust.segmenters.sam import Sam, SamEmbedding, Sizes
+from samrobust.segmenters.sam import BoxGradients, Sam, SamEmbedding, Sizes
 from samrobust.segmenters.sam_decoder import SINGLE, Mixture
 from samrobust.segmenters.stable_plugins import (
     PluggedAttention,
@@ -30,7 +30,7 @@ from samrobust.segmenters.stable_plugins import (
     Plugins,
     regular_locations,
 )
-from samrobust.types import Image, Prediction, PromptBatch, SegmenterOptions, Selection
+from samrobust.types import Image, Prediction, PromptBatch, SegmenterOptions
 
 NAME = "stable-sam"
 WEIGHTS = Path(__file__).parent / "weights" / "stable-sam.safetensors"
@@ -69,7 +69,7 @@ class Reading:
     attention_before: Tensor
 
 
-class StableSam:
+class StableSam(BoxGradients):
     """A SAM with plugins in its decoder; see `samrobust.types.Segmenter`.
 
     SAM's weights are neither copied nor changed, and stay frozen; the plugins can learn. Untrained,
@@ -155,20 +155,6 @@ class StableSam:
     ) -> list[Prediction]:
         """Return a prediction per threshold of the logits; see `Sam.predict_at`."""
         return self.base.predict_at(embedding, prompts, thresholds, multimask=multimask)
-
-    def predict_with_gradients(
-        self,
-        embedding: SamEmbedding,
-        prompts: PromptBatch,
-        targets: Tensor,
-        thresholds: Sequence[float],
-        *,
-        selection: Selection,
-    ) -> list[Prediction]:
-        """Return what `predict_at` does, with gradients; see `Sam.predict_with_gradients`."""
-        return self.base.predict_with_gradients(
-            embedding, prompts, targets, thresholds, selection=selection
-        )
 
     def logits(
         self, embedding: SamEmbedding, prompts: PromptBatch, *, masks: range = SINGLE
