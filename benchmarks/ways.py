@@ -9,7 +9,7 @@ WAY is careful, samrobust, work, operations, or all for a line of JSON each; SET
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -28,8 +28,6 @@ from samrobust.segmenters.sam import Sam
 from samrobust.types import Dataset, Segmenter
 
 MOST_OPERATIONS = 15
-
-
 LOOPS: dict[str, Loop] = {
     "careful": careful_loop,
     "batched": batched_loop,
@@ -139,16 +137,17 @@ def main(way: str, setting: str) -> None:
     """Measure one way once, or all, and print them as JSON; the operations as a table."""
     chosen = Setting(**json.loads(setting))
     if way == "all":
-        for name, found in all_ways(chosen):
-            print(json.dumps({"way": name, "found": found}), flush=True)
-    elif way == "careful":
-        print(json.dumps(theirs(careful_loop, chosen, chosen.stock())))
-    elif way == "work":
-        print(json.dumps(work(chosen, chosen.stock())))
-    elif way == "samrobust":
-        print(json.dumps(ours(chosen)))
-    else:
-        print(operations(chosen))
+        for name, each in all_ways(chosen):
+            print(json.dumps({"way": name, "found": each}), flush=True)
+        return
+    ways: dict[str, Callable[[], Figures | dict[str, Figures] | str]] = {
+        "careful": lambda: theirs(careful_loop, chosen, chosen.stock()),
+        "samrobust": lambda: ours(chosen),
+        "work": lambda: work(chosen, chosen.stock()),
+        "operations": lambda: operations(chosen),
+    }
+    found = ways[way]()
+    print(found if isinstance(found, str) else json.dumps(found))
 
 
 def _warm(setting: Setting) -> Sam:

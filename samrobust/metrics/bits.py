@@ -37,7 +37,7 @@ def pack_masks(masks: "Tensor", *, margin: int = 0) -> Words:
     """
     if masks.device.type == "cpu":
         return pack_with_numpy(masks.numpy(), margin)
-    if (kernels := _kernels(masks.device.type)) is not None:
+    if (kernels := _kernels(masks)) is not None:
         return kernels.pack(masks, _words_per_row(masks.shape[-1] + margin))
     return pack_with_torch(masks, margin)
 
@@ -49,11 +49,9 @@ def count_overlap(words: Words, others: Words) -> tuple["Tensor", "Tensor"]:
         words: (T, H, n).
         others: of the same shape, or (1, H, n), which is compared with all.
     """
-    if not isinstance(words, np.ndarray):
-        kernels = _kernels(words.device.type)
-        if kernels is not None:
-            in_both, in_either = kernels.overlap(words, others)
-            return in_both, in_either
+    if (kernels := _kernels(words)) is not None:
+        in_both, in_either = kernels.overlap(words, others)
+        return in_both, in_either
     in_both = count_bits(words & others)
     return in_both, count_bits(words) + count_bits(others) - in_both
 
@@ -79,10 +77,8 @@ def erode_bits(words: Words, reach: int) -> Words:
         words: (T, H, n) from `pack_masks` with a margin of at least `reach`.
         reach: in pixels, >= 1.
     """
-    if not isinstance(words, np.ndarray):
-        kernels = _kernels(words.device.type)
-        if kernels is not None:
-            return kernels.erode(words, reach)
+    if (kernels := _kernels(words)) is not None:
+        return kernels.erode(words, reach)
     trials, height, n = words.shape
     eroded = words ^ words
     window = 2 * reach + 1
@@ -155,21 +151,24 @@ def count_with_torch(words: "Tensor") -> "Tensor":
     return (((octets * _ADD_BYTES) >> (WORD - _BYTE)) & 0xFF).sum(dim=(1, 2))
 
 
+def _kernels(values: Words) -> ModuleType | None:
+    """Return the kernels for masks or words; None where these are on no GPU, or there are none."""
+    on_gpu = not isinstance(values, np.ndarray) and values.device.type == "cuda"
+    return _built_kernels() if on_gpu else None
+
+
 @cache
-def _kernels(device: str) -> ModuleType | None:
-    """Return the kernels for a kind of device; None where it is no GPU, or they cannot be built.
+def _built_kernels() -> ModuleType | None:
+    """Return the kernels; None where they cannot be built.
 
     Torch brings Triton on Linux alone, and Triton wants a C compiler and a GPU that is not too old.
     """
-    if device != "cuda":
-        return None
-
     import torch
 
     try:
         from samrobust.metrics import kernels
 
-        kernels.pack(torch.zeros(1, 1, 1, dtype=torch.bool, device=device), 1)
+        kernels.pack(torch.zeros(1, 1, 1, dtype=torch.bool, device="cuda"), 1)
     except (ImportError, OSError, RuntimeError, CalledProcessError):
         return None
     return kernels
