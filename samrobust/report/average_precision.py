@@ -23,7 +23,7 @@ from samrobust.degradations.human import human_percentile
 from samrobust.metrics.overlap import boundary_width
 from samrobust.report.coco_results import detection_results, image_id, segmentation, sizes_of
 from samrobust.report.columns import NO_VALUE, PRECISIONS
-from samrobust.report.layout import Spread, Table, records, value_text
+from samrobust.report.layout import Spread, Table, records, with_spread
 from samrobust.report.scores import ObjectScores, iou_of_trials
 from samrobust.report.statistics import INTERVAL, bootstrap_weights
 from samrobust.runs.manifest import has_detections
@@ -295,8 +295,7 @@ def detector_tables(section: "Section", spread: Spread, *, where: str) -> Iterat
         counts = dict(zip(errors["boxes"], errors["n_boxes"], strict=True))
         cells: dict[str, dict[str, str]] = {}
         for row in records(errors):
-            text = f"{value_text(row, 'miou')} {spread(row, 'miou')}".rstrip()
-            cells.setdefault(row["segmenter"], {})[row["boxes"]] = text
+            cells.setdefault(row["segmenter"], {})[row["boxes"]] = with_spread(row, "miou", spread)
         rows = tuple(
             (label, *(of_label.get(name, NO_VALUE) for name in counts))
             for label, of_label in cells.items()

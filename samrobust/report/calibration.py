@@ -16,7 +16,7 @@ from scipy import optimize, sparse, special
 
 from samrobust.report.columns import Statistic
 from samrobust.report.glance import EXACT
-from samrobust.report.layout import Spread, Table, records
+from samrobust.report.layout import Spread, Table, records, table_of_rows
 from samrobust.report.scores import ObjectScores, iou_of_trials
 from samrobust.report.statistics import INTERVAL, Ints, bootstrap_weights
 from samrobust.runs.store import Run, read_quality
@@ -421,24 +421,12 @@ def _quality_table(section: "Section", about: str, spread: Spread, *, where: str
     frame = section.calibration
     frame = frame[frame["condition"].isin(section.shown_conditions)]
     shown_here = [each for each in _QUALITY[about] if frame[each.column].notna().any()]
-    rows = [
-        (
-            row["segmenter"],
-            row["condition"],
-            *(
-                f"{each.text(row[each.column])} {spread(row, each.column, each)}".rstrip()
-                for each in shown_here
-            ),
-        )
-        for row in records(frame)
-    ]
     columns = [each.column for each in shown_here]
     sentence = "; ".join(_QUALITY_TERMS[name] for name in columns if name in _QUALITY_TERMS)
     note = (
         f"The segmenter's own estimate of each mask's IoU, in percent; {where} the 95 % interval, "
         f"bootstrap over images. {sentence[0].upper()}{sentence[1:]}."
     )
-    header = ("segmenter", "condition", *(each.label for each in shown_here))
-    of = tuple((row[0],) for row in rows)
     title = f"{section.title}; {about} of the estimated IoU"
-    return Table(title, header, tuple(rows), (note,), segmenters=of)
+    names = {"segmenter": "segmenter", "condition": "condition"}
+    return table_of_rows(title, records(frame), names, shown_here, spread, note)

@@ -8,7 +8,7 @@ import pandas as pd
 
 from samrobust.degradations.clicks import N_GROUPS
 from samrobust.report.columns import OF_CLICKS, Statistic
-from samrobust.report.layout import Spread, Table, records
+from samrobust.report.layout import Spread, Table, records, table_of_rows
 from samrobust.report.scores import ObjectScores, conversations
 from samrobust.report.statistics import INTERVAL, bootstrap_weights
 from samrobust.runs.store import Run
@@ -69,33 +69,21 @@ def _figures(means: Floats) -> Floats:
     return np.stack([noc, (first - last) / last, spread / noc], axis=1)
 
 
-_GROUPS = {
-    "noc_90": OF_CLICKS["noc_90"],
-    "dgr": Statistic("dgr", "dGR", "%", higher_is_better=False),
-    "nsr": Statistic("nsr", "NSR", "%", higher_is_better=False),
-}
+_GROUPS = (
+    OF_CLICKS[NOC],
+    Statistic("dgr", "dGR", "%", higher_is_better=False),
+    Statistic("nsr", "NSR", "%", higher_is_better=False),
+)
 
 
 def group_tables(section: "Section", spread: Spread, *, where: str) -> Iterator[Table]:
     """Yield how much likely and unlikely clicks differ, where a conversation has both."""
     rows = records(section.click_groups)
     if rows:
-        texts = [
-            (
-                row["segmenter"],
-                *(
-                    f"{each.text(row[name])} {spread(row, name, each)}".rstrip()
-                    for name, each in _GROUPS.items()
-                ),
-            )
-            for row in rows
-        ]
         about = (
             f"NoC@90: mean over ten groups of clicks, from unlikely to likely; dGR: group 1 less "
             f"group 10, in percent of group 10; NSR: standard deviation over the groups, mean over "
             f"objects, in percent of the NoC; {where} the 95 % interval over images."
         )
-        header = ("segmenter", *(each.label for each in _GROUPS.values()))
         title = f"{section.title}; groups of clicks"
-        of = tuple((row["segmenter"],) for row in rows)
-        yield Table(title, header, tuple(texts), (about,), n_names=1, segmenters=of)
+        yield table_of_rows(title, rows, {"segmenter": "segmenter"}, _GROUPS, spread, about)

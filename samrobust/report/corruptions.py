@@ -9,7 +9,7 @@ import pandas as pd
 
 from samrobust.report.columns import NO_VALUE, Statistic, statistic_of
 from samrobust.report.glance import EXACT
-from samrobust.report.layout import Row, Spread, Table, points, records
+from samrobust.report.layout import Row, Spread, Table, points, records, with_spread
 from samrobust.report.statistics import INTERVAL
 from samrobust.types import Floats
 
@@ -136,7 +136,7 @@ def corruption_tables(section: "Section", spread: Spread, *, where: str) -> Iter
     yield _crossed_table(
         by_prompt,
         "value",
-        lambda row: f"{unit.text(row['value'])} {spread(row, 'value', unit)}".rstrip(),
+        lambda row: with_spread(row, "value", spread, unit),
         head=(f"{section.title}; on corrupted images", "severity"),
         about=f"Mean {unit.label} over {over}, by prompt; {interval}.",
     )
@@ -163,7 +163,7 @@ def tables_by_corruption(section: "Section", spread: Spread, *, where: str) -> I
     yield _crossed_table(
         frame.assign(row=frame["corruption"], column=frame["condition"]),
         "relative",
-        lambda row: f"{_LEFT.text(row['relative'])} {spread(row, 'relative', _LEFT)}".rstrip(),
+        lambda row: with_spread(row, "relative", spread, _LEFT),
         head=(f"{section.title}; by corruption", "corruption"),
         about=f"{unit.label} in % of that on the images as they are stored, for the same prompts; "
         f"mean over severities; {where} the 95 % interval over images.",

@@ -1,7 +1,7 @@
 """A table of texts, and how numbers become texts."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,6 +48,12 @@ def half_width(row: Row, statistic: str, shown_as: Statistic | None = None) -> s
     return f"±{shown_as.text(half)}" if shown_as.unit else f"±{half:.2g}"
 
 
+def with_spread(row: Row, statistic: str, spread: Spread, shown_as: Statistic | None = None) -> str:
+    """Return a statistic of a row with its interval, where there are such."""
+    value = (shown_as or statistic_of(statistic)).text(row[statistic])
+    return f"{value} {spread(row, statistic, shown_as)}".rstrip()
+
+
 def points(difference: float) -> str:
     """Return a difference of fractions in points, with a sign."""
     return f"{100 * difference:+.2f}"
@@ -77,6 +83,36 @@ class Table:
     n_names: int = 2
     segmenters: tuple[tuple[str, ...], ...] = ()
     dispensable: tuple[int, ...] = ()
+
+
+def table_of_rows(
+    title: str,
+    rows: Sequence[Row],
+    names: Mapping[str, str],
+    statistics: Sequence[Statistic],
+    spread: Spread,
+    about: str,
+) -> Table:
+    """Return a table of names, then of statistics with their intervals.
+
+    Args:
+        title: of the table.
+        rows: with the columns, `segmenter` among them.
+        names: what stands above a column of names -> the column.
+        statistics: of the other columns.
+        spread: how intervals are shown.
+        about: the footnote.
+    """
+    texts = [
+        (
+            *(row[column] for column in names.values()),
+            *(with_spread(row, each.column, spread, each) for each in statistics),
+        )
+        for row in rows
+    ]
+    header = (*names, *(each.label for each in statistics))
+    of = tuple((row["segmenter"],) for row in rows)
+    return Table(title, header, tuple(texts), (about,), n_names=len(names), segmenters=of)
 
 
 def records(frame: pd.DataFrame) -> list[Row]:

@@ -13,7 +13,7 @@ from scipy.sparse import csgraph
 from samrobust.errors import RunError
 from samrobust.prompt_files import AGAIN, BETWEEN_RATERS, LOCAL
 from samrobust.report.columns import Statistic
-from samrobust.report.layout import Spread, Table, interval_text, records
+from samrobust.report.layout import Spread, Table, interval_text, records, table_of_rows
 from samrobust.report.scores import iou_of_trials
 from samrobust.report.statistics import INTERVAL
 from samrobust.runs.store import Run, read_raters
@@ -190,23 +190,25 @@ def _split_of(run: Run, given: pd.DataFrame, objects: pd.DataFrame) -> RaterSpli
     return split_raters(ious[scored], given["place"].to_numpy()[scored], rater[scored])
 
 
-_SPLIT = {
-    "between": Statistic("between", "std between", "%", higher_is_better=False),
-    "within": Statistic("within", "std within", "%", higher_is_better=False),
-    "icc": Statistic("icc", "ICC", "%", higher_is_better=False),
-}
-_AMBIGUITY = {
-    "agreement": Statistic("agreement", "of different raters", "%", higher_is_better=True),
-    "local": Statistic("local", "of boxes at p25", "%", higher_is_better=True),
-}
+_SPLIT = (
+    Statistic("between", "std between", "%", higher_is_better=False),
+    Statistic("within", "std within", "%", higher_is_better=False),
+    Statistic("icc", "ICC", "%", higher_is_better=False),
+)
+_AMBIGUITY = (
+    Statistic("agreement", "of different raters", "%", higher_is_better=True),
+    Statistic("local", "of boxes at p25", "%", higher_is_better=True),
+)
 
 
 def rater_tables(section: "Section", spread: Spread, *, where: str) -> Iterator[Table]:
     """Yield what differs between raters and how ambiguous prompts are, if several gave them."""
-    rows = records(section.raters)
+    rows = [
+        row | {"prompts": f"{row['condition']}, {row['n_raters']} raters"}
+        for row in records(section.raters)
+    ]
     if not rows:
         return
-    of = tuple((row["segmenter"],) for row in rows)
     split = (
         "Standard deviation of IoU between the means of raters on the same objects, and within a "
         "rater, in percent; ICC: the share of that variance that is between raters, in percent "
@@ -221,16 +223,5 @@ def rater_tables(section: "Section", spread: Spread, *, where: str) -> Iterator[
         ("raters", _SPLIT, interval_text, split),
         ("agreement of masks", _AMBIGUITY, spread, ambiguity),
     ):
-        texts = [
-            (
-                row["segmenter"],
-                f"{row['condition']}, {row['n_raters']} raters",
-                *(
-                    f"{each.text(row[name])} {ends(row, name, each)}".rstrip()
-                    for name, each in statistics.items()
-                ),
-            )
-            for row in rows
-        ]
-        header = ("segmenter", "prompts", *(each.label for each in statistics.values()))
-        yield Table(f"{section.title}; {title}", header, tuple(texts), (about,), segmenters=of)
+        names = {"segmenter": "segmenter", "prompts": "prompts"}
+        yield table_of_rows(f"{section.title}; {title}", rows, names, statistics, ends, about)

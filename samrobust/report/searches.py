@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from samrobust.report.columns import Statistic
-from samrobust.report.layout import Spread, Table, records
+from samrobust.report.layout import Spread, Table, records, table_of_rows
 from samrobust.report.statistics import INTERVAL, bootstrap_weights
 from samrobust.runs.store import Run, read_searches
 
@@ -101,17 +101,6 @@ def search_tables(section: "Section", spread: Spread, *, where: str) -> Iterator
     found = records(section.searches)
     if not found:
         return
-    rows = tuple(
-        (
-            row["segmenter"],
-            row["condition"],
-            *(
-                f"{each.text(row[each.column])} {spread(row, each.column, each)}".rstrip()
-                for each in _SEARCHED
-            ),
-        )
-        for row in found
-    )
     first = found[0]
     about = (
         f"mIoU in percent of the worst, the exact and the best of {first['n_asked']} prompts that "
@@ -121,7 +110,6 @@ def search_tables(section: "Section", spread: Spread, *, where: str) -> Iterator
         "objects with a prompt of IoU below 0.5. Breaks at: mean over objects of the lowest human "
         f"percentile of such a prompt, {first['percentile']:g} where none was found."
     )
-    header = ("segmenter", "search", *(each.label for each in _SEARCHED))
     title = f"{section.title}; worst plausible prompts"
-    of = tuple((row[0],) for row in rows)
-    yield Table(title, header, rows, (about,), segmenters=of)
+    names = {"segmenter": "segmenter", "search": "condition"}
+    yield table_of_rows(title, found, names, _SEARCHED, spread, about)

@@ -19,7 +19,7 @@ from samrobust.report.layout import (
     p_text,
     points,
     records,
-    value_text,
+    with_spread,
 )
 from samrobust.report.precision import Precision
 from samrobust.report.raters import rater_tables
@@ -89,10 +89,7 @@ def glance_table(section: Section, *, brackets: bool = False) -> Table | None:
         (
             row["segmenter"],
             *costs[row["segmenter"]],
-            *(
-                f"{shown_as.text(row[name])} {spread(row, name, shown_as)}".rstrip()
-                for name, (_, shown_as) in columns.items()
-            ),
+            *(with_spread(row, name, spread, shown_as) for name, (_, shown_as) in columns.items()),
         )
         for row in rows
     ]
@@ -127,7 +124,7 @@ def _table(
     bold: set[tuple[int, int]] = set()
     segmenters: list[tuple[str, ...]] = []
     for row in rows_of(section):
-        cells = [f"{value_text(row, name)} {spread(row, name)}".rstrip() for name in names]
+        cells = [with_spread(row, name, spread) for name in names]
         if statistics and set(cells) == {NO_VALUE}:
             continue  # a condition of one trial, or published, has nothing over trials
         bold |= {
@@ -182,7 +179,7 @@ def _class_table(section: Section, kind: str, spread: Spread, *, where: str) -> 
     counts = dict(zip(frame["class"], frame["n_objects"], strict=True))
     cells: dict[tuple[str, str], dict[str, str]] = {}
     for row in records(frame):
-        text = f"{value_text(row, CLASS_STATISTIC)} {spread(row, CLASS_STATISTIC)}".rstrip()
+        text = with_spread(row, CLASS_STATISTIC, spread)
         cells.setdefault((row["segmenter"], row["condition"]), {})[row["class"]] = text
     order = [(row["segmenter"], row["condition"]) for row in rows_of(section)]
     rows = [(*key, *(cells[key][name] for name in counts)) for key in order if key in cells]
